@@ -1,0 +1,61 @@
+//! Sleeping on a word of shared memory (`futex(2)`), in its shared form only.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::AtomicU32;
+
+use rustix::io::Errno;
+use rustix::thread::futex::{self, Flags};
+
+use crate::clock::Monotonic;
+
+const ANY: NonZeroU32 = NonZeroU32::MAX;
+
+/// Why [`wait`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wakeup {
+    /// Woken, or the kernel made no promise why (`futex(2)` allows spurious wakes).
+    Woken,
+    /// The word no longer held the expected value, so there was nothing to wait for.
+    Changed,
+    /// The deadline passed.
+    TimedOut,
+    /// A signal handler ran.
+    Interrupted,
+}
+
+/// Sleeps while `word` holds `expected`, at the longest until `deadline`.
+pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Monotonic>) -> Wakeup {
+    let timeout = deadline.map(Monotonic::timespec);
+    // FUTEX_WAIT_BITSET takes an absolute time, so a wait that is begun again loses none.
+    match futex::wait_bitset(word, Flags::empty(), expected, timeout.as_ref(), ANY) {
+        Ok(()) => Wakeup::Woken,
+        Err(Errno::AGAIN) => Wakeup::Changed,
+        Err(Errno::TIMEDOUT) => Wakeup::TimedOut,
+        Err(Errno::INTR) => Wakeup::Interrupted,
+        // Only a bad address or flag is left, which a reference to an aligned word excludes.
+        Err(other) => unreachable!("futex wait on a valid word: {other}"),
+    }
+}
+
+/// Wakes up to `count` sleepers on `word`; says how many there were.
+pub fn wake(word: &AtomicU32, count: u32) -> usize {
+    futex::wake(word, Flags::empty(), count).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_changed_word_is_not_slept_on() {
+        assert_eq!(wait(&AtomicU32::new(1), 0, None), Wakeup::Changed);
+    }
+
+    #[test]
+    fn a_deadline_ends_the_sleep() {
+        let soon = Monotonic::now().after(Duration::from_millis(2));
+        assert_eq!(wait(&AtomicU32::new(0), 0, Some(soon)), Wakeup::TimedOut);
+        assert!(Monotonic::now() >= soon);
+    }
+}

@@ -1,0 +1,20 @@
+//! The kernel's calls that multi-process programs need, behind safe, owned types.
+//!
+//! Everything here is about one process and the kernel; nothing knows what the upper floors build
+//! from it. Descriptors are owned and always `CLOEXEC`; nothing is given out as a raw number except
+//! where another program must be told it.
+//!
+//! What this crate does *not* do: it has no process-private futexes (use `std::sync`), no named
+//! semaphores or POSIX shared memory (a memfd needs no name, so nothing can leak), and it runs on
+//! Linux only.
+
+#![deny(unsafe_code)]
+
+pub mod atfork;
+pub mod clock;
+pub mod futex;
+pub mod load;
+pub mod memory;
+pub mod pidfd;
+pub mod process;
+pub mod spawn;

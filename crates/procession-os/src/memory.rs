@@ -1,0 +1,331 @@
+//! Memory that several processes see: a memfd and its mapping.
+//!
+//! # Invariant
+//! A [`SharedMemory`] is mapped whole, for as long as it lives, at an address of the kernel's choice.
+//! All access goes through bounds-checked offsets, either as atomics ([`SharedMemory::cell`]) or as
+//! copies; no reference to plain shared bytes is ever made, because another process may write them
+//! at any time.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use rustix::fs::MemfdFlags;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+/// A type that may lie over shared bytes.
+///
+/// # Safety
+/// The type consists of atomics alone (or arrays and `repr(C)` structs of them), so that every bit
+/// pattern is valid, writes of other processes are allowed at any time, and dropping does nothing.
+pub unsafe trait Shared {}
+
+// SAFETY: an atomic of any bit pattern is valid.
+unsafe impl Shared for AtomicU32 {}
+// SAFETY: as above.
+unsafe impl Shared for AtomicU64 {}
+
+/// An offset that does not lie in the mapping, or not as the type needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfBounds {
+    /// The first byte that was asked for.
+    pub offset: u64,
+    /// How many bytes were asked for.
+    pub len: u64,
+    /// The size of the mapping in bytes.
+    pub size: u64,
+}
+
+impl std::fmt::Display for OutOfBounds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "bytes {}..+{} of a mapping of {} bytes", self.offset, self.len, self.size)
+    }
+}
+
+impl std::error::Error for OutOfBounds {}
+
+/// A memfd, mapped shared and whole.
+#[derive(Debug)]
+pub struct SharedMemory {
+    fd: OwnedFd,
+    base: NonNull<u8>,
+    size: u64,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and is reached by atomics and copies.
+unsafe impl Send for SharedMemory {}
+// SAFETY: as above.
+unsafe impl Sync for SharedMemory {}
+
+impl SharedMemory {
+    /// Makes a sparse memfd of `size` bytes, all zero, and maps it. Nothing is taken from the
+    /// machine's memory before it is written to or [reserved](Self::reserve).
+    ///
+    /// # Errors
+    /// As `memfd_create(2)`, `ftruncate(2)`, `mmap(2)`; `ENOMEM` where `RLIMIT_AS` is too low.
+    pub fn create(name: &str, size: u64) -> io::Result<Self> {
+        if size > file_size_limit() {
+            // Past RLIMIT_FSIZE ftruncate would end the process by SIGXFSZ.
+            return Err(rustix::io::Errno::FBIG.into());
+        }
+        let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
+        rustix::fs::ftruncate(&fd, size)?;
+        Self::map(fd, size)
+    }
+
+    /// Maps the memory behind a descriptor that came from another process.
+    ///
+    /// # Errors
+    /// As `fstat(2)` and `mmap(2)`.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let size = rustix::fs::fstat(&fd)?.st_size as u64;
+        Self::map(fd, size)
+    }
+
+    fn map(fd: OwnedFd, size: u64) -> io::Result<Self> {
+        let len = usize::try_from(size).map_err(|_| rustix::io::Errno::NOMEM)?;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
+        let base = unsafe {
+            rustix::mm::mmap(
+                ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                &fd,
+                0,
+            )
+        }?;
+        let base = NonNull::new(base.cast()).ok_or(rustix::io::Errno::NOMEM)?;
+        Ok(Self { fd, base, size })
+    }
+
+    /// The mapping's size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn at(&self, offset: u64, len: u64) -> Result<NonNull<u8>, OutOfBounds> {
+        match offset.checked_add(len) {
+            // SAFETY: offset lies within the mapping, so the sum stays inside one allocation.
+            Some(end) if end <= self.size => Ok(unsafe { self.base.add(offset as usize) }),
+            _ => Err(OutOfBounds { offset, len, size: self.size }),
+        }
+    }
+
+    /// The atomics at `offset`.
+    ///
+    /// # Errors
+    /// If they would not lie in the mapping, or not aligned.
+    #[inline]
+    pub fn cell<T: Shared>(&self, offset: u64) -> Result<&T, OutOfBounds> {
+        let len = size_of::<T>() as u64;
+        let at = self.at(offset, len)?.cast::<T>();
+        if !at.is_aligned() {
+            return Err(OutOfBounds { offset, len, size: self.size });
+        }
+        // SAFETY: in bounds and aligned by the checks above; any bits are valid by `Shared`; the
+        // mapping lives as long as `self`.
+        Ok(unsafe { at.as_ref() })
+    }
+
+    /// Copies bytes out.
+    ///
+    /// # Errors
+    /// If they don't lie in the mapping.
+    #[inline]
+    pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds> {
+        let from = self.at(offset, into.len() as u64)?;
+        // SAFETY: both ranges are valid for the length; shared memory never overlaps `into`, which
+        // is memory of this process alone.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr(), into.len()) };
+        Ok(())
+    }
+
+    /// Appends `len` bytes to `into`, without filling it first.
+    ///
+    /// # Errors
+    /// If they don't lie in the mapping.
+    pub fn append(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
+        let from = self.at(offset, len as u64)?;
+        into.reserve(len);
+        // SAFETY: `reserve` made room for `len` bytes behind the present ones, the copy fills them.
+        unsafe {
+            let end = into.as_mut_ptr().add(into.len());
+            ptr::copy_nonoverlapping(from.as_ptr(), end, len);
+            into.set_len(into.len() + len);
+        }
+        Ok(())
+    }
+
+    /// Copies bytes in.
+    ///
+    /// # Errors
+    /// If they don't lie in the mapping.
+    #[inline]
+    pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), OutOfBounds> {
+        let into = self.at(offset, from.len() as u64)?;
+        // SAFETY: both ranges are valid for the length and don't overlap, as above.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_ptr(), from.len()) };
+        Ok(())
+    }
+
+    /// Sets bytes to zero.
+    ///
+    /// # Errors
+    /// If they don't lie in the mapping.
+    pub fn zero(&self, offset: u64, len: u64) -> Result<(), OutOfBounds> {
+        let at = self.at(offset, len)?;
+        // SAFETY: the range is valid for the length.
+        unsafe { ptr::write_bytes(at.as_ptr(), 0, len as usize) };
+        Ok(())
+    }
+
+    /// Where the bytes lie in this process, for callers that lend them out under a contract of
+    /// their own (a buffer of the host language).
+    ///
+    /// # Errors
+    /// If they don't lie in the mapping.
+    pub fn address(&self, offset: u64, len: u64) -> Result<NonNull<u8>, OutOfBounds> {
+        self.at(offset, len)
+    }
+
+    /// Takes memory for the range from the machine and maps it in this process, so that writing to it
+    /// can't fail later and needs no fault.
+    ///
+    /// It goes by the mapping (`MADV_POPULATE_WRITE`, `madvise(2)`) and not by the descriptor: a
+    /// program that closes all descriptors, as daemons do, may have another file under its number.
+    ///
+    /// # Errors
+    /// `ENOMEM` or `EFAULT` where the machine has none. A kernel before 5.14 doesn't know the call;
+    /// there nothing is taken, and pages come as they are touched.
+    pub fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        let out = |OutOfBounds { .. }| io::Error::from(rustix::io::Errno::INVAL);
+        let at = self.at(offset, len).map_err(out)?.as_ptr().cast();
+        loop {
+            // SAFETY: MADV_POPULATE_WRITE changes no byte, it only faults pages of our mapping in.
+            match unsafe { rustix::mm::madvise(at, len as usize, Advice::LinuxPopulateWrite) } {
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+                Err(rustix::io::Errno::INVAL) => return Ok(()),
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Gives the memory of a range back to the machine; it reads as zero afterwards. By the mapping
+    /// (`MADV_REMOVE`), as [`Self::reserve`].
+    ///
+    /// # Errors
+    /// As `madvise(2)`; `EINVAL` if the range is not in the mapping.
+    pub fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let out = |OutOfBounds { .. }| io::Error::from(rustix::io::Errno::INVAL);
+        let at = self.at(offset, len).map_err(out)?.as_ptr().cast();
+        // SAFETY: the bytes are shared and may change at any time, to zeros as well.
+        Ok(unsafe { rustix::mm::madvise(at, len as usize, Advice::LinuxRemove) }?)
+    }
+
+    /// Bytes of the machine's memory that the memfd holds now.
+    ///
+    /// # Errors
+    /// As `fstat(2)`.
+    pub fn resident(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_blocks as u64 * 512)
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // SAFETY: `base` and `size` are those of the mapping made in `map`; `&self` borrows are over.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.size as usize) };
+    }
+}
+
+impl AsFd for SharedMemory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A zeroed table of atomics for this process alone, sparse: what is not touched costs nothing. A
+/// forked child has its own copy.
+#[derive(Debug)]
+pub struct PrivateCells {
+    base: NonNull<AtomicU32>,
+    len: usize,
+}
+
+// SAFETY: the cells are atomics, and the mapping belongs to the process.
+unsafe impl Send for PrivateCells {}
+// SAFETY: as above.
+unsafe impl Sync for PrivateCells {}
+
+impl PrivateCells {
+    /// A table of `len` cells, all 0.
+    ///
+    /// # Errors
+    /// As `mmap(2)`.
+    pub fn new(len: usize) -> io::Result<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let base =
+            unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), len.max(1) * 4, access, flags) }?;
+        Ok(Self { base: NonNull::new(base.cast()).ok_or(rustix::io::Errno::NOMEM)?, len })
+    }
+
+    /// The cell at `index`, if there is one.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<&AtomicU32> {
+        // SAFETY: in bounds by the check; zeroed memory is valid atomics; it lives as long as `self`.
+        (index < self.len).then(|| unsafe { self.base.add(index).as_ref() })
+    }
+}
+
+impl Drop for PrivateCells {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`; `&self` borrows are over.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len.max(1) * 4) };
+    }
+}
+
+fn file_size_limit() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Fsize).current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terabyte_costs_nothing_until_it_is_touched() {
+        let memory = SharedMemory::create("test", 1 << 40).unwrap();
+        assert_eq!(memory.resident().unwrap(), 0);
+        memory.write(1 << 39, b"here").unwrap();
+        assert!(memory.resident().unwrap() <= 4096);
+        memory.punch(1 << 39, 4096).unwrap();
+        assert_eq!(memory.resident().unwrap(), 0);
+    }
+
+    #[test]
+    fn what_lies_outside_is_refused() {
+        let memory = SharedMemory::create("test", 4096).unwrap();
+        assert!(memory.write(4090, &[0; 7]).is_err());
+        assert!(memory.read(u64::MAX, &mut [0; 2]).is_err());
+        assert!(memory.cell::<AtomicU64>(4096).is_err());
+        assert!(memory.cell::<AtomicU64>(4).is_err(), "not aligned");
+        assert!(memory.cell::<AtomicU64>(4088).is_ok());
+    }
+
+    #[test]
+    fn a_second_mapping_sees_the_first() {
+        let one = SharedMemory::create("test", 4096).unwrap();
+        let two = SharedMemory::from_fd(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        one.write(100, b"seen").unwrap();
+        let mut bytes = [0; 4];
+        two.read(100, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"seen");
+    }
+}

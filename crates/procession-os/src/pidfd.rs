@@ -1,0 +1,122 @@
+//! Following a process by a descriptor that can't come to mean another one (`pidfd_open(2)`).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
+
+use crate::clock::Monotonic;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It left with this status, 0 to 255.
+    Exited(i32),
+    /// It was ended by this signal.
+    Signaled(i32),
+    /// It is over, and someone else took the status (`ECHILD` from `waitid(2)`).
+    Unknown,
+}
+
+/// A process, followed by descriptor. The descriptor is readable once the process has ended.
+#[derive(Debug)]
+pub struct PidFd {
+    fd: OwnedFd,
+}
+
+impl PidFd {
+    /// Begins to follow the process with this number.
+    ///
+    /// # Errors
+    /// `ESRCH` if there is none.
+    pub fn open(pid: u32) -> io::Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+        Ok(Self { fd: pidfd_open(pid, PidfdFlags::empty())? })
+    }
+
+    /// Waits until the process has ended, at the longest until `deadline`; says whether it has.
+    ///
+    /// # Errors
+    /// `EINTR` if a signal handler ran.
+    pub fn ended_by(&self, deadline: Option<Monotonic>) -> io::Result<bool> {
+        let timeout = deadline.map(|deadline| {
+            let left = deadline.since(Monotonic::now());
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        Ok(poll(&mut fds, timeout.as_ref())? > 0)
+    }
+
+    /// Whether the process has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
+    }
+
+    /// Takes the status of a child that has ended; `None` while it runs.
+    ///
+    /// # Errors
+    /// As `waitid(2)`, except `ECHILD`, which is [`ExitStatus::Unknown`] once the process is over.
+    pub fn reap(&self) -> io::Result<Option<ExitStatus>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match waitid(WaitId::PidFd(self.fd.as_fd()), options) {
+            Ok(None) => Ok(None),
+            Ok(Some(status)) => {
+                Ok(Some(match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => ExitStatus::Exited(code),
+                    (None, Some(signal)) => ExitStatus::Signaled(signal),
+                    (None, None) => ExitStatus::Unknown,
+                }))
+            }
+            Err(Errno::CHILD) if self.has_ended() => Ok(Some(ExitStatus::Unknown)),
+            Err(Errno::CHILD) => Ok(None),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// Sends a signal, by its number.
+    ///
+    /// # Errors
+    /// `ESRCH` if the process has ended and was reaped, `EPERM`, `EINVAL` for a number that is none.
+    pub fn signal(&self, number: i32) -> io::Result<()> {
+        let signal = Signal::from_named_raw(number).ok_or(Errno::INVAL)?;
+        Ok(pidfd_send_signal(&self.fd, signal)?)
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    #[expect(clippy::zombie_processes, reason = "it is reaped by its pidfd")]
+    fn a_child_is_followed_to_its_end() {
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pidfd = PidFd::open(child.id()).unwrap();
+        assert!(!pidfd.has_ended());
+        assert_eq!(pidfd.reap().unwrap(), None);
+        pidfd.signal(15).unwrap();
+        assert!(pidfd.ended_by(None).unwrap());
+        assert_eq!(pidfd.reap().unwrap(), Some(ExitStatus::Signaled(15)));
+        assert_eq!(pidfd.reap().unwrap(), Some(ExitStatus::Unknown), "a status is given once");
+    }
+
+    #[test]
+    fn a_number_without_a_process_is_refused() {
+        assert!(PidFd::open(0).is_err());
+        assert!(PidFd::open(u32::MAX).is_err());
+    }
+}

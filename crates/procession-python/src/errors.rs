@@ -1,0 +1,59 @@
+//! The core's errors as Python exceptions.
+
+use procession_shm::arena::{Error, Handle, ParseHandleError};
+use pyo3::create_exception;
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyType};
+
+create_exception!(
+    procession,
+    OwnerDiedError,
+    PyRuntimeError,
+    "The process that held the lock died with it. The lock is free again."
+);
+create_exception!(
+    procession,
+    StaleHandleError,
+    PyValueError,
+    "A handle names an object that has been freed."
+);
+create_exception!(
+    procession,
+    ArenaError,
+    PyRuntimeError,
+    "Shared memory can not do what was asked."
+);
+
+/// An arena error as an exception.
+pub(crate) fn arena_error(error: Error) -> PyErr {
+    let text = error.to_string();
+    match error {
+        Error::OutOfMemory { .. } | Error::MachineFull { .. } => PyMemoryError::new_err(text),
+        Error::Stale(_) => StaleHandleError::new_err(text),
+        Error::WrongKind { .. } => PyValueError::new_err(text),
+        Error::Os { source, .. } => match source.raw_os_error() {
+            Some(number) => PyOSError::new_err((number, text)),
+            None => PyOSError::new_err(text),
+        },
+        _ => ArenaError::new_err(text),
+    }
+}
+
+/// The handle that a text names.
+pub(crate) fn handle(text: &str) -> PyResult<Handle> {
+    text.parse().map_err(|error: ParseHandleError| PyValueError::new_err(error.to_string()))
+}
+
+/// An instance of `class`, which derives from `T`, with these arguments for the constructor of `T`.
+/// The class may have a constructor of its own, which is not called.
+pub(crate) fn open_as<'py, T: pyo3::PyTypeInfo>(
+    class: &Bound<'py, PyType>,
+    arguments: &[(&str, &str)],
+) -> PyResult<Bound<'py, PyAny>> {
+    let given = PyDict::new(class.py());
+    for (name, value) in arguments {
+        given.set_item(name, value)?;
+    }
+    class.py().get_type::<T>().call_method("__new__", (class,), Some(&given))
+}

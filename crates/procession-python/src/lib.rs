@@ -1,0 +1,52 @@
+//! `procession._native`: the arena's objects as Python classes.
+//!
+//! One file for each Python module that it serves. Nothing is decided here: arguments are converted,
+//! the interpreter is detached while something waits, errors become exceptions.
+
+#![deny(unsafe_code)]
+
+mod arena;
+mod command;
+mod errors;
+mod pickling;
+mod process;
+mod queues;
+mod sharedctypes;
+mod synchronize;
+mod waiting;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = true)]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    // Before any thread could be in the middle of it while another forks.
+    pickling::prepare(py)?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("OwnerDiedError", py.get_type::<errors::OwnerDiedError>())?;
+    module.add("StaleHandleError", py.get_type::<errors::StaleHandleError>())?;
+    module.add("ArenaError", py.get_type::<errors::ArenaError>())?;
+    module.add_class::<synchronize::Lock>()?;
+    synchronize::lock_calls::add_to(&py.get_type::<synchronize::Lock>())?;
+    module.add_class::<synchronize::RLock>()?;
+    module.add_class::<synchronize::Semaphore>()?;
+    module.add_class::<synchronize::Event>()?;
+    module.add_class::<queues::Queue>()?;
+    module.add_class::<sharedctypes::Block>()?;
+    module.add_class::<process::Child>()?;
+    module.add_function(wrap_pyfunction!(process::forked, module)?)?;
+    module.add_function(wrap_pyfunction!(process::not_forked, module)?)?;
+    module.add_function(wrap_pyfunction!(process::begin, module)?)?;
+    module.add_function(wrap_pyfunction!(process::die_with_parent, module)?)?;
+    module.add_function(wrap_pyfunction!(process::task_done, module)?)?;
+    module.add_function(wrap_pyfunction!(queues::join_task, module)?)?;
+    module.add_function(wrap_pyfunction!(queues::split_task, module)?)?;
+    module.add_function(wrap_pyfunction!(pickling::dumps, module)?)?;
+    module.add_function(wrap_pyfunction!(arena::found, module)?)?;
+    module.add_function(wrap_pyfunction!(arena::processes, module)?)?;
+    module.add_function(wrap_pyfunction!(arena::objects, module)?)?;
+    module.add_function(wrap_pyfunction!(arena::memory, module)?)?;
+    module.add_function(wrap_pyfunction!(arena::check, module)?)?;
+    module.add_function(wrap_pyfunction!(command::parse_command, module)?)?;
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! Python objects as messages: the plain ones by hand, the others by pickle.
+//!
+//! A message's kind says how its bytes are meant. `BYTES` messages are the bytes themselves, which is
+//! what programs in other languages read and write.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
+
+const PICKLE: u8 = 0;
+const NONE: u8 = 1;
+const TRUE: u8 = 2;
+const FALSE: u8 = 3;
+const INT: u8 = 4;
+const BYTES: u8 = 5;
+const STR: u8 = 6;
+const FLOAT: u8 = 7;
+/// A tuple of plain objects: each with its kind, its length in four bytes, and its bytes.
+const TUPLE: u8 = 8;
+
+struct Pickle {
+    bytes_io: Py<PyAny>,
+    pickler: Py<PyAny>,
+    dumps: Py<PyAny>,
+    loads: Py<PyAny>,
+    copyreg_table: Py<PyDict>,
+    forking_pickler: Py<PyAny>,
+}
+
+fn pickle(py: Python<'_>) -> PyResult<&'static Pickle> {
+    static PICKLE: PyOnceLock<Pickle> = PyOnceLock::new();
+    PICKLE.get_or_try_init(py, || {
+        let pickle = py.import("pickle")?;
+        let copyreg = py.import("copyreg")?;
+        let reduction = py.import("multiprocessing.reduction")?;
+        Ok(Pickle {
+            bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
+            pickler: pickle.getattr("Pickler")?.unbind(),
+            dumps: pickle.getattr("dumps")?.unbind(),
+            loads: pickle.getattr("loads")?.unbind(),
+            copyreg_table: copyreg.getattr("dispatch_table")?.cast_into::<PyDict>()?.unbind(),
+            forking_pickler: reduction.getattr("ForkingPickler")?.unbind(),
+        })
+    })
+}
+
+/// Looks up what this module needs of the interpreter's.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    pickle(py).map(|_| ())
+}
+
+/// Pickles as `multiprocessing.reduction.ForkingPickler` does, with the reducers registered there.
+///
+/// The C pickler is used as it is; its dispatch table is a plain dictionary, made for each call from
+/// the two registries, which is faster than looking through both in Python for each object.
+#[pyfunction]
+pub(crate) fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let py = object.py();
+    let pickle = pickle(py)?;
+    if is_plain(object, &mut { PLAIN_MOST }) {
+        return Ok(pickle.dumps.bind(py).call1((object,))?.cast_into::<PyBytes>()?);
+    }
+    let reducers = pickle.forking_pickler.bind(py).getattr(intern!(py, "_extra_reducers"))?;
+    let table = pickle.copyreg_table.bind(py).copy()?;
+    table.update(reducers.cast::<PyDict>()?.as_mapping())?;
+    let buffer = pickle.bytes_io.bind(py).call0()?;
+    let pickler = pickle.pickler.bind(py).call1((&buffer,))?;
+    pickler.setattr(intern!(py, "dispatch_table"), table)?;
+    pickler.call_method1(intern!(py, "dump"), (object,))?;
+    Ok(buffer.call_method0(intern!(py, "getvalue"))?.cast_into::<PyBytes>()?)
+}
+
+/// How many objects are looked at before one is taken to be not plain.
+const PLAIN_MOST: u32 = 64;
+
+/// Whether an object is made of built-in types alone, for which no reducer can be registered.
+fn is_plain(object: &Bound<'_, PyAny>, left: &mut u32) -> bool {
+    if *left == 0 {
+        return false;
+    }
+    *left -= 1;
+    object.is_none()
+        || object.is_exact_instance_of::<PyInt>()
+        || object.is_exact_instance_of::<PyString>()
+        || object.is_exact_instance_of::<PyBytes>()
+        || object.is_exact_instance_of::<PyFloat>()
+        || object.is_exact_instance_of::<PyBool>()
+        || object
+            .cast_exact::<PyTuple>()
+            .is_ok_and(|items| items.iter().all(|item| is_plain(&item, left)))
+        || object
+            .cast_exact::<PyList>()
+            .is_ok_and(|items| items.iter().all(|item| is_plain(&item, left)))
+        || object.cast_exact::<PyDict>().is_ok_and(|items| {
+            items.iter().all(|(key, value)| is_plain(&key, left) && is_plain(&value, left))
+        })
+}
+
+/// Calls `put` with the kind and bytes of the message that an object is.
+pub(crate) fn encode<T>(
+    object: &Bound<'_, PyAny>,
+    put: impl FnOnce(u8, &[u8]) -> PyResult<T>,
+) -> PyResult<T> {
+    if let Ok(bytes) = object.cast_exact::<PyBytes>() {
+        return put(BYTES, bytes.as_bytes());
+    }
+    if let Ok(int) = object.cast_exact::<PyInt>() {
+        if let Some(value) = small_int(int) {
+            return put(INT, &value.to_le_bytes());
+        }
+    } else if let Ok(text) = object.cast_exact::<PyString>() {
+        // Text with lone surrogates has no UTF-8; pickle knows how to carry it.
+        if let Ok(text) = text.to_str() {
+            return put(STR, text.as_bytes());
+        }
+    } else if object.is_none() {
+        return put(NONE, &[]);
+    } else if let Ok(truth) = object.cast_exact::<PyBool>() {
+        return put(if truth.is_true() { TRUE } else { FALSE }, &[]);
+    } else if let Ok(float) = object.cast_exact::<PyFloat>() {
+        return put(FLOAT, &float.value().to_le_bytes());
+    } else if let Ok(tuple) = object.cast_exact::<PyTuple>()
+        && tuple.len() <= 8
+    {
+        let mut bytes = Vec::with_capacity(64);
+        if tuple.iter().all(|item| is_scalar(&item)) {
+            for item in tuple.iter() {
+                append(&item, &mut bytes)?;
+            }
+            return put(TUPLE, &bytes);
+        }
+    }
+    put(PICKLE, dumps(object)?.as_bytes())
+}
+
+/// Whether copies of an object can't be told from it, so that pickle's memory of what it has seen
+/// makes no difference.
+fn is_scalar(object: &Bound<'_, PyAny>) -> bool {
+    object.is_exact_instance_of::<PyInt>()
+        || object.is_none()
+        || object.is_exact_instance_of::<PyString>()
+        || object.is_exact_instance_of::<PyBytes>()
+        || object.is_exact_instance_of::<PyFloat>()
+        || object.is_exact_instance_of::<PyBool>()
+}
+
+fn small_int(int: &Bound<'_, PyInt>) -> Option<i64> {
+    let mut overflow = 0;
+    #[allow(unsafe_code)]
+    // SAFETY: the object is an int, so the call can't fail otherwise than by overflow, which it
+    // reports without an exception.
+    let value = unsafe { pyo3::ffi::PyLong_AsLongLongAndOverflow(int.as_ptr(), &raw mut overflow) };
+    (overflow == 0).then_some(value)
+}
+
+/// Appends an object to a message that has several: its kind, its length, its bytes.
+pub(crate) fn append(object: &Bound<'_, PyAny>, message: &mut Vec<u8>) -> PyResult<()> {
+    encode(object, |kind, bytes| {
+        let len = u32::try_from(bytes.len())
+            .map_err(|_| PyValueError::new_err("an argument or result of more than 4 GiB"))?;
+        message.push(kind);
+        message.extend_from_slice(&len.to_le_bytes());
+        message.extend_from_slice(bytes);
+        Ok(())
+    })
+}
+
+/// Takes the next object off a message that has several.
+pub(crate) fn split<'py>(py: Python<'py>, message: &mut &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let short = || PyValueError::new_err("a message ends within an object");
+    let (&kind, rest) = message.split_first().ok_or_else(short)?;
+    let (len, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+    let (bytes, rest) =
+        rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or_else(short)?;
+    *message = rest;
+    decode(py, kind, bytes)
+}
+
+/// The object that a message is.
+pub(crate) fn decode<'py>(py: Python<'py>, kind: u8, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let eight = || {
+        <[u8; 8]>::try_from(bytes)
+            .map_err(|_| PyValueError::new_err(format!("a number of {} bytes", bytes.len())))
+    };
+    match kind {
+        PICKLE => pickle(py)?.loads.bind(py).call1((PyBytes::new(py, bytes),)),
+        NONE => Ok(py.None().into_bound(py)),
+        TRUE | FALSE => Ok(PyBool::new(py, kind == TRUE).to_owned().into_any()),
+        INT => Ok(i64::from_le_bytes(eight()?).into_pyobject(py)?.into_any()),
+        BYTES => Ok(PyBytes::new(py, bytes).into_any()),
+        STR => {
+            let text = std::str::from_utf8(bytes);
+            let text = text.map_err(|_| PyValueError::new_err("a text that is not UTF-8"))?;
+            Ok(PyString::new(py, text).into_any())
+        }
+        FLOAT => Ok(PyFloat::new(py, f64::from_le_bytes(eight()?)).into_any()),
+        TUPLE => {
+            let mut rest = bytes;
+            let mut items = Vec::with_capacity(8);
+            while !rest.is_empty() {
+                items.push(split(py, &mut rest)?);
+            }
+            Ok(PyTuple::new(py, items)?.into_any())
+        }
+        other => Err(PyValueError::new_err(format!(
+            "a message of kind {other}, which Python does not know (was it put by another program?)"
+        ))),
+    }
+}
+
+/// A class of the module `queue`.
+pub(crate) fn queue_error(py: Python<'_>, name: &str) -> PyErr {
+    match py.import("queue").and_then(|queue| queue.getattr(name)) {
+        Ok(class) => match class.cast_into::<PyType>() {
+            Ok(class) => PyErr::from_type(class, ()),
+            Err(error) => error.into(),
+        },
+        Err(error) => error,
+    }
+}

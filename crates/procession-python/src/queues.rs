@@ -1,0 +1,373 @@
+//! `procession.queues`: messages between processes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use procession_shm::arena::family;
+use procession_shm::queue::{self, QueueError};
+use procession_shm::wait::{Deadline, Stopped, Waiting};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyType};
+
+use crate::errors::{arena_error, handle, open_as};
+use crate::pickling::{append, decode, encode, queue_error, split};
+use crate::waiting::deadline;
+
+/// A queue between processes, as `multiprocessing.Queue`, without feeder thread and pipe.
+#[pyclass(subclass, frozen, module = "procession.queues")]
+pub(crate) struct Queue {
+    queue: queue::Queue,
+    closed: AtomicBool,
+}
+
+/// The parts of a task: the pickled function, the arguments, the keywords.
+type TaskParts<'py> = (Bound<'py, PyBytes>, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
+
+/// A pool's task: its number and its bytes.
+type Task<'py> = (u64, Bound<'py, PyBytes>);
+
+/// What a wait for a message gave.
+type Got = Result<(u8, u64, Vec<u8>), QueueError>;
+
+impl Queue {
+    fn over(queue: queue::Queue) -> Self {
+        Self { queue, closed: AtomicBool::new(false) }
+    }
+
+    fn open_still(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
+        if self.closed.load(Ordering::Relaxed) {
+            let name = slf.repr()?;
+            return Err(PyValueError::new_err(format!("Queue {name} is closed")));
+        }
+        Ok(())
+    }
+
+    /// Puts what needs no wait with the interpreter attached, which is most of what there is.
+    fn put_message(
+        &self,
+        py: Python<'_>,
+        object: &Bound<'_, PyAny>,
+        until: impl FnOnce() -> Deadline,
+    ) -> PyResult<u64> {
+        encode(object, |kind, message| self.put_bytes(py, kind, message, until))
+    }
+
+    fn put_bytes(
+        &self,
+        py: Python<'_>,
+        kind: u8,
+        message: &[u8],
+        until: impl FnOnce() -> Deadline,
+    ) -> PyResult<u64> {
+        if self.queue.most().is_none() && message.len() <= queue::INLINE_MOST {
+            return self.queue.put(kind, message, Waiting::FOREVER).map_err(arena_only);
+        }
+        let waiting = Waiting { deadline: until(), interruptible: true };
+        loop {
+            match py.detach(|| self.queue.put(kind, message, waiting)) {
+                Ok(number) => return Ok(number),
+                Err(QueueError::Stopped(Stopped::TimedOut)) => return Err(queue_error(py, "Full")),
+                Err(QueueError::Stopped(Stopped::Interrupted)) => py.check_signals()?,
+                Err(QueueError::Arena(error)) => return Err(arena_error(error)),
+            }
+        }
+    }
+
+    fn get_message(
+        &self,
+        py: Python<'_>,
+        until: impl FnOnce() -> Deadline,
+        claims: bool,
+    ) -> PyResult<(u8, u64, Vec<u8>)> {
+        let mut message = Vec::new();
+        let claim =
+            if claims { Some(crate::arena::own()?.task().map_err(arena_error)?) } else { None };
+        if let Some((kind, number)) =
+            self.queue.try_get(&mut message, claim).map_err(arena_error)?
+        {
+            return Ok((kind, number, message));
+        }
+        let waiting = Waiting { deadline: until(), interruptible: true };
+        loop {
+            let got: Got = py.detach(|| {
+                let mut message = Vec::new();
+                let (kind, number) = match claim {
+                    Some(claim) => self.queue.get_claiming(&mut message, claim, waiting)?,
+                    None => self.queue.get(&mut message, waiting)?,
+                };
+                Ok((kind, number, message))
+            });
+            match got {
+                Ok(got) => return Ok(got),
+                Err(QueueError::Stopped(Stopped::TimedOut)) => {
+                    return Err(queue_error(py, "Empty"));
+                }
+                Err(QueueError::Stopped(Stopped::Interrupted)) => py.check_signals()?,
+                Err(QueueError::Arena(error)) => return Err(arena_error(error)),
+            }
+        }
+    }
+}
+
+fn arena_only(error: QueueError) -> PyErr {
+    match error {
+        QueueError::Arena(error) => arena_error(error),
+        QueueError::Stopped(stopped) => PyValueError::new_err(stopped.to_string()),
+    }
+}
+
+/// A pool's task as bytes: the pickled function, the arguments, the keywords.
+#[pyfunction]
+pub(crate) fn join_task<'py>(
+    func: &Bound<'py, PyBytes>,
+    args: &Bound<'py, PyAny>,
+    kwds: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let py = func.py();
+    let mut message = Vec::with_capacity(128);
+    append(args, &mut message)?;
+    if kwds.len()? > 0 {
+        append(kwds, &mut message)?;
+    } else {
+        append(&py.None().into_bound(py), &mut message)?;
+    }
+    message.extend_from_slice(func.as_bytes());
+    Ok(PyBytes::new(py, &message))
+}
+
+/// The parts of a task that `_get_task` gave: the pickled function, the arguments, the keywords.
+#[pyfunction]
+pub(crate) fn split_task<'py>(
+    py: Python<'py>,
+    task: &Bound<'py, PyBytes>,
+) -> PyResult<TaskParts<'py>> {
+    let mut rest = task.as_bytes();
+    let args = split(py, &mut rest)?;
+    let kwds = split(py, &mut rest)?;
+    Ok((PyBytes::new(py, rest), args, (!kwds.is_none()).then_some(kwds)))
+}
+
+/// A task's outcome: its number, whether it went well, the result or exception.
+type Outcome<'py> = (u64, bool, Bound<'py, PyAny>);
+
+fn outcome<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Outcome<'py>> {
+    let short = || PyValueError::new_err("a result ends before it begins");
+    let (number, rest) = message.split_first_chunk::<8>().ok_or_else(short)?;
+    let (&ok, mut rest) = rest.split_first().ok_or_else(short)?;
+    let number = u64::from_le_bytes(*number);
+    match split(py, &mut rest) {
+        Ok(value) => Ok((number, ok != 0, value)),
+        // What the worker could pickle can't be unpickled here: that is the task's failure.
+        Err(error) => Ok((number, false, error.into_value(py).into_bound(py).into_any())),
+    }
+}
+
+/// The form of a pool's messages, which have several objects.
+const SEVERAL: u8 = 255;
+
+fn until(block: bool, timeout: Option<f64>) -> Deadline {
+    deadline(if block { timeout } else { Some(0.0) })
+}
+
+#[pymethods]
+impl Queue {
+    #[new]
+    #[pyo3(signature = (maxsize=0, *, ctx=None, name="", _handle=None))]
+    fn new(
+        maxsize: i64,
+        ctx: Option<Bound<'_, PyAny>>,
+        name: &str,
+        _handle: Option<&str>,
+    ) -> PyResult<Self> {
+        let _ = ctx;
+        if let Some(text) = _handle {
+            return Ok(Self::over(queue::Queue::open(handle(text)?).map_err(arena_error)?));
+        }
+        let most = u64::try_from(maxsize).ok().filter(|&most| most > 0);
+        let made = family().and_then(|arena| queue::Queue::new(arena, name, most));
+        Ok(Self::over(made.map_err(arena_error)?))
+    }
+
+    #[classmethod]
+    fn open<'py>(class: &Bound<'py, PyType>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+        open_as::<Self>(class, &[("_handle", text)])
+    }
+
+    #[getter]
+    fn handle(&self) -> String {
+        self.queue.handle().to_string()
+    }
+
+    #[getter]
+    fn _maxsize(&self) -> u64 {
+        self.queue.most().unwrap_or(i32::MAX as u64)
+    }
+
+    #[getter]
+    fn _closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    #[pyo3(signature = (obj, block=true, timeout=None))]
+    fn put(
+        slf: &Bound<'_, Self>,
+        obj: &Bound<'_, PyAny>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
+        let this = slf.get();
+        this.open_still(slf)?;
+        this.put_message(slf.py(), obj, || until(block, timeout)).map(|_| ())
+    }
+
+    #[pyo3(signature = (block=true, timeout=None))]
+    fn get<'py>(
+        slf: &Bound<'py, Self>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let this = slf.get();
+        this.open_still(slf)?;
+        let (kind, _, message) = this.get_message(slf.py(), || until(block, timeout), false)?;
+        decode(slf.py(), kind, &message)
+    }
+
+    fn put_nowait(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        Self::put(slf, obj, false, None)
+    }
+
+    fn get_nowait<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::get(slf, false, None)
+    }
+
+    /// Puts all objects, in order; gives how many were put before a timeout.
+    #[pyo3(signature = (objs, block=true, timeout=None))]
+    fn put_many(
+        slf: &Bound<'_, Self>,
+        objs: &Bound<'_, PyAny>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<usize> {
+        let this = slf.get();
+        this.open_still(slf)?;
+        let mut messages = Vec::new();
+        for object in objs.try_iter()? {
+            messages.push(encode(&object?, |kind, bytes| Ok((kind, bytes.to_vec())))?);
+        }
+        let waiting = Waiting { deadline: until(block, timeout), interruptible: true };
+        let mut put = 0;
+        while put < messages.len() {
+            let rest = messages[put..].iter().map(|(kind, bytes)| (*kind, bytes.as_slice()));
+            match slf.py().detach(|| this.queue.put_many(rest, waiting)) {
+                Ok(run) => put += run,
+                Err(QueueError::Stopped(Stopped::Interrupted)) => slf.py().check_signals()?,
+                Err(QueueError::Stopped(Stopped::TimedOut)) if put > 0 => break,
+                Err(QueueError::Stopped(Stopped::TimedOut)) => {
+                    return Err(queue_error(slf.py(), "Full"));
+                }
+                Err(QueueError::Arena(error)) => return Err(arena_error(error)),
+            }
+        }
+        Ok(put)
+    }
+
+    /// Gets up to `most` objects, waiting for the first alone.
+    #[pyo3(signature = (most, block=true, timeout=None))]
+    fn get_many<'py>(
+        slf: &Bound<'py, Self>,
+        most: usize,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let this = slf.get();
+        this.open_still(slf)?;
+        let py = slf.py();
+        let mut objects = Vec::new();
+        let mut message = Vec::new();
+        while objects.len() < most {
+            let (kind, bytes) = if objects.is_empty() {
+                let (kind, _, bytes) = this.get_message(py, || until(block, timeout), false)?;
+                (kind, bytes)
+            } else {
+                message.clear();
+                match this.queue.try_get(&mut message, None).map_err(arena_error)? {
+                    Some((kind, _)) => (kind, std::mem::take(&mut message)),
+                    None => break,
+                }
+            };
+            objects.push(decode(py, kind, &bytes)?);
+        }
+        Ok(objects)
+    }
+
+    /// Puts a pool's task, as `join_task` gave it; gives its number.
+    fn _put_task(&self, py: Python<'_>, task: &[u8]) -> PyResult<u64> {
+        self.put_bytes(py, SEVERAL, task, || None)
+    }
+
+    /// Gets a pool's task as (number, bytes); None for the end of all tasks. The number stands in this process's row from before the task is taken until `task_done`.
+    fn _get_task<'py>(&self, py: Python<'py>) -> PyResult<Option<Task<'py>>> {
+        let (kind, number, message) = self.get_message(py, || None, true)?;
+        if kind != SEVERAL {
+            return Ok(None);
+        }
+        Ok(Some((number, PyBytes::new(py, &message))))
+    }
+
+    /// Puts a task's outcome: its number, whether it went well, its result or exception.
+    fn _put_result(&self, number: u64, ok: bool, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let mut message = Vec::with_capacity(64);
+        message.extend_from_slice(&number.to_le_bytes());
+        message.push(ok.into());
+        append(value, &mut message)?;
+        self.put_bytes(value.py(), SEVERAL, &message, || None).map(|_| ())
+    }
+
+    /// Gets up to `most` tasks' outcomes, each as (number, whether it went well, result or
+    /// exception), waiting for the first alone.
+    #[pyo3(signature = (most, timeout=None))]
+    fn _get_results<'py>(
+        &self,
+        py: Python<'py>,
+        most: usize,
+        timeout: Option<f64>,
+    ) -> PyResult<Vec<Outcome<'py>>> {
+        let (_, _, mut message) = self.get_message(py, || deadline(timeout), false)?;
+        let mut outcomes = vec![outcome(py, &message)?];
+        while outcomes.len() < most {
+            message.clear();
+            match self.queue.try_get(&mut message, None) {
+                Ok(Some(_)) => outcomes.push(outcome(py, &message)?),
+                // What was got is given; an error shows itself again at the next call.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// How many objects were got from the queue so far.
+    fn _got(&self) -> u64 {
+        self.queue.got()
+    }
+
+    fn qsize(&self) -> u64 {
+        self.queue.len()
+    }
+
+    fn empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    fn full(&self) -> bool {
+        self.queue.is_full()
+    }
+
+    /// Says that this process uses the queue no more.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String,))> {
+        Ok((slf.get_type().getattr("open")?, (slf.get().handle(),)))
+    }
+}

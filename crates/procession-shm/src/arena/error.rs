@@ -1,0 +1,86 @@
+//! What can go wrong with shared memory.
+
+use super::handle::Handle;
+use super::objects::Kind;
+use procession_os::memory::OutOfBounds;
+
+/// An operation on the arena failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The handle names an object that is no more.
+    #[error(
+        "{0} names an object that has been freed: keep one handle open for as long as it is used"
+    )]
+    Stale(Handle),
+    /// The handle names an object of another kind.
+    #[error("{handle} names a {found}, not a {expected}")]
+    WrongKind {
+        /// What was given.
+        handle: Handle,
+        /// What the operation is for.
+        expected: Kind,
+        /// What it names.
+        found: Kind,
+    },
+    /// The handle belongs to a family whose arena this process has not attached.
+    #[error("{0} belongs to another family: attach to one of its processes first")]
+    ForeignFamily(Handle),
+    /// There is no room for so many bytes.
+    #[error(
+        "out of shared memory: {asked} bytes asked for, {used} of {capacity} bytes are in use: free \
+         what is not needed, or raise the limits on address space (ulimit -v) and file size (ulimit -f)"
+    )]
+    OutOfMemory {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes in use.
+        used: u64,
+        /// Bytes there are.
+        capacity: u64,
+    },
+    /// The machine has no memory for so many bytes.
+    #[error("the machine has no memory for {asked} bytes: {source}")]
+    MachineFull {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The object table is full.
+    #[error("the family has {0} shared objects, which is as many as its arena holds")]
+    TooManyObjects(u32),
+    /// The process table is full.
+    #[error("the family has {0} live processes, which is as many as its arena holds")]
+    TooManyProcesses(u32),
+    /// Shared memory does not hold what this library writes there.
+    #[error("the arena is damaged: {0}")]
+    Corrupt(&'static str),
+    /// A descriptor or process that is not of a family.
+    #[error("{0} is not the arena of a family")]
+    NotAnArena(String),
+    /// An arena written by another version.
+    #[error("the arena has layout version {found}, this program knows {expected}")]
+    WrongVersion {
+        /// The version found.
+        found: u64,
+        /// The version of this program.
+        expected: u64,
+    },
+    /// The kernel refused.
+    #[error("{what}: {source}")]
+    Os {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+impl From<OutOfBounds> for Error {
+    fn from(_: OutOfBounds) -> Self {
+        Self::Corrupt("an offset points outside")
+    }
+}
+
+/// The outcome of an operation on the arena.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

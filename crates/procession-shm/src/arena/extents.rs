@@ -1,0 +1,305 @@
+//! Runs of heap units: finding one that fits, splitting, joining with free neighbours.
+//!
+//! Everything here is called with the heap's lock held.
+
+use procession_os::memory::Shared;
+
+use super::Arena;
+use super::error::{Error, Result};
+use super::heap::{BINS, BlockState, Word};
+use super::layout::UNIT;
+use crate::atomics::{AtomicU32, AtomicU64, Ordering};
+use crate::failpoint::failpoint;
+
+/// A unit's words: the truth about the extent that begins here, and what is derived from it.
+#[repr(C)]
+pub(super) struct UnitWords {
+    word: AtomicU64,
+    /// At an extent's last unit: its first unit.
+    footer: AtomicU32,
+    unused: AtomicU32,
+    /// At a free extent's (or a slab's) first unit: its neighbours in the list, + 1.
+    pub(super) next: AtomicU32,
+    pub(super) previous: AtomicU32,
+    unused_too: AtomicU64,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: atomics alone.
+unsafe impl Shared for UnitWords {}
+
+/// Whether free units have memory of the machine behind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Temperature {
+    Warm = 0,
+    Cold = 1,
+}
+
+impl Temperature {
+    fn state(self) -> BlockState {
+        match self {
+            Self::Warm => BlockState::Warm,
+            Self::Cold => BlockState::Cold,
+        }
+    }
+
+    fn of(state: BlockState) -> Option<Self> {
+        match state {
+            BlockState::Warm => Some(Self::Warm),
+            BlockState::Cold => Some(Self::Cold),
+            _ => None,
+        }
+    }
+}
+
+/// How hard to look for an extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effort {
+    /// At the first few of each list.
+    Usual,
+    /// At all.
+    Thorough,
+}
+
+impl Effort {
+    fn looks(self) -> u32 {
+        match self {
+            Self::Usual => 16,
+            Self::Thorough => u32::MAX,
+        }
+    }
+}
+
+fn bin_of(units: u32) -> usize {
+    (units.max(1).ilog2() as usize).min(BINS - 1)
+}
+
+impl Arena {
+    pub(super) fn unit_words(&self, unit: u32) -> Result<&UnitWords> {
+        Ok(self.memory.cell(self.layout.unit_words(unit)?)?)
+    }
+
+    pub(super) fn unit_word(&self, unit: u32) -> Result<&AtomicU64> {
+        Ok(&self.unit_words(unit)?.word)
+    }
+
+    /// Calls `visit` for each extent, in order, with its first unit and its word.
+    pub(super) fn each_extent(&self, mut visit: impl FnMut(u32, Word) -> Result<()>) -> Result<()> {
+        let used = self.heap().units_used.load(Ordering::Acquire);
+        let mut unit = 0;
+        while unit < used {
+            let word = Word::unpack(self.unit_word(unit)?.load(Ordering::Acquire))?;
+            if word.units == 0 || word.units > used - unit {
+                return Err(Error::Corrupt("an extent has an impossible length"));
+            }
+            visit(unit, word)?;
+            unit += word.units;
+        }
+        Ok(())
+    }
+
+    /// Takes `units` units for the process of a slot: the first unit, the generation, and whether
+    /// there is memory behind. `None` if nothing fits.
+    pub(super) fn take_extent(
+        &self,
+        units: u32,
+        slot: u16,
+        effort: Effort,
+    ) -> Result<Option<(u32, u32, Temperature)>> {
+        let heap = self.heap();
+        let generation = heap.generation.fetch_add(1, Ordering::Relaxed) & 0xffff;
+        let word = Word { state: BlockState::Process, owner: u32::from(slot), units, generation };
+        for temperature in [Temperature::Warm, Temperature::Cold] {
+            let Some((unit, len)) = self.find_extent(units, temperature, effort)? else { continue };
+            self.unlist_extent(unit, len, temperature)?;
+            failpoint!("heap.extent.unlinked");
+            if len > units {
+                let rest = Word {
+                    state: temperature.state(),
+                    owner: 0,
+                    units: len - units,
+                    generation: 0,
+                };
+                self.unit_word(unit + units)?.store(rest.pack(), Ordering::Release);
+                failpoint!("heap.extent.split");
+            }
+            self.unit_word(unit)?.store(word.pack(), Ordering::SeqCst);
+            failpoint!("heap.extent.taken");
+            self.write_footer(unit, units)?;
+            if len > units {
+                self.write_footer(unit + units, len - units)?;
+                self.list_extent(unit + units, len - units, temperature)?;
+            }
+            heap.used.fetch_add(u64::from(units), Ordering::Relaxed);
+            return Ok(Some((unit, generation, temperature)));
+        }
+        let unit = heap.units_used.load(Ordering::Acquire);
+        let end = unit.checked_add(units).filter(|&end| end <= self.layout.units);
+        let Some(end) = end else { return Ok(None) };
+        self.unit_word(unit)?.store(word.pack(), Ordering::Release);
+        self.write_footer(unit, units)?;
+        heap.units_used.store(end, Ordering::SeqCst);
+        failpoint!("heap.extent.taken");
+        heap.used.fetch_add(u64::from(units), Ordering::Relaxed);
+        Ok(Some((unit, generation, Temperature::Cold)))
+    }
+
+    fn find_extent(
+        &self,
+        units: u32,
+        temperature: Temperature,
+        effort: Effort,
+    ) -> Result<Option<(u32, u32)>> {
+        // No list is longer than there are units, whatever another process wrote there.
+        let most = effort.looks().min(self.layout.units);
+        for bin in bin_of(units)..BINS {
+            let mut best: Option<(u32, u32)> = None;
+            let mut next = self.heap().bins[temperature as usize][bin].load(Ordering::Relaxed);
+            let mut looked_at = 0;
+            while let Some(unit) = next.checked_sub(1)
+                && looked_at < most
+            {
+                let words = self.unit_words(unit)?;
+                let word = Word::unpack(words.word.load(Ordering::Relaxed))?;
+                if word.state != temperature.state() {
+                    return Err(Error::Corrupt("a listed extent is not free"));
+                }
+                if word.units >= units && best.is_none_or(|(_, len)| word.units < len) {
+                    best = Some((unit, word.units));
+                    if word.units == units {
+                        break;
+                    }
+                }
+                next = words.next.load(Ordering::Relaxed);
+                looked_at += 1;
+            }
+            if best.is_some() {
+                return Ok(best);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Frees an extent, joined with its free neighbours of the same temperature.
+    pub(super) fn free_extent(
+        &self,
+        unit: u32,
+        units: u32,
+        temperature: Temperature,
+    ) -> Result<()> {
+        let used = self.heap().units_used.load(Ordering::Relaxed);
+        if units == 0 || unit >= used || units > used - unit {
+            return Err(Error::Corrupt("an extent has an impossible length"));
+        }
+        // Free by itself first, and joined then. So no word within a free extent says that it is in
+        // use, and who comes to free the block again sees that it was done.
+        let free = |units| Word { state: temperature.state(), owner: 0, units, generation: 0 };
+        self.unit_word(unit)?.store(free(units).pack(), Ordering::SeqCst);
+        failpoint!("heap.free.freed");
+        let (mut first, mut len) = (unit, units);
+        if unit + units < used {
+            let behind = Word::unpack(self.unit_word(unit + units)?.load(Ordering::Relaxed))?;
+            if Temperature::of(behind.state) == Some(temperature) {
+                self.unlist_extent(unit + units, behind.units, temperature)?;
+                len += behind.units;
+            }
+        }
+        if unit > 0 {
+            let before = self.unit_words(unit - 1)?.footer.load(Ordering::Relaxed);
+            let word = Word::unpack(self.unit_word(before)?.load(Ordering::Relaxed))?;
+            if before >= unit || word.units != unit - before {
+                return Err(Error::Corrupt("an extent's footer is wrong"));
+            }
+            if Temperature::of(word.state) == Some(temperature) {
+                self.unlist_extent(before, word.units, temperature)?;
+                first = before;
+                len += word.units;
+            }
+        }
+        self.unit_word(first)?.store(free(len).pack(), Ordering::SeqCst);
+        failpoint!("heap.free.joined");
+        self.heap().used.fetch_sub(u64::from(units), Ordering::Relaxed);
+        self.write_footer(first, len)?;
+        self.list_extent(first, len, temperature)
+    }
+
+    pub(super) fn write_footer(&self, unit: u32, units: u32) -> Result<()> {
+        self.unit_words(unit + units - 1)?.footer.store(unit, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn list_extent(
+        &self,
+        unit: u32,
+        units: u32,
+        temperature: Temperature,
+    ) -> Result<()> {
+        let heap = self.heap();
+        self.push(&heap.bins[temperature as usize][bin_of(units)], unit)?;
+        if temperature == Temperature::Warm {
+            heap.warm.fetch_add(u64::from(units) * UNIT, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn unlist_extent(&self, unit: u32, units: u32, temperature: Temperature) -> Result<()> {
+        let heap = self.heap();
+        self.remove(&heap.bins[temperature as usize][bin_of(units)], unit)?;
+        if temperature == Temperature::Warm {
+            heap.warm.fetch_sub(u64::from(units) * UNIT, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Puts a unit at the front of a list.
+    pub(super) fn push(&self, head: &AtomicU32, unit: u32) -> Result<()> {
+        let words = self.unit_words(unit)?;
+        let next = head.load(Ordering::Relaxed);
+        words.next.store(next, Ordering::Relaxed);
+        words.previous.store(0, Ordering::Relaxed);
+        if let Some(next) = next.checked_sub(1) {
+            self.unit_words(next)?.previous.store(unit + 1, Ordering::Relaxed);
+        }
+        head.store(unit + 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes a unit out of a list.
+    pub(super) fn remove(&self, head: &AtomicU32, unit: u32) -> Result<()> {
+        let words = self.unit_words(unit)?;
+        let next = words.next.load(Ordering::Relaxed);
+        let previous = words.previous.load(Ordering::Relaxed);
+        match previous.checked_sub(1) {
+            Some(previous) => self.unit_words(previous)?.next.store(next, Ordering::Relaxed),
+            None => head.store(next, Ordering::Relaxed),
+        }
+        if let Some(next) = next.checked_sub(1) {
+            self.unit_words(next)?.previous.store(previous, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    pub(super) fn count_listed_extents(&self) -> Result<u64> {
+        let mut count = 0;
+        for (temperature, bins) in
+            [Temperature::Warm, Temperature::Cold].iter().zip(&self.heap().bins)
+        {
+            for (bin, head) in bins.iter().enumerate() {
+                let mut next = head.load(Ordering::Relaxed);
+                while let Some(unit) = next.checked_sub(1) {
+                    let words = self.unit_words(unit)?;
+                    let word = Word::unpack(words.word.load(Ordering::Relaxed))?;
+                    if word.state != temperature.state() || bin_of(word.units) != bin {
+                        return Err(Error::Corrupt("an extent is in the wrong list"));
+                    }
+                    count += 1;
+                    if count > u64::from(self.layout.units) {
+                        return Err(Error::Corrupt("a free list goes round in circles"));
+                    }
+                    next = words.next.load(Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,224 @@
+//! The memory that a family shares: one sparse memfd, mapped whole in each of its processes.
+//!
+//! # Invariant
+//! Every change becomes true by one atomic store; what comes before it can be thrown away, and what
+//! comes after it can be derived. So a process may be killed at any instruction, and what it leaves
+//! is put in order by the next that comes along: the allocator's lists by whoever takes its lock
+//! next, a process's references by whoever [buries](Arena::bury) it.
+//!
+//! Inside the arena there are only offsets, and everything that is read from it is checked: another
+//! process may have written anything.
+
+mod error;
+mod extents;
+mod handle;
+mod heap;
+mod layout;
+mod objects;
+mod processes;
+mod registry;
+mod slabs;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64 as PrivateU64;
+
+use procession_os::memory::{PrivateCells, SharedMemory};
+use procession_os::process;
+
+pub use error::{Error, Result};
+pub use handle::{Handle, ParseHandleError};
+pub use heap::WARM_MOST;
+pub(crate) use heap::{Block, BlockOwner};
+pub use layout::UNIT;
+pub use objects::{Kind, ObjectInfo, ObjectRef};
+pub use processes::{ProcessInfo, Slot};
+pub use registry::{arena_of, attach, family, forked, inherit, is_founded};
+
+use crate::atomics::{AtomicU64, Ordering};
+use crate::wait::Owner;
+use layout::{Header, LEAST, Layout, MAGIC, MOST, VERSION};
+
+/// A family's shared memory, as this process sees it.
+///
+/// It stays mapped for the life of the process, so it is handed about as `&'static Arena`.
+#[derive(Debug)]
+pub struct Arena {
+    memory: SharedMemory,
+    layout: Layout,
+    family: u64,
+    /// This process's slot and its generation, as [`Owner::process`] packs them.
+    me: PrivateU64,
+    counts: PrivateCells,
+}
+
+impl Arena {
+    /// Makes an arena, and makes this process the first of its family.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if there is no memory for the least of arenas.
+    pub fn create() -> Result<&'static Self> {
+        // RLIMIT_AS and RLIMIT_FSIZE may forbid the terabyte: take what fits, at the most half of
+        // what is left so that the program has room as well.
+        let mut capacity = MOST;
+        loop {
+            match SharedMemory::create("procession", capacity * 2).map(drop) {
+                Ok(()) => return Self::with_capacity(capacity),
+                Err(_) if capacity > LEAST => capacity /= 2,
+                Err(source) => return Err(Error::Os { what: "making the shared memory", source }),
+            }
+        }
+    }
+
+    /// Makes an arena of `capacity` bytes, from 16 MiB to 1 TiB.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if the machine refuses, [`Error::Corrupt`] for a capacity out of range.
+    pub fn with_capacity(capacity: u64) -> Result<&'static Self> {
+        let layout = Layout::of(capacity)?;
+        let memory = SharedMemory::create("procession", capacity)
+            .map_err(|source| Error::Os { what: "making the shared memory", source })?;
+        let family = random();
+        let header: &Header = memory.cell(0)?;
+        header.version.store(VERSION, Ordering::Relaxed);
+        header.family.store(family, Ordering::Relaxed);
+        header.capacity.store(capacity, Ordering::Relaxed);
+        header.magic.store(MAGIC, Ordering::Release);
+        Self::over(memory, layout, family)?.joined()
+    }
+
+    /// Maps the arena behind a descriptor.
+    fn from_fd(fd: OwnedFd) -> Result<Self> {
+        let foreign = || Error::NotAnArena("the descriptor".to_owned());
+        let memory = SharedMemory::from_fd(fd)
+            .map_err(|source| Error::Os { what: "mapping the shared memory", source })?;
+        let header: &Header = memory.cell(0).map_err(|_| foreign())?;
+        if header.magic.load(Ordering::Acquire) != MAGIC {
+            return Err(foreign());
+        }
+        let found = header.version.load(Ordering::Relaxed);
+        if found != VERSION {
+            return Err(Error::WrongVersion { found, expected: VERSION });
+        }
+        let capacity = header.capacity.load(Ordering::Relaxed);
+        if capacity != memory.size() {
+            return Err(Error::Corrupt("the capacity is not the memory's size"));
+        }
+        let family = header.family.load(Ordering::Relaxed);
+        Self::over(memory, Layout::of(capacity)?, family)
+    }
+
+    fn over(memory: SharedMemory, layout: Layout, family: u64) -> Result<Self> {
+        let counts = PrivateCells::new(layout.objects as usize)
+            .map_err(|source| Error::Os { what: "making the table of references", source })?;
+        Ok(Self { memory, layout, family, me: PrivateU64::new(0), counts })
+    }
+
+    fn joined(self) -> Result<&'static Self> {
+        let arena: &'static Self = Box::leak(Box::new(self));
+        let _unforked = registry::unforked();
+        registry::add(arena)?;
+        arena.join()?;
+        Ok(arena)
+    }
+
+    fn header(&self) -> &Header {
+        // The mapping holds at least the tables, which was checked when it was made.
+        self.memory.cell(0).expect("the header is in the mapping")
+    }
+
+    /// The family's random number.
+    #[must_use]
+    pub fn family(&self) -> u64 {
+        self.family
+    }
+
+    /// The arena's size in bytes.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.layout.capacity
+    }
+
+    /// Bytes of the machine's memory that the arena takes now.
+    ///
+    /// # Errors
+    /// [`Error::Os`].
+    pub fn resident(&self) -> Result<u64> {
+        self.memory.resident().map_err(|source| Error::Os { what: "fstat", source })
+    }
+
+    /// This process's slot.
+    #[must_use]
+    pub fn me(&self) -> Slot {
+        let owner = Owner::from_bits(self.me.load(Ordering::Relaxed));
+        owner.map_or(Slot { index: 0, generation: 0 }, |owner| Slot {
+            index: owner.slot(),
+            generation: owner.generation(),
+        })
+    }
+
+    fn set_me(&self, slot: Slot) {
+        self.me.store(Owner::process(slot.index, slot.generation), Ordering::Relaxed);
+    }
+
+    /// The calling thread, as the owner of a lock.
+    #[inline]
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        let word = self.me.load(Ordering::Relaxed) | u64::from(process::thread_id());
+        Owner::from_bits(word).expect("a thread's number is not 0")
+    }
+
+    /// The shared bytes, for the upper floors.
+    pub(crate) fn memory(&self) -> &SharedMemory {
+        &self.memory
+    }
+
+    /// A word of a block.
+    pub(crate) fn word(&self, offset: u64) -> Result<&AtomicU64> {
+        Ok(self.memory.cell(offset)?)
+    }
+
+    fn slot_in_use(&self, slot: u16) -> bool {
+        self.row(slot)
+            .and_then(processes::Row::state)
+            .is_ok_and(|state| state.status != processes::Status::Free)
+    }
+}
+
+impl AsFd for Arena {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+}
+
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    hasher.write_u32(process::id());
+    hasher.write_u64(procession_os::clock::Monotonic::now().as_nanos());
+    hasher.finish().max(1)
+}
+
+fn store_text(words: &[AtomicU64], text: &str) {
+    let mut end = text.len().min(words.len() * 8);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut bytes = text.as_bytes()[..end].chunks(8);
+    for word in words {
+        let mut eight = [0; 8];
+        let chunk = bytes.next().unwrap_or_default();
+        eight[..chunk.len()].copy_from_slice(chunk);
+        word.store(u64::from_le_bytes(eight), Ordering::Relaxed);
+    }
+}
+
+fn load_text(words: &[AtomicU64]) -> String {
+    let bytes: Vec<u8> =
+        words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests;

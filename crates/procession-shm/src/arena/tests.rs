@@ -1,0 +1,355 @@
+#![allow(unsafe_code)]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use procession_os::pidfd::{ExitStatus, PidFd};
+use procession_os::process::{Fork, exit_now, fork};
+
+use super::*;
+use crate::failpoint;
+use crate::memory::SharedBlock;
+use crate::sync::Lock;
+
+const SMALL: u64 = 64 << 20;
+
+/// One at a time: a child takes part in every arena of the process that forks it.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// Runs `body` in a child that must be killed at a fail point, and does not bury it.
+fn killed_at(name: &str, body: impl FnOnce()) {
+    // SAFETY: the child only uses the arena, and leaves without running the harness's code.
+    let pid = match unsafe { fork() }.unwrap() {
+        Fork::Child => {
+            failpoint::arm(name, 1);
+            body();
+            exit_now(1);
+        }
+        Fork::Parent(pid) => pid,
+    };
+    forked(Some(pid));
+    let pidfd = PidFd::open(pid).unwrap();
+    while !pidfd.ended_by(None).unwrap_or(false) {}
+    assert_eq!(pidfd.reap().unwrap(), Some(ExitStatus::Signaled(9)), "not killed at {name}");
+}
+
+#[test]
+fn blocks_of_any_size_come_and_go_and_the_heap_stays_whole() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let mut random = Random(0x5eed_0002);
+    let mut blocks: Vec<(Block, u64)> = Vec::new();
+    for round in 0..4_000u64 {
+        if blocks.len() > 60 || random.below(5) < 2 && !blocks.is_empty() {
+            let (block, mark) = blocks.swap_remove(random.below(blocks.len() as u64) as usize);
+            let found = arena.word(block.offset()).unwrap().load(Ordering::Relaxed);
+            assert_eq!(found, mark, "two blocks overlap");
+            arena.free(block).unwrap();
+        } else {
+            let size = 1 + random.below([64, 1_000, 9_000, 100_000, 700_000][round as usize % 5]);
+            let block = arena.allocate(size).unwrap();
+            assert!(arena.size_at(block.offset()).unwrap() >= size);
+            let last = block.offset() + size.saturating_sub(8) / 8 * 8;
+            arena.word(last).unwrap().store(round, Ordering::Relaxed);
+            arena.word(block.offset()).unwrap().store(round, Ordering::Relaxed);
+            blocks.push((block, round));
+        }
+        if round % 16 == 0 {
+            arena.check().unwrap();
+            assert_eq!(arena.blocks_in_use().unwrap(), blocks.len() as u64);
+        }
+    }
+    for (block, _) in blocks {
+        arena.free(block).unwrap();
+    }
+    arena.check().unwrap();
+    assert_eq!(arena.blocks_in_use().unwrap(), 0);
+    assert!(arena.heap_use().0 <= 8 * UNIT, "at most one empty slab for each class is kept");
+    assert_eq!(arena.row(arena.me().index).unwrap().unsettled.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn freed_neighbours_become_one() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let [one, two, three] = [2, 3, 4].map(|units| arena.allocate(units * UNIT).unwrap());
+    let fence = arena.allocate(UNIT).unwrap();
+    for block in [one, three, two] {
+        arena.free(block).unwrap();
+        arena.check().unwrap();
+    }
+    let whole = arena.allocate(9 * UNIT).unwrap();
+    assert_eq!(whole.offset(), one.offset());
+    arena.free(whole).unwrap();
+    arena.free(fence).unwrap();
+    arena.check().unwrap();
+}
+
+#[test]
+fn beyond_the_bound_memory_goes_back_to_the_machine() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(2 << 30).unwrap();
+    let blocks: Vec<Block> = (0..6).map(|_| arena.allocate(64 << 20).unwrap()).collect();
+    assert!(arena.resident().unwrap() >= 6 * (64 << 20));
+    for block in blocks {
+        arena.free(block).unwrap();
+        arena.check().unwrap();
+    }
+    let (used, warm) = arena.heap_use();
+    assert_eq!((used, warm), (0, WARM_MOST));
+    let tables = 1 << 20;
+    assert!((WARM_MOST..WARM_MOST + tables).contains(&arena.resident().unwrap()));
+    let cold = arena.allocate(300 << 20).unwrap();
+    assert!(arena.resident().unwrap() >= 300 << 20, "what is handed out has memory");
+    arena.free(cold).unwrap();
+}
+
+#[test]
+fn running_out_is_an_error_that_passes() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    const MIB: u64 = 1 << 20;
+    let mut blocks = Vec::new();
+    let error = loop {
+        match arena.allocate(MIB) {
+            Ok(block) => blocks.push(block),
+            Err(error) => break error,
+        }
+    };
+    let held = blocks.len() as u64 * MIB;
+    match error {
+        Error::OutOfMemory { asked, used, capacity } => {
+            assert_eq!((asked, used, capacity), (MIB, held, SMALL));
+        }
+        other => panic!("{other}"),
+    }
+    assert!(held > SMALL * 9 / 10);
+    for size in [SMALL, u64::from(u32::MAX) * UNIT, u64::MAX] {
+        assert!(matches!(arena.allocate(size), Err(Error::OutOfMemory { .. })), "{size}");
+    }
+    arena.check().unwrap();
+    // Every second one: much is free, but in pieces.
+    for at in (0..blocks.len()).rev().step_by(2) {
+        arena.free(blocks.swap_remove(at)).unwrap();
+    }
+    assert!(matches!(arena.allocate(2 * MIB), Err(Error::OutOfMemory { .. })));
+    arena.free(arena.allocate(MIB).unwrap()).unwrap();
+    for block in blocks {
+        arena.free(block).unwrap();
+    }
+    let whole = arena.allocate(held).unwrap();
+    arena.check().unwrap();
+    arena.free(whole).unwrap();
+    arena.check().unwrap();
+    assert_eq!(arena.blocks_in_use().unwrap(), 0);
+}
+
+#[test]
+fn a_full_heap_takes_small_blocks_again_once_something_is_free() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(16 << 20).unwrap();
+    let mut blocks = Vec::new();
+    while let Ok(block) = arena.allocate(8192) {
+        blocks.push(block);
+    }
+    assert!(arena.allocate(100).is_err());
+    for block in blocks.drain(..100) {
+        arena.free(block).unwrap();
+    }
+    arena.free(arena.allocate(100).unwrap()).unwrap();
+    for block in blocks {
+        arena.free(block).unwrap();
+    }
+    arena.check().unwrap();
+}
+
+#[test]
+fn memory_that_somebody_died_reserving_is_not_promised() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    killed_at("heap.extent.unreserved", || {
+        let _ = arena.allocate(8 << 20);
+    });
+    arena.bury_dead();
+    arena.check().unwrap();
+    assert_eq!(arena.heap_use(), (0, 0));
+    arena.free(arena.allocate(8 << 20).unwrap()).unwrap();
+    assert!(arena.resident().unwrap() >= 8 << 20);
+}
+
+/// A block whose last holder, a child, was killed at a point on the way to freeing it.
+fn half_freed(arena: &'static Arena, size: u64, point: &str) -> Handle {
+    let block = SharedBlock::new(arena, "kept", size).unwrap();
+    let handle = block.handle();
+    let mut mine = Some(block);
+    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    // SAFETY: as in `killed_at`.
+    let pid = match unsafe { fork() }.unwrap() {
+        Fork::Child => {
+            failpoint::arm(point, 1);
+            std::io::Read::read_exact(&mut &there, &mut [0]).unwrap();
+            drop(mine.take());
+            exit_now(1);
+        }
+        Fork::Parent(pid) => pid,
+    };
+    forked(Some(pid));
+    drop(mine.take());
+    std::io::Write::write_all(&mut &here, &[1]).unwrap();
+    let pidfd = PidFd::open(pid).unwrap();
+    while !pidfd.ended_by(None).unwrap_or(false) {}
+    assert_eq!(pidfd.reap().unwrap(), Some(ExitStatus::Signaled(9)));
+    handle
+}
+
+#[test]
+fn an_object_that_was_opened_while_its_freer_died_lives_on() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let handle = half_freed(arena, 100, "object.freeing");
+    // As one who opens it just before the child says that it is freeing it.
+    arena.set_held(arena.me().index, handle.index).unwrap();
+    arena.bury_dead();
+    assert_eq!(arena.objects().len(), 1);
+    SharedBlock::open(handle).unwrap().read(0, &mut [0; 100]).unwrap();
+    assert_eq!(arena.objects(), []);
+    assert_eq!(arena.blocks_in_use().unwrap(), 0);
+}
+
+#[test]
+fn an_object_that_somebody_thinks_of_freeing_can_be_opened() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let opened = SharedBlock::open(half_freed(arena, 100, "object.freeing")).unwrap();
+    arena.bury_dead();
+    opened.read(0, &mut [0; 100]).unwrap();
+    assert_eq!(arena.objects().len(), 1);
+    drop(opened);
+    assert_eq!(arena.objects(), []);
+    assert_eq!(arena.blocks_in_use().unwrap(), 0);
+}
+
+#[test]
+fn a_block_whose_freer_died_is_freed_once() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    for point in ["heap.free.begun", "heap.free.punched", "heap.free.freed", "heap.free.joined"] {
+        // A free neighbour on the left, too small to be taken for the block itself.
+        arena.free(arena.allocate(2 * UNIT).unwrap()).unwrap();
+        let handle = half_freed(arena, 4 * UNIT, point);
+        arena.bury_dead();
+        arena.check().unwrap();
+        assert!(!arena.object_lives(handle.index), "{point}");
+        assert_eq!((arena.heap_use().0, arena.blocks_in_use().unwrap()), (0, 0), "{point}");
+        // The next round begins with one free extent again.
+        arena.join_free_extents().unwrap();
+    }
+}
+
+#[test]
+fn a_burial_is_finished_though_the_buriers_slot_has_another_process() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let lock = Lock::new(arena, "held").unwrap();
+    for point in ["process.burying", "process.buried"] {
+        // A grandchild dies, its parent dies burying it, and is buried by somebody else.
+        killed_at(point, || {
+            // SAFETY: as in `killed_at`.
+            match unsafe { fork() }.unwrap() {
+                Fork::Child => exit_now(0),
+                Fork::Parent(pid) => {
+                    forked(Some(pid));
+                    let pidfd = PidFd::open(pid).unwrap();
+                    while !pidfd.ended_by(None).unwrap_or(false) {}
+                    arena.bury_dead();
+                }
+            }
+        });
+        let me = arena.me();
+        let burier = arena.processes().into_iter().find(|one| one.pid != 0 && !one.alive).unwrap();
+        assert!(burier.slot != me && arena.bury(burier.slot), "{point}");
+        arena.bury_dead();
+        assert_eq!(arena.processes().len(), 1, "{point}");
+    }
+    assert_eq!(arena.objects()[0].holders, [arena.me().index]);
+    drop(lock);
+    assert_eq!(arena.objects(), []);
+}
+
+#[test]
+fn a_slot_tells_its_processes_apart() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    arena.set_name("the first");
+    let first = arena.reserve().unwrap();
+    assert_eq!(arena.processes()[1].name, "the first", "a child is called as its parent at first");
+    assert_eq!(arena.bury_dead(), 0, "its maker lives");
+    arena.unreserve(first);
+    let second = arena.reserve().unwrap();
+    assert_eq!(second.index, first.index);
+    assert_ne!(second.generation, first.generation);
+    assert!(!arena.bury(first), "that process is buried already");
+    assert!(arena.is_over(first.index, first.generation));
+    assert!(!arena.is_over(second.index, second.generation));
+    // A child that was told about and is killed before its first step.
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    arena.started(second, child.id());
+    assert_eq!(arena.bury_dead(), 0, "it runs");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(arena.bury_dead(), 1);
+    assert_eq!(arena.processes().len(), 1);
+}
+
+#[test]
+fn a_full_process_table_is_an_error_that_passes() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let mut slots = Vec::new();
+    let error = loop {
+        match arena.reserve() {
+            Ok(slot) => slots.push(slot),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::TooManyProcesses(64)), "{error}");
+    assert_eq!(slots.len(), 63);
+    for slot in slots {
+        arena.unreserve(slot);
+    }
+    arena.unreserve(arena.reserve().unwrap());
+    assert_eq!(arena.processes().len(), 1);
+}
+
+#[test]
+fn a_full_object_table_is_an_error_that_passes() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let mut locks = Vec::new();
+    let error = loop {
+        match Lock::new(arena, "") {
+            Ok(lock) => locks.push(lock),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::TooManyObjects(1024)), "{error}");
+    assert_eq!(locks.len(), 1024);
+    assert!(SharedBlock::new(arena, "", 100).is_err());
+    assert_eq!(arena.blocks_in_use().unwrap(), 0, "what was made for it is given back");
+    locks.clear();
+    drop(Lock::new(arena, "").unwrap());
+    assert_eq!(arena.objects(), []);
+}

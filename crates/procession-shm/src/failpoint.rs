@@ -1,0 +1,104 @@
+//! Named points between two stores, at which a test can have the process killed.
+//!
+//! A protocol that must survive death at any instruction says `failpoint!("queue.put.written")`
+//! where the shared memory is between two states. Without the feature `failpoints` that is nothing
+//! at all; with it, [`arm`] makes the process end by SIGKILL the n-th time it comes there.
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+    static TARGET: AtomicUsize = AtomicUsize::new(usize::MAX);
+    static LEFT: AtomicU32 = AtomicU32::new(0);
+
+    /// Has the process killed the `nth` time (from 1) that it comes to the point called `name`.
+    ///
+    /// # Panics
+    /// If there is no point of that name.
+    pub fn arm(name: &str, nth: u32) {
+        let index = super::ALL.iter().position(|point| *point == name);
+        TARGET.store(index.unwrap_or_else(|| panic!("no fail point {name:?}")), Ordering::Relaxed);
+        LEFT.store(nth, Ordering::Relaxed);
+    }
+
+    #[doc(hidden)]
+    pub fn reached(name: &str) {
+        let target = TARGET.load(Ordering::Relaxed);
+        if target == usize::MAX {
+            return;
+        }
+        debug_assert!(super::ALL.contains(&name), "{name} is not in failpoint::ALL");
+        if super::ALL[target] == name && LEFT.fetch_sub(1, Ordering::Relaxed) == 1 {
+            procession_os::process::kill_self();
+        }
+    }
+}
+
+#[cfg(feature = "failpoints")]
+pub use armed::{arm, reached};
+
+/// Every fail point, by floor.
+pub const ALL: &[&str] = &[
+    "heap.extent.split",
+    "heap.extent.unlinked",
+    "heap.extent.taken",
+    "heap.extent.unreserved",
+    "heap.slab.made",
+    "heap.slab.unlinked",
+    "heap.slab.taken",
+    "heap.free.begun",
+    "heap.free.freed",
+    "heap.free.joined",
+    "heap.free.punched",
+    "object.claimed",
+    "object.held",
+    "object.filled",
+    "object.live",
+    "object.released",
+    "object.freeing",
+    "object.emptying",
+    "object.emptied",
+    "lock.acquired",
+    "lock.releasing",
+    "lock.released",
+    "lock.waking",
+    "queue.put.locked",
+    "queue.put.grow.allocated",
+    "queue.put.grow.pending",
+    "queue.put.grow.owned",
+    "queue.put.grow.linked",
+    "queue.put.grow.placed",
+    "queue.put.grow.moved",
+    "queue.put.block.filled",
+    "queue.put.block.pending",
+    "queue.put.block.owned",
+    "queue.put.written",
+    "queue.put.placed",
+    "queue.put.committed",
+    "queue.put.unlocked",
+    "queue.get.locked",
+    "queue.get.chunk.pending",
+    "queue.get.chunk.placed",
+    "queue.get.chunk.moved",
+    "queue.get.chunk.freed",
+    "queue.get.copied",
+    "queue.get.block.pending",
+    "queue.get.claimed",
+    "queue.get.placed",
+    "queue.get.committed",
+    "queue.get.block.owned",
+    "queue.get.unlocked",
+    "queue.get.block.copied",
+    "process.reserved",
+    "process.burying",
+    "process.buried",
+];
+
+/// Marks a point between two stores; see the [module](crate::failpoint).
+macro_rules! failpoint {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        $crate::failpoint::reached($name);
+    };
+}
+pub(crate) use failpoint;

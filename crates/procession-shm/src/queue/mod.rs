@@ -1,0 +1,404 @@
+//! Messages from many processes to many, in the order in which each put them.
+//!
+//! # Invariant
+//! A message is in the queue from the store that raises `put_count` to the store that raises
+//! `got_count`, and neither before nor after. Each of the two is made by the holder of its end's
+//! lock. Everything else about an end (which chunk, where in it) follows from its count and the
+//! chunks, and is derived anew ([`chunks`]) by whoever takes the lock from a dead holder.
+//!
+//! # Structure
+//! A chain of chunks; in a chunk, records one behind the other: eight bytes of length and kind, then
+//! the message, or for one longer than [`INLINE_MOST`] where its block is. Producers and consumers
+//! have a lock each and meet only in the two counts.
+//!
+//! # What is written down
+//! Memory changes hands in more than one store, so an end writes down what it is about to hand over
+//! (`pending`) before it does. Whoever recovers the end sees from the counts how far the dead one
+//! came: a block or chunk that was not reached yet, or is no longer, is freed, if it still is the one
+//! that was meant (its generation) and still the queue's.
+//!
+//! - put: fill (the block is the producer's own) → lock → pending → block to the queue → record →
+//!   **count** → pending off → unlock → notify.
+//! - get: lock → copy → pending → **count** → block to the consumer → pending off → unlock → copy
+//!   the block, free it. A consumer that dies with a message in its hands takes it along.
+
+mod chunks;
+mod end;
+
+use procession_os::memory::Shared;
+
+use crate::arena::{Arena, Block, BlockOwner, Error, Handle, Kind, ObjectRef, Result, arena_of};
+use crate::atomics::{AtomicU64, Ordering};
+use crate::failpoint::failpoint;
+use crate::wait::{BlockedOn, EventCount, Operation, Stopped, Waiting, block};
+use end::{End, Taken};
+
+/// Longer messages have a block of their own.
+pub const INLINE_MOST: usize = 4096;
+
+/// A queue's body.
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct Control {
+    put: End,
+    get: End,
+    not_empty: EventCount,
+    not_full: EventCount,
+    /// The most messages that it holds; 0 is no bound.
+    most: AtomicU64,
+    unused: [AtomicU64; 5],
+}
+
+#[allow(unsafe_code)]
+// SAFETY: atomics alone.
+unsafe impl Shared for Control {}
+
+/// A queue of byte messages between processes. Each message has a `kind`, a number for the caller's
+/// own use.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    object: ObjectRef,
+    control: &'static Control,
+}
+
+/// Why a message was not put or got.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The wait ended first.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// Shared memory failed.
+    #[error(transparent)]
+    Arena(#[from] Error),
+}
+
+impl Queue {
+    /// A queue that holds at most `most` messages, or without a bound (it grows as it needs).
+    ///
+    /// # Errors
+    /// If the arena is full.
+    pub fn new(arena: &'static Arena, name: &str, most: Option<u64>) -> Result<Self> {
+        let size = size_of::<Control>() as u64;
+        let body = arena.allocate(size)?;
+        arena.memory().zero(body.offset(), size)?;
+        arena
+            .word(body.offset() + std::mem::offset_of!(Control, most) as u64)?
+            .store(most.unwrap_or(0), Ordering::Relaxed);
+        Self::over(arena.make::<AtomicU64>(Kind::Queue, name, Some(body), |_| Ok(()))?)
+    }
+
+    /// The queue that a handle names.
+    ///
+    /// # Errors
+    /// If it is no more, or is no queue.
+    pub fn open(handle: Handle) -> Result<Self> {
+        Self::over(arena_of(handle)?.open(handle, Kind::Queue)?)
+    }
+
+    fn over(object: ObjectRef) -> Result<Self> {
+        let control = object.arena().memory().cell(object.body()?).map_err(Error::from)?;
+        Ok(Self { control, object })
+    }
+
+    /// The value that names the queue in other processes.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.object.handle()
+    }
+
+    /// How many messages are in the queue at this instant.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        loop {
+            let got = self.control.get.count();
+            let put = self.control.put.count();
+            // Both were true at once if nothing was got in between.
+            if got == self.control.get.count() {
+                return put.saturating_sub(got);
+            }
+        }
+    }
+
+    /// Whether the queue holds no message at this instant.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the queue holds as many messages as it may.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.most().is_some_and(|most| self.len() >= most)
+    }
+
+    /// The most messages that the queue holds.
+    #[must_use]
+    pub fn most(&self) -> Option<u64> {
+        Some(self.control.most.load(Ordering::Relaxed)).filter(|&most| most != 0)
+    }
+
+    /// How many messages were got so far.
+    #[must_use]
+    pub fn got(&self) -> u64 {
+        self.control.get.count()
+    }
+
+    /// Puts a message; gives its number, counted from 0. It is in the queue when this returns, come
+    /// what may to this process.
+    ///
+    /// # Errors
+    /// [`QueueError::Stopped`] if the queue stayed full; [`QueueError::Arena`] without memory.
+    /// Nothing was put then.
+    pub fn put(&self, kind: u8, message: &[u8], waiting: Waiting) -> Result<u64, QueueError> {
+        let block = self.prepare(message)?;
+        let put = self.put_prepared(kind, message, block, waiting);
+        if put.is_err()
+            && let Some(block) = block
+        {
+            self.object.arena().free(block)?;
+        }
+        put
+    }
+
+    /// Puts several messages in a row, with one lock and one wake; on a bounded queue as room comes
+    /// about. Gives how many were put, which is all of them unless the wait ended first.
+    ///
+    /// # Errors
+    /// As [`Self::put`], if not a single one was put.
+    pub fn put_many<'m>(
+        &self,
+        messages: impl IntoIterator<Item = (u8, &'m [u8])>,
+        waiting: Waiting,
+    ) -> Result<usize, QueueError> {
+        let mut messages = messages.into_iter().peekable();
+        let mut put = 0;
+        while messages.peek().is_some() {
+            match self.put_run(&mut messages, waiting) {
+                Ok(run) => put += run,
+                Err(_) if put > 0 => return Ok(put),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(put)
+    }
+
+    fn put_run<'m>(
+        &self,
+        messages: &mut std::iter::Peekable<impl Iterator<Item = (u8, &'m [u8])>>,
+        waiting: Waiting,
+    ) -> Result<usize, QueueError> {
+        /// So that other producers get their turn.
+        const RUN: u64 = 256;
+        self.wait_for_room(waiting)?;
+        let mut end = self.lock_put()?;
+        let room = self.room().min(RUN);
+        let mut run = 0;
+        while run < room
+            && let Some((kind, message)) = messages.peek()
+            && message.len() <= INLINE_MOST
+        {
+            if let Err(error) = end.write(*kind, message) {
+                if run == 0 {
+                    return Err(error.into());
+                }
+                break;
+            }
+            messages.next();
+            run += 1;
+        }
+        if run > 0 {
+            end.commit();
+            drop(end);
+            self.control.not_empty.notify_one();
+            return Ok(run as usize);
+        }
+        drop(end);
+        // A long message goes by itself.
+        if room > 0
+            && let Some(&(kind, message)) = messages.peek()
+        {
+            self.put(kind, message, waiting)?;
+            messages.next();
+            return Ok(1);
+        }
+        Ok(0)
+    }
+
+    fn prepare(&self, message: &[u8]) -> Result<Option<Block>> {
+        if message.len() <= INLINE_MOST {
+            return Ok(None);
+        }
+        let arena = self.object.arena();
+        let block = arena.allocate(message.len() as u64)?;
+        if let Err(error) = arena.memory().write(block.offset(), message) {
+            arena.free(block)?;
+            return Err(error.into());
+        }
+        failpoint!("queue.put.block.filled");
+        Ok(Some(block))
+    }
+
+    fn put_prepared(
+        &self,
+        kind: u8,
+        message: &[u8],
+        block: Option<Block>,
+        waiting: Waiting,
+    ) -> Result<u64, QueueError> {
+        loop {
+            let mut end = self.lock_put()?;
+            if self.room() == 0 {
+                drop(end);
+                self.wait_for_room(waiting)?;
+                continue;
+            }
+            let number = match block {
+                None => {
+                    end.write(kind, message)?;
+                    end.commit()
+                }
+                Some(block) => end.write_block(kind, block, message.len())?,
+            };
+            drop(end);
+            failpoint!("queue.put.unlocked");
+            self.control.not_empty.notify_one();
+            return Ok(number);
+        }
+    }
+
+    fn room(&self) -> u64 {
+        self.most().map_or(u64::MAX, |most| most.saturating_sub(self.len()))
+    }
+
+    fn wait_for_room(&self, waiting: Waiting) -> Result<(), Stopped> {
+        if self.room() > 0 {
+            return Ok(());
+        }
+        let on = BlockedOn { object: self.object.index(), operation: Operation::Put };
+        block(self.object.arena(), on, waiting, &self.control.not_full, |_| {
+            (self.room() > 0).then_some(())
+        })
+    }
+
+    fn wait_for_message(&self, waiting: Waiting) -> Result<(), Stopped> {
+        let on = BlockedOn { object: self.object.index(), operation: Operation::Get };
+        block(self.object.arena(), on, waiting, &self.control.not_empty, |_| {
+            (!self.is_empty()).then_some(())
+        })
+    }
+
+    /// Gets the oldest message: appends it to `into`, and gives its kind and number. Of several
+    /// consumers each message goes to one.
+    ///
+    /// # Errors
+    /// [`QueueError::Stopped`] if the queue stayed empty; [`QueueError::Arena`] if it is damaged.
+    pub fn get(&self, into: &mut Vec<u8>, waiting: Waiting) -> Result<(u8, u64), QueueError> {
+        loop {
+            if let Some(got) = self.try_get(into, None)? {
+                return Ok(got);
+            }
+            self.wait_for_message(waiting)?;
+        }
+    }
+
+    /// As [`Self::get`], but writes the message's number + 1 into `claim` before it is taken: if this
+    /// process dies with it, others can read there which one it had.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn get_claiming(
+        &self,
+        into: &mut Vec<u8>,
+        claim: &AtomicU64,
+        waiting: Waiting,
+    ) -> Result<(u8, u64), QueueError> {
+        loop {
+            if let Some(got) = self.try_get(into, Some(claim))? {
+                return Ok(got);
+            }
+            self.wait_for_message(waiting)?;
+        }
+    }
+
+    /// Gets the oldest message if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the queue is damaged.
+    pub fn try_get(
+        &self,
+        into: &mut Vec<u8>,
+        claim: Option<&AtomicU64>,
+    ) -> Result<Option<(u8, u64)>> {
+        let mut end = self.lock_get()?;
+        if end.available() == 0 {
+            return Ok(None);
+        }
+        let Taken { kind, number, block } = end.take(into, claim)?;
+        let left = end.available();
+        drop(end);
+        failpoint!("queue.get.unlocked");
+        self.after_get(left);
+        if let Some((block, len)) = block {
+            let arena = self.object.arena();
+            let copied = arena.memory().append(block.offset(), len, into);
+            failpoint!("queue.get.block.copied");
+            arena.free(block)?;
+            copied.map_err(Error::from)?;
+        }
+        Ok(Some((kind, number)))
+    }
+
+    /// Gets up to `most` messages at once, waiting for the first alone; calls `each` with kind and
+    /// bytes, in order. Gives how many there were.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn get_many(
+        &self,
+        most: usize,
+        mut each: impl FnMut(u8, &[u8]),
+        waiting: Waiting,
+    ) -> Result<usize, QueueError> {
+        let mut message = Vec::new();
+        let mut got = 0;
+        while got < most {
+            message.clear();
+            let kind = if got == 0 {
+                self.get(&mut message, waiting)?.0
+            } else {
+                match self.try_get(&mut message, None)? {
+                    Some((kind, _)) => kind,
+                    None => break,
+                }
+            };
+            each(kind, &message);
+            got += 1;
+        }
+        Ok(got)
+    }
+
+    fn after_get(&self, left: u64) {
+        if left > 0 {
+            // One wake may stand for several messages.
+            self.control.not_empty.notify_one();
+        }
+        if self.control.most.load(Ordering::Relaxed) != 0 {
+            self.control.not_full.notify_one();
+        }
+    }
+
+    /// Walks all messages and checks that the queue is whole; gives how many there are.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], with what is wrong.
+    pub fn check(&self) -> Result<u64> {
+        let _put = self.lock_put()?;
+        let get = self.lock_get()?;
+        get.check(self.len())
+    }
+
+    fn owner(&self) -> BlockOwner {
+        BlockOwner::Object(self.object.index())
+    }
+}

@@ -1,0 +1,204 @@
+//! A counter of permits.
+
+use procession_os::memory::Shared;
+
+use crate::arena::{Arena, Error, Handle, Kind, ObjectRef, Result, arena_of};
+use crate::atomics::{AtomicU64, Ordering};
+use crate::wait::{
+    BlockedOn, EventCount, Moment, Operation, Owner, Probe, Stopped, Waiting, block,
+};
+
+/// The largest value, as POSIX's `SEM_VALUE_MAX` on Linux.
+pub(super) const MOST: u32 = i32::MAX as u32;
+/// How many permits a semaphore that recovers them can have: each has a cell of its own.
+const MOST_RECOVERED: u32 = 8192;
+
+#[repr(C)]
+#[derive(Debug)]
+struct Payload {
+    value: AtomicU64,
+    bound: AtomicU64,
+    /// How many cells of permits there are in the body; 0 for a plain count.
+    cells: AtomicU64,
+    sleepers: EventCount,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: atomics alone.
+unsafe impl Shared for Payload {}
+
+/// A counting semaphore between processes, as `multiprocessing.Semaphore`.
+///
+/// Anyone may release, so a dead holder can't be told from a signaller, and its permits are gone
+/// with it; unless the semaphore was made to [recover](Self::recovering) them. Then each permit is a
+/// cell that holds its owner, and who waits takes the cells of the dead.
+#[derive(Clone, Debug)]
+pub struct Semaphore {
+    object: ObjectRef,
+    payload: &'static Payload,
+}
+
+/// A release that the semaphore refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReleaseError {
+    /// It would have more permits than it may.
+    #[error("semaphore released too many times: it has all its {0} permits")]
+    TooOften(u32),
+}
+
+impl Semaphore {
+    /// A semaphore with `value` permits, which never has more than `bound` (if any).
+    ///
+    /// # Errors
+    /// If the arena is full.
+    pub fn new(arena: &'static Arena, name: &str, value: u32, bound: Option<u32>) -> Result<Self> {
+        Self::over(arena.make::<Payload>(Kind::Semaphore, name, None, |payload| {
+            payload.value.store(u64::from(value), Ordering::Relaxed);
+            payload.bound.store(u64::from(bound.unwrap_or(MOST).min(MOST)), Ordering::Relaxed);
+            Ok(())
+        })?)
+    }
+
+    /// A semaphore of `permits` permits that come back when their holder dies.
+    ///
+    /// # Errors
+    /// If the arena is full; [`Error::OutOfMemory`] for more than 8192 permits.
+    pub fn recovering(arena: &'static Arena, name: &str, permits: u32) -> Result<Self> {
+        if permits > MOST_RECOVERED {
+            let asked = u64::from(permits) * 8;
+            let capacity = u64::from(MOST_RECOVERED) * 8;
+            return Err(Error::OutOfMemory { asked, used: 0, capacity });
+        }
+        let size = u64::from(permits) * 8;
+        let body = arena.allocate(size)?;
+        arena.memory().zero(body.offset(), size)?;
+        Self::over(arena.make::<Payload>(Kind::Semaphore, name, Some(body), |payload| {
+            payload.bound.store(u64::from(permits), Ordering::Relaxed);
+            payload.cells.store(u64::from(permits), Ordering::Relaxed);
+            Ok(())
+        })?)
+    }
+
+    /// The semaphore that a handle names.
+    ///
+    /// # Errors
+    /// If it is no more, or is no semaphore.
+    pub fn open(handle: Handle) -> Result<Self> {
+        Self::over(arena_of(handle)?.open(handle, Kind::Semaphore)?)
+    }
+
+    fn over(object: ObjectRef) -> Result<Self> {
+        Ok(Self { payload: object.payload()?, object })
+    }
+
+    /// The value that names the semaphore in other processes.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.object.handle()
+    }
+
+    fn cells(&self) -> impl Iterator<Item = &'static AtomicU64> {
+        let body = self.object.body().unwrap_or(0);
+        let arena = self.object.arena();
+        let count = self.payload.cells.load(Ordering::Relaxed).min(u64::from(MOST_RECOVERED));
+        (0..count).filter_map(move |cell| arena.word(body.saturating_add(cell * 8)).ok())
+    }
+
+    fn recovers(&self) -> bool {
+        self.payload.cells.load(Ordering::Relaxed) != 0
+    }
+
+    /// How many permits are free at this instant.
+    #[must_use]
+    pub fn value(&self) -> u32 {
+        if self.recovers() {
+            return self.cells().filter(|cell| cell.load(Ordering::Relaxed) == 0).count() as u32;
+        }
+        self.payload.value.load(Ordering::Relaxed) as u32
+    }
+
+    /// Takes a permit if there is one.
+    #[must_use]
+    pub fn try_acquire(&self) -> bool {
+        self.attempt(Moment::Tick)
+    }
+
+    fn attempt(&self, moment: Moment) -> bool {
+        if self.recovers() {
+            return self.take_cell(moment == Moment::Tick);
+        }
+        let value = &self.payload.value;
+        let mut seen = value.load(Ordering::SeqCst);
+        while seen > 0 {
+            let order = Ordering::SeqCst;
+            match value.compare_exchange_weak(seen, seen - 1, order, order) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+        false
+    }
+
+    fn take_cell(&self, from_the_dead: bool) -> bool {
+        let arena = self.object.arena();
+        let me = arena.owner().word();
+        let take = |cell: &AtomicU64, from| {
+            cell.compare_exchange(from, me, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        };
+        self.cells().any(|cell| take(cell, 0))
+            || from_the_dead
+                && self.cells().any(|cell| {
+                    let held = cell.load(Ordering::SeqCst);
+                    Owner::from_bits(held).is_some_and(|owner| arena.is_dead(owner))
+                        && take(cell, held)
+                })
+    }
+
+    /// Takes a permit, waiting for one.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn acquire(&self, waiting: Waiting) -> Result<(), Stopped> {
+        if self.attempt(Moment::Look) {
+            return Ok(());
+        }
+        let on = BlockedOn { object: self.object.index(), operation: Operation::Semaphore };
+        let sleepers = &self.payload.sleepers;
+        block(self.object.arena(), on, waiting, sleepers, |moment| {
+            self.attempt(moment).then_some(())
+        })?;
+        // Several permits may have come with one wake.
+        if self.value() > 0 {
+            sleepers.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Gives a permit back, or a further one.
+    ///
+    /// # Errors
+    /// [`ReleaseError::TooOften`] if it has as many as it may.
+    pub fn release(&self) -> Result<(), ReleaseError> {
+        let bound = self.payload.bound.load(Ordering::Relaxed);
+        if self.recovers() {
+            let me = self.object.arena().owner().word();
+            let free = |cell: &AtomicU64, held| {
+                let order = Ordering::SeqCst;
+                held != 0 && cell.compare_exchange(held, 0, order, Ordering::Relaxed).is_ok()
+            };
+            let freed = self.cells().any(|cell| free(cell, me))
+                || self.cells().any(|cell| free(cell, cell.load(Ordering::Relaxed)));
+            if !freed {
+                return Err(ReleaseError::TooOften(bound as u32));
+            }
+        } else {
+            let raise = |value| (value < bound).then_some(value + 1);
+            let order = Ordering::SeqCst;
+            if self.payload.value.fetch_update(order, order, raise).is_err() {
+                return Err(ReleaseError::TooOften(bound as u32));
+            }
+        }
+        self.payload.sleepers.notify_one();
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! A place to sleep until somebody says that a condition may have changed.
+//!
+//! # Protocol
+//! The waiter *announces* itself (sets `WAITERS`, reads the sequence), looks at the condition once
+//! more, and sleeps while the sequence is what it read. The notifier changes the condition, then
+//! looks for `WAITERS`. Both sides use sequentially consistent operations for the flag and the
+//! condition, so at least one of them sees the other: either the waiter sees the condition, or the
+//! notifier sees the waiter.
+//!
+//! `WOKEN` says that a wake is under way: until the woken one has come back, further notifications
+//! need no system call. The woken one must look at the condition as long as it holds, and pass the
+//! notification on if there is more for others ([`EventCount::notify_one`] again). A process that is
+//! killed between its wake and its return leaves `WOKEN` set; the next waiter to tick clears it.
+
+use procession_os::memory::Shared;
+
+use super::park::{Gate, wake};
+use crate::atomics::{AtomicU32, Ordering};
+
+const WAITERS: u32 = 1;
+const WOKEN: u32 = 2;
+
+/// Eight bytes of shared memory; all zero is a valid start.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct EventCount {
+    sequence: AtomicU32,
+    flags: AtomicU32,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: atomics alone.
+unsafe impl Shared for EventCount {}
+
+impl EventCount {
+    /// Wakes one sleeper, if there is one and none is being woken already.
+    #[inline]
+    pub fn notify_one(&self) {
+        let flags = self.flags.load(Ordering::SeqCst);
+        if flags & (WAITERS | WOKEN) == WAITERS {
+            self.wake_one(flags);
+        }
+    }
+
+    #[cold]
+    fn wake_one(&self, seen: u32) {
+        let flag =
+            self.flags.compare_exchange(seen, seen | WOKEN, Ordering::SeqCst, Ordering::SeqCst);
+        if flag.is_err() {
+            // Somebody else wakes, or a waiter came back and looks for itself.
+            return self.notify_one();
+        }
+        self.sequence.fetch_add(1, Ordering::SeqCst);
+        if wake(&self.sequence, 1) == 0 {
+            self.nobody_slept();
+        }
+    }
+
+    /// Clears the flags after a wake that reached nobody. Somebody who announced itself meanwhile
+    /// may rely on the flag cleared here; the change of sequence sends it round once more.
+    fn nobody_slept(&self) {
+        self.flags.fetch_and(!(WAITERS | WOKEN), Ordering::SeqCst);
+        self.sequence.fetch_add(1, Ordering::SeqCst);
+        wake(&self.sequence, i32::MAX as u32);
+    }
+
+    /// Wakes all sleepers. Async-signal-safe.
+    pub fn notify_all(&self) {
+        if self.flags.load(Ordering::SeqCst) & WAITERS != 0 {
+            self.nobody_slept();
+        }
+    }
+}
+
+impl Gate for EventCount {
+    fn word(&self) -> &AtomicU32 {
+        &self.sequence
+    }
+
+    fn announce(&self) -> u32 {
+        let ticket = self.sequence.load(Ordering::SeqCst);
+        self.flags.fetch_or(WAITERS, Ordering::SeqCst);
+        ticket
+    }
+
+    fn awake(&self) {
+        self.flags.fetch_and(!WOKEN, Ordering::SeqCst);
+    }
+}

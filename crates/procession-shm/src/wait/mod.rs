@@ -1,0 +1,20 @@
+//! The one way to block.
+//!
+//! Everything that waits goes through [`block`]: it spins for a while if a processor is free, says
+//! in the process table what it waits for, and sleeps on a shared futex until it is woken, until a
+//! deadline, a signal, or a *tick*, at which it looks whether the world has changed without anybody
+//! saying so: whoever should have woken it may have been killed before it did.
+//!
+//! # Invariant
+//! No waiter depends on another process to come to an end of its wait: every wake can be lost, and
+//! the next tick makes up for it.
+
+mod eventcount;
+#[cfg(model)]
+pub mod model;
+mod owner_lock;
+mod park;
+
+pub use eventcount::EventCount;
+pub use owner_lock::{Acquired, NotLocked, Owner, OwnerLock};
+pub use park::{BlockedOn, Deadline, Gate, Moment, Operation, Probe, Stopped, Waiting, block};

@@ -1,0 +1,363 @@
+//! A lock that knows who holds it, so that the death of the holder can be told to the next.
+//!
+//! # Invariant
+//! The word holds the owner from the very instruction that takes the lock to the one that releases
+//! it. Death at any point leaves either a free lock or one whose owner can be seen to be dead.
+//!
+//! # Protocol
+//! One 64-bit word: thread (22 bits), the slot's generation (24), slot (12), and two flags. Taking
+//! is one compare-exchange from "no owner"; a dead owner is replaced by one compare-exchange too, so
+//! exactly one waiter learns of the death. `WAITERS` and `WOKEN` and the sequence word beside it are
+//! those of an [`EventCount`](super::EventCount), folded into the word so that a release without
+//! waiters is a single instruction. While a woken waiter is on its way, the lock may be taken and
+//! released by others without a system call: that is what makes it fast under contention. A woken
+//! waiter that finds the lock taken sleeps for a millisecond more with `WOKEN` still set, so that those
+//! who are faster need no system calls; then it clears the flag and tries again.
+
+use std::time::Duration;
+
+use procession_os::memory::Shared;
+
+use super::park::{BlockedOn, Gate, Moment, Operation, Probe, Stopped, Waiting, block, wake};
+use crate::atomics::{AtomicU32, AtomicU64, Ordering};
+use crate::failpoint::failpoint;
+
+const THREAD_BITS: u32 = 22;
+const GENERATION_BITS: u32 = 24;
+const SLOT_BITS: u32 = 12;
+const WAITERS: u64 = 1 << 63;
+const WOKEN: u64 = 1 << 62;
+const FLAGS: u64 = WAITERS | WOKEN;
+
+/// A thread of a process of the family.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Owner(u64);
+
+impl Owner {
+    /// The thread with the kernel's number `thread` in the process of a slot.
+    #[inline]
+    #[must_use]
+    pub const fn new(slot: u16, generation: u32, thread: u32) -> Self {
+        Self(Self::process(slot, generation) | (thread as u64 & ((1 << THREAD_BITS) - 1)))
+    }
+
+    /// The part of an owner's word that all threads of a process share.
+    #[inline]
+    #[must_use]
+    pub const fn process(slot: u16, generation: u32) -> u64 {
+        let slot = slot as u64 & ((1 << SLOT_BITS) - 1);
+        let generation = generation as u64 & ((1 << GENERATION_BITS) - 1);
+        (slot << (THREAD_BITS + GENERATION_BITS)) | (generation << THREAD_BITS)
+    }
+
+    #[inline]
+    const fn from_word(word: u64) -> Option<Self> {
+        match word & !FLAGS {
+            0 => None,
+            owner => Some(Self(owner)),
+        }
+    }
+
+    /// The owner that [`Self::word`] gave.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Option<Self> {
+        Self::from_word(bits)
+    }
+
+    /// The owner as one word, never 0.
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// The process's slot.
+    #[must_use]
+    pub const fn slot(self) -> u16 {
+        (self.0 >> (THREAD_BITS + GENERATION_BITS)) as u16 & ((1 << SLOT_BITS) - 1)
+    }
+
+    /// Which of the processes that had the slot it is.
+    #[must_use]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> THREAD_BITS) as u32 & ((1 << GENERATION_BITS) - 1)
+    }
+
+    /// The thread's number in the kernel.
+    #[must_use]
+    pub const fn thread(self) -> u32 {
+        self.0 as u32 & ((1 << THREAD_BITS) - 1)
+    }
+}
+
+impl std::fmt::Debug for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "slot {}.{} thread {}", self.slot(), self.generation(), self.thread())
+    }
+}
+
+/// How the lock came to the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Acquired {
+    /// It was free.
+    Clean,
+    /// Its holder died with it; what it guards may be half changed.
+    OwnerDied(Owner),
+}
+
+/// The lock was released, though nobody held it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the lock is not held")]
+pub struct NotLocked;
+
+/// Sixteen bytes of shared memory; all zero is a free lock.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct OwnerLock {
+    state: AtomicU64,
+    sequence: AtomicU32,
+    unused: AtomicU32,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: atomics alone.
+unsafe impl Shared for OwnerLock {}
+
+impl OwnerLock {
+    /// Takes the lock if nobody has it.
+    #[inline]
+    pub fn try_lock(&self, me: Owner) -> bool {
+        // Acquire: what the last holder wrote is seen.
+        match self.state.compare_exchange(0, me.0, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => true,
+            Err(state) => state & !FLAGS == 0 && self.try_lock_beside_flags(me, state),
+        }
+    }
+
+    #[cold]
+    fn try_lock_beside_flags(&self, me: Owner, mut state: u64) -> bool {
+        while state & !FLAGS == 0 {
+            match self.state.compare_exchange_weak(
+                state,
+                state | me.0,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(now) => state = now,
+            }
+        }
+        false
+    }
+
+    /// Takes the lock, waiting for it if need be.
+    ///
+    /// # Errors
+    /// [`Stopped`], as [`block`].
+    #[inline]
+    pub fn lock(
+        &self,
+        me: Owner,
+        probe: &impl Probe,
+        on: BlockedOn,
+        waiting: Waiting,
+    ) -> Result<Acquired, Stopped> {
+        if self.try_lock(me) {
+            failpoint!("lock.acquired");
+            return Ok(Acquired::Clean);
+        }
+        self.lock_slowly(me, probe, on, waiting)
+    }
+
+    #[cold]
+    fn lock_slowly(
+        &self,
+        me: Owner,
+        probe: &impl Probe,
+        on: BlockedOn,
+        waiting: Waiting,
+    ) -> Result<Acquired, Stopped> {
+        block(probe, on, waiting, self, |moment| {
+            // Reading first keeps the cache line shared among those who wait.
+            let state = self.state.load(Ordering::Relaxed);
+            if state & !FLAGS == 0 {
+                return self.try_lock_beside_flags(me, state).then_some(Acquired::Clean);
+            }
+            (moment == Moment::Tick).then(|| self.take_from_the_dead(me, probe)).flatten()
+        })
+    }
+
+    /// Takes the lock over if its holder is dead.
+    pub fn take_from_the_dead(&self, me: Owner, probe: &impl Probe) -> Option<Acquired> {
+        let state = self.state.load(Ordering::Relaxed);
+        let owner = Owner::from_word(state)?;
+        if !probe.is_dead(owner) {
+            return None;
+        }
+        let taken = self.state.compare_exchange(
+            state,
+            (state & FLAGS) | me.0,
+            Ordering::Acquire,
+            Ordering::Relaxed,
+        );
+        taken.ok().map(|_| Acquired::OwnerDied(owner))
+    }
+
+    /// Frees the lock, of which the caller knows that `me` holds it: with one instruction.
+    ///
+    /// # Errors
+    /// [`NotLocked`] if nobody holds it.
+    #[inline]
+    pub fn unlock_mine(&self, me: Owner) -> Result<(), NotLocked> {
+        failpoint!("lock.releasing");
+        // Release: what this holder wrote is seen by the next.
+        match self.state.compare_exchange(me.0, 0, Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => {
+                failpoint!("lock.released");
+                Ok(())
+            }
+            Err(_) => self.unlock_beside_flags(),
+        }
+    }
+
+    /// Frees the lock, whoever holds it.
+    ///
+    /// # Errors
+    /// [`NotLocked`] if nobody does.
+    #[inline]
+    pub fn unlock(&self) -> Result<(), NotLocked> {
+        failpoint!("lock.releasing");
+        let state = self.state.load(Ordering::Relaxed);
+        if state & FLAGS == 0 && state != 0 {
+            // Release: what this holder wrote is seen by the next.
+            let freed = self.state.compare_exchange(state, 0, Ordering::Release, Ordering::Relaxed);
+            if freed.is_ok() {
+                failpoint!("lock.released");
+                return Ok(());
+            }
+        }
+        self.unlock_beside_flags()
+    }
+
+    #[cold]
+    fn unlock_beside_flags(&self) -> Result<(), NotLocked> {
+        let mut state = self.state.load(Ordering::Relaxed);
+        loop {
+            if state & !FLAGS == 0 {
+                return Err(NotLocked);
+            }
+            let wakes = state & FLAGS == WAITERS;
+            let next = if wakes { FLAGS } else { state & FLAGS };
+            match self.state.compare_exchange_weak(state, next, Ordering::SeqCst, Ordering::Relaxed)
+            {
+                Ok(_) if wakes => break,
+                Ok(_) => return Ok(()),
+                Err(now) => state = now,
+            }
+        }
+        failpoint!("lock.released");
+        self.sequence.fetch_add(1, Ordering::SeqCst);
+        failpoint!("lock.waking");
+        if wake(&self.sequence, 1) == 0 {
+            // As in `EventCount::nobody_slept`.
+            self.state.fetch_and(!FLAGS, Ordering::SeqCst);
+            self.sequence.fetch_add(1, Ordering::SeqCst);
+            wake(&self.sequence, i32::MAX as u32);
+        }
+        Ok(())
+    }
+
+    /// Who holds the lock at this instant.
+    #[inline]
+    pub fn owner(&self) -> Option<Owner> {
+        Owner::from_word(self.state.load(Ordering::Relaxed))
+    }
+}
+
+impl Gate for OwnerLock {
+    // A lock that others take faster is busy: more who want it would only be in their way.
+    const NAP: Option<Duration> = Some(Duration::from_millis(1));
+
+    fn word(&self) -> &AtomicU32 {
+        &self.sequence
+    }
+
+    fn announce(&self) -> u32 {
+        let ticket = self.sequence.load(Ordering::SeqCst);
+        self.state.fetch_or(WAITERS, Ordering::SeqCst);
+        ticket
+    }
+
+    fn awake(&self) {
+        self.state.fetch_and(!WOKEN, Ordering::SeqCst);
+    }
+}
+
+/// Where a lock of the arena itself, not of an object, is waited for.
+impl BlockedOn {
+    /// The allocator's lock.
+    pub const ALLOCATOR: Self = Self { object: 0, operation: Operation::Allocate };
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+    impl Probe for Nobody {
+        fn is_dead(&self, owner: Owner) -> bool {
+            owner.slot() == 9
+        }
+        fn blocked(&self, _: BlockedOn) {}
+        fn running(&self) {}
+    }
+
+    const ON: BlockedOn = BlockedOn { object: 0, operation: Operation::Acquire };
+
+    #[test]
+    fn an_owner_is_what_it_was_made_of() {
+        let owner = Owner::new(4095, 0xff_ffff, 0x3f_ffff);
+        assert_eq!(
+            (owner.slot(), owner.generation(), owner.thread()),
+            (4095, 0xff_ffff, 0x3f_ffff)
+        );
+        assert_eq!(owner.word() & FLAGS, 0);
+    }
+
+    #[test]
+    fn a_free_lock_can_not_be_released() {
+        assert_eq!(OwnerLock::default().unlock(), Err(NotLocked));
+    }
+
+    #[test]
+    fn the_death_of_the_owner_is_told_once() {
+        let lock = OwnerLock::default();
+        assert!(lock.try_lock(Owner::new(9, 1, 1)));
+        let me = Owner::new(1, 1, 1);
+        let told = lock.lock(me, &Nobody, ON, Waiting::FOREVER);
+        assert_eq!(told, Ok(Acquired::OwnerDied(Owner::new(9, 1, 1))));
+        lock.unlock().unwrap();
+        assert_eq!(lock.lock(me, &Nobody, ON, Waiting::FOREVER), Ok(Acquired::Clean));
+    }
+
+    #[test]
+    fn threads_count_without_losing() {
+        let lock = OwnerLock::default();
+        let count = std::sync::atomic::AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for slot in 1..5 {
+                let (lock, count) = (&lock, &count);
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        let me = Owner::new(slot, 1, 1);
+                        let _ = lock.lock(me, &Nobody, ON, Waiting::FOREVER).unwrap();
+                        let seen = count.load(Ordering::Relaxed);
+                        count.store(seen + 1, Ordering::Relaxed);
+                        lock.unlock().unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(count.into_inner(), 80_000);
+    }
+}

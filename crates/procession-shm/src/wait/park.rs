@@ -1,0 +1,287 @@
+//! [`block`]: spin, publish, sleep, look again.
+
+use std::time::Duration;
+
+use procession_os::clock::Monotonic;
+use procession_os::futex;
+#[cfg(not(model))]
+use procession_os::load;
+
+use super::owner_lock::Owner;
+use crate::atomics::{AtomicU32, Ordering, spin_loop};
+
+/// When a wait ends at the latest; `None` is never.
+pub type Deadline = Option<Monotonic>;
+
+/// What a process does when it blocks; the number is what stands in the process table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Operation {
+    /// `Lock::acquire`.
+    Acquire = 1,
+    /// `Semaphore::acquire`.
+    Semaphore = 2,
+    /// `Event::wait`.
+    Event = 3,
+    /// `Queue::put` on a full queue.
+    Put = 4,
+    /// `Queue::get` on an empty queue.
+    Get = 5,
+    /// The allocator's lock.
+    Allocate = 6,
+    /// The lock of one end of a queue.
+    QueueEnd = 7,
+    /// Another process to end.
+    Join = 8,
+}
+
+/// The object that is waited for, and what for: one word in the process table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockedOn {
+    /// The object's index in the object table.
+    pub object: u32,
+    /// What is being done with it.
+    pub operation: Operation,
+}
+
+/// What waiting needs to know of the family.
+pub trait Probe {
+    /// Whether the process of this owner is over.
+    fn is_dead(&self, owner: Owner) -> bool;
+    /// This process is about to sleep.
+    fn blocked(&self, on: BlockedOn);
+    /// This process runs again.
+    fn running(&self);
+}
+
+/// Where sleepers lie: a futex word, and how to tell wakers that somebody does.
+pub trait Gate {
+    /// How long one sleeps who was woken and found that others were faster, while nobody wakes him
+    /// again; `None` to be woken at the next chance.
+    const NAP: Option<Duration> = None;
+
+    /// The word to sleep on.
+    fn word(&self) -> &AtomicU32;
+    /// Says that somebody is about to sleep, and gives the word's present value. Whoever changes the
+    /// condition after this will change the word too.
+    fn announce(&self) -> u32;
+    /// Somebody came back from sleep.
+    fn awake(&self);
+}
+
+/// When an attempt is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Somebody may have changed something.
+    Look,
+    /// Time has passed: look also for what a dead process can't say.
+    Tick,
+}
+
+/// Why a wait ended without what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    /// The deadline passed.
+    #[error("the deadline passed")]
+    TimedOut,
+    /// A signal handler ran, or the caller asked to be given a turn at each tick.
+    #[error("interrupted by a signal")]
+    Interrupted,
+}
+
+/// How to wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// When to give up.
+    pub deadline: Deadline,
+    /// Whether a signal or a tick comes back to the caller as [`Stopped::Interrupted`].
+    pub interruptible: bool,
+}
+
+impl Waiting {
+    /// As long as it takes.
+    pub const FOREVER: Self = Self { deadline: None, interruptible: false };
+
+    /// Until a deadline.
+    #[must_use]
+    pub const fn until(deadline: Deadline) -> Self {
+        Self { deadline, interruptible: false }
+    }
+}
+
+/// The first and the longest time between two looks that nobody asked for.
+const FIRST_TICK: Duration = Duration::from_millis(5);
+const LAST_TICK: Duration = Duration::from_millis(160);
+
+/// How often one looks before anything else is done.
+const SHORT_LOOKS: u32 = if cfg!(model) { 0 } else { 16 };
+
+/// Bounds of the adaptive spin, in nanoseconds. A futex wake costs some 25 to 50 µs on a virtual
+/// machine, so a spin that succeeds within that time has paid.
+const SPIN_LEAST: u32 = 1_000;
+const SPIN_MOST: u32 = 50_000;
+/// A wait that was over within this time, sleep and wake included, would have been won by spinning.
+const WORTH_SPINNING: u64 = 150_000;
+
+/// The present length of the spin, one for each operation: waits of a kind resemble each other.
+static SPIN: [std::sync::atomic::AtomicU32; 9] =
+    [const { std::sync::atomic::AtomicU32::new(SPIN_MOST) }; 9];
+
+/// Waits until `attempt` gives a value.
+///
+/// `attempt` is called from here alone: while spinning, after each announcement, and after each
+/// sleep. It must not block.
+///
+/// # Errors
+/// [`Stopped`] at the deadline, or at a signal where [`Waiting::interruptible`].
+pub fn block<T>(
+    probe: &impl Probe,
+    on: BlockedOn,
+    waiting: Waiting,
+    gate: &impl Gate,
+    mut attempt: impl FnMut(Moment) -> Option<T>,
+) -> Result<T, Stopped> {
+    // What is held is mostly held for less than it takes to read the clock and the load.
+    if let Some(value) = look_shortly(&mut attempt) {
+        return Ok(value);
+    }
+    let begun = Monotonic::now();
+    let spin = &SPIN[on.operation as usize];
+    if let Some(value) = spin_for(spin.load(Ordering::Relaxed), begun, waiting, &mut attempt) {
+        return Ok(value);
+    }
+    if waiting.deadline.is_some_and(|deadline| deadline <= Monotonic::now()) {
+        return attempt(Moment::Tick).ok_or(Stopped::TimedOut);
+    }
+
+    probe.blocked(on);
+    let outcome = sleep(waiting, gate, &mut attempt);
+    probe.running();
+
+    let took = Monotonic::now().since(begun).as_nanos() as u64;
+    let present = spin.load(Ordering::Relaxed);
+    let next = if took < WORTH_SPINNING { SPIN_MOST } else { present - present / 4 };
+    spin.store(next.clamp(SPIN_LEAST, SPIN_MOST), Ordering::Relaxed);
+    outcome
+}
+
+fn look_shortly<T>(attempt: &mut impl FnMut(Moment) -> Option<T>) -> Option<T> {
+    for _ in 0..SHORT_LOOKS {
+        if let Some(value) = attempt(Moment::Look) {
+            return Some(value);
+        }
+        pause();
+    }
+    None
+}
+
+fn pause() {
+    for _ in 0..8 {
+        spin_loop();
+    }
+}
+
+/// Under the model checker spinning is one look: more would only be the same interleavings again.
+#[cfg(model)]
+fn spin_for<T>(
+    _budget: u32,
+    _begun: Monotonic,
+    _waiting: Waiting,
+    attempt: &mut impl FnMut(Moment) -> Option<T>,
+) -> Option<T> {
+    attempt(Moment::Look)
+}
+
+#[cfg(not(model))]
+fn spin_for<T>(
+    budget: u32,
+    begun: Monotonic,
+    waiting: Waiting,
+    attempt: &mut impl FnMut(Moment) -> Option<T>,
+) -> Option<T> {
+    let mut rounds = 0u32;
+    let limit = if load::crowded() { SPIN_LEAST } else { budget };
+    loop {
+        if let Some(value) = attempt(Moment::Look) {
+            return Some(value);
+        }
+        pause();
+        rounds += 1;
+        if rounds.is_multiple_of(8) {
+            let now = Monotonic::now();
+            if now.since(begun).as_nanos() > u128::from(limit)
+                || waiting.deadline.is_some_and(|deadline| deadline <= now)
+            {
+                return None;
+            }
+        }
+    }
+}
+
+fn sleep<T, G: Gate>(
+    waiting: Waiting,
+    gate: &G,
+    attempt: &mut impl FnMut(Moment) -> Option<T>,
+) -> Result<T, Stopped> {
+    let mut tick = FIRST_TICK;
+    let mut nap = None;
+    loop {
+        let ticket = gate.announce();
+        if let Some(value) = attempt(Moment::Look) {
+            gate.awake();
+            return Ok(value);
+        }
+        let next_tick = Monotonic::now().after(nap.unwrap_or(tick));
+        let until = waiting.deadline.map_or(next_tick, |deadline| deadline.min(next_tick));
+        // A nap ends by itself: under the model checker, which has no time, at once.
+        let wakeup = if cfg!(model) && nap.is_some() {
+            futex::Wakeup::TimedOut
+        } else {
+            sleep_on(gate.word(), ticket, until)
+        };
+        if wakeup == futex::Wakeup::Woken && nap.is_none() && G::NAP.is_some() {
+            if let Some(value) = look_shortly(attempt) {
+                gate.awake();
+                return Ok(value);
+            }
+            // The mark of the wake stays, so those who are at it go on without system calls.
+            nap = G::NAP;
+            continue;
+        }
+        nap = None;
+        gate.awake();
+        let moment = match wakeup {
+            futex::Wakeup::TimedOut => {
+                tick = (tick * 2).min(LAST_TICK);
+                Moment::Tick
+            }
+            _ => Moment::Look,
+        };
+        if let Some(value) = attempt(moment) {
+            return Ok(value);
+        }
+        if waiting.deadline.is_some_and(|deadline| deadline <= Monotonic::now()) {
+            return attempt(Moment::Tick).ok_or(Stopped::TimedOut);
+        }
+        if waiting.interruptible
+            && matches!(wakeup, futex::Wakeup::TimedOut | futex::Wakeup::Interrupted)
+        {
+            return Err(Stopped::Interrupted);
+        }
+    }
+}
+
+#[cfg(not(model))]
+fn sleep_on(word: &AtomicU32, ticket: u32, until: Monotonic) -> futex::Wakeup {
+    futex::wait(word, ticket, Some(until))
+}
+
+#[cfg(not(model))]
+pub(super) fn wake(word: &AtomicU32, count: u32) -> usize {
+    futex::wake(word, count)
+}
+
+#[cfg(model)]
+use super::model::sleep_on;
+#[cfg(model)]
+pub(super) use super::model::wake;

@@ -1,0 +1,425 @@
+//! Processes of every role are killed at every fail point, and at random. Those that are left must
+//! come to their end, lose no message, and leave nothing behind.
+
+#![cfg(not(model))]
+
+mod support;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use procession_os::clock::Monotonic;
+use procession_os::pidfd::{ExitStatus, PidFd};
+use procession_os::process::{self, Fork};
+use procession_shm::arena;
+use procession_shm::failpoint;
+use procession_shm::memory::SharedBlock;
+use procession_shm::queue::{Queue, QueueError};
+use procession_shm::sync::{Event, Lock, RLock, Semaphore};
+use procession_shm::wait::{Acquired, Stopped, Waiting};
+use support::{Child, Random, SIGKILL, Words, alone, arena, at, child, micros};
+
+/// What each process of a scenario does, until it is told to stop or is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Producer,
+    Consumer,
+    Locker,
+    Permits,
+    Maker,
+    Allocator,
+    Burier,
+}
+
+const ROLES: [Role; 7] = [
+    Role::Producer,
+    Role::Consumer,
+    Role::Locker,
+    Role::Permits,
+    Role::Maker,
+    Role::Allocator,
+    Role::Burier,
+];
+
+const SIZES: [usize; 9] = [16, 100, 3000, 4096, 4097, 8192, 9000, 70_000, 24];
+const PRODUCERS: usize = 4;
+const CONSUMERS: usize = 4;
+/// The most messages of one producer.
+const MOST: usize = 20_000;
+
+/// What the processes write down for the test to judge.
+#[derive(Clone)]
+struct Record(Words);
+
+impl Record {
+    /// 1: producers stop; 2: all others do, once the queue is empty.
+    const STOP: usize = 0;
+    /// 1 while somebody is inside the lock.
+    const INSIDE: usize = 1;
+    /// How often a death was told by the lock.
+    const TOLD: usize = 2;
+
+    fn new() -> Self {
+        Self(Words::new(64 + 2 * (PRODUCERS * MOST) as u64))
+    }
+
+    fn claim(consumer: usize) -> usize {
+        assert!(consumer < CONSUMERS);
+        16 + consumer
+    }
+
+    /// How many puts of a producer returned.
+    fn returned(producer: usize) -> usize {
+        assert!(producer < PRODUCERS);
+        32 + producer
+    }
+
+    /// The number + 1 of a message as put gave it; the word behind is as get gave it.
+    fn put(producer: usize, sequence: usize) -> usize {
+        64 + 2 * (producer * MOST + sequence)
+    }
+
+    fn got(producer: usize, sequence: usize) -> usize {
+        Self::put(producer, sequence) + 1
+    }
+
+    fn stopped(&self) -> u64 {
+        self.0.get(Self::STOP)
+    }
+}
+
+#[derive(Clone)]
+struct Scenario {
+    record: Record,
+    queue: Queue,
+    lock: Lock,
+    permits: Semaphore,
+}
+
+const PERMITS: u32 = 2;
+
+fn message(producer: usize, sequence: usize) -> Vec<u8> {
+    let len = SIZES[(sequence * 7 + producer) % SIZES.len()];
+    let mut bytes = vec![(producer * 31 + sequence) as u8; len];
+    bytes[..8].copy_from_slice(&(producer as u64).to_le_bytes());
+    bytes[8..16].copy_from_slice(&(sequence as u64).to_le_bytes());
+    bytes
+}
+
+impl Scenario {
+    fn new(most: Option<u64>) -> Self {
+        Self {
+            record: Record::new(),
+            queue: Queue::new(arena(), "queue", most).unwrap(),
+            lock: Lock::new(arena(), "lock").unwrap(),
+            permits: Semaphore::recovering(arena(), "permits", PERMITS).unwrap(),
+        }
+    }
+
+    /// Runs a role; `number` tells apart those of the same role.
+    fn play(&self, role: Role, number: usize) {
+        match role {
+            Role::Producer => self.produce(number),
+            Role::Consumer => self.consume(number),
+            Role::Locker => self.hold_lock(number),
+            Role::Permits => self.hold_permits(number),
+            Role::Maker => self.make(number),
+            Role::Allocator => self.allocate(number),
+            Role::Burier => self.bury(),
+        }
+    }
+
+    fn produce(&self, me: usize) {
+        let record = &self.record.0;
+        for sequence in 0..MOST {
+            if self.record.stopped() > 0 {
+                return;
+            }
+            while self.queue.len() > 100 {
+                micros(100);
+            }
+            let message = message(me, sequence);
+            let number = if sequence % 10 == 9 {
+                let put = self.queue.put_many([(me as u8, &message[..])], Waiting::FOREVER);
+                assert_eq!(put.unwrap(), 1);
+                None
+            } else {
+                Some(self.queue.put(me as u8, &message, Waiting::FOREVER).unwrap())
+            };
+            if let Some(number) = number {
+                record.set(Record::put(me, sequence), number + 1);
+            }
+            record.set(Record::returned(me), sequence as u64 + 1);
+        }
+    }
+
+    fn consume(&self, me: usize) {
+        let record = &self.record.0;
+        let claim = record.at(Record::claim(me));
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            let soon = Monotonic::now().after(Duration::from_millis(10));
+            let got = self.queue.get_claiming(&mut bytes, claim, Waiting::until(Some(soon)));
+            let (kind, number) = match got {
+                Ok(got) => got,
+                Err(QueueError::Stopped(Stopped::TimedOut)) if self.record.stopped() == 2 => return,
+                Err(QueueError::Stopped(Stopped::TimedOut)) => continue,
+                Err(error) => panic!("get: {error}"),
+            };
+            let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+            let (producer, sequence) = (word(0) as usize, word(8) as usize);
+            let as_put = bytes == message(producer, sequence);
+            assert!(as_put, "message {sequence} of {producer} came out changed");
+            assert_eq!(usize::from(kind), producer);
+            let before =
+                record.at(Record::got(producer, sequence)).swap(number + 1, Ordering::SeqCst);
+            assert_eq!(before, 0, "message {sequence} of {producer} came twice");
+        }
+    }
+
+    fn hold_lock(&self, me: usize) {
+        let record = &self.record.0;
+        let inside = record.at(Record::INSIDE);
+        for round in me.. {
+            if self.record.stopped() == 2 {
+                return;
+            }
+            let acquired = self.lock.acquire(Waiting::FOREVER).unwrap();
+            let found = inside.swap(1, Ordering::SeqCst);
+            match acquired {
+                Acquired::Clean => assert_eq!(found, 0, "two were inside the lock"),
+                Acquired::OwnerDied(_) => {
+                    record.at(Record::TOLD).fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            // Sometimes long enough for the others to fall asleep.
+            if round % 4 == 0 {
+                micros(500);
+            }
+            inside.store(0, Ordering::SeqCst);
+            self.lock.release().unwrap();
+            if round % 3 == 0 {
+                micros(50);
+            }
+        }
+    }
+
+    fn hold_permits(&self, me: usize) {
+        for round in me.. {
+            if self.record.stopped() == 2 {
+                return;
+            }
+            self.permits.acquire(Waiting::FOREVER).unwrap();
+            if round % 4 == 0 {
+                micros(300);
+            }
+            self.permits.release().unwrap();
+        }
+    }
+
+    fn make(&self, me: usize) {
+        for round in me.. {
+            if self.record.stopped() == 2 {
+                return;
+            }
+            let lock = Lock::new(arena(), "made").unwrap();
+            let again = Lock::open(lock.handle()).unwrap();
+            drop(lock);
+            assert!(again.try_acquire());
+            let event = Event::new(arena(), "made").unwrap();
+            event.set();
+            let rlock = RLock::new(arena(), "made").unwrap();
+            let permits = Semaphore::recovering(arena(), "made", 100).unwrap();
+            assert!(permits.try_acquire());
+            let queue = Queue::new(arena(), "made", None).unwrap();
+            for sequence in 0..round % 12 {
+                queue.put(0, &message(0, sequence), Waiting::FOREVER).unwrap();
+            }
+            let small = SharedBlock::new(arena(), "made", 100).unwrap();
+            let large = SharedBlock::new(arena(), "made", 200_000).unwrap();
+            assert_eq!(rlock.try_acquire(), Some(Acquired::Clean));
+            drop((small, large, queue, permits, rlock, event, again));
+            micros(200);
+        }
+    }
+
+    fn allocate(&self, me: usize) {
+        let mut random = Random(me as u64 * 77 + 1);
+        let mut blocks = Vec::new();
+        while self.record.stopped() < 2 {
+            let size = [64, 500, 8000, 50_000, 70_000, 400_000][random.below(6) as usize];
+            blocks.push(SharedBlock::new(arena(), "allocated", size).unwrap());
+            while blocks.len() > 20 || random.below(3) == 0 && !blocks.is_empty() {
+                blocks.swap_remove(random.below(blocks.len() as u64) as usize);
+            }
+            micros(50);
+        }
+    }
+
+    fn bury(&self) {
+        while self.record.stopped() < 2 {
+            // SAFETY: this is a child with one thread, and its child leaves at once.
+            let pid = match unsafe { process::fork() }.unwrap() {
+                Fork::Child => process::exit_now(0),
+                Fork::Parent(pid) => pid,
+            };
+            arena::forked(Some(pid));
+            let pidfd = PidFd::open(pid).unwrap();
+            while !pidfd.ended_by(None).unwrap() {}
+            pidfd.reap().unwrap();
+            arena().bury_dead();
+            micros(500);
+        }
+    }
+
+    /// Stops all in order, waits for them, and judges. Says who was killed, and how many deaths the
+    /// lock told.
+    fn judge(self, mut players: Vec<(Role, usize, Child)>) -> (Vec<(Role, usize)>, u64) {
+        self.record.0.set(Record::STOP, 1);
+        let mut killed = Vec::new();
+        for step in [true, false] {
+            if !step {
+                self.queue.check().unwrap();
+                self.record.0.set(Record::STOP, 2);
+            }
+            let (now, later) = players
+                .into_iter()
+                .partition::<Vec<_>, _>(|(role, ..)| (*role == Role::Producer) == step);
+            players = later;
+            for (role, number, child) in now {
+                match child.join() {
+                    ExitStatus::Signaled(SIGKILL) => killed.push((role, number)),
+                    status => assert_eq!(status, ExitStatus::Exited(0), "{role:?} {number}"),
+                }
+            }
+        }
+        support::only_me();
+        assert_eq!(self.queue.check().unwrap(), 0);
+        self.judge_messages(&killed);
+
+        // What the dead had in hands is freed already, not only when the queue ends: there is the
+        // chunk that both ends are in, and a body each for queue, permits and record.
+        self.queue.put(0, b"", Waiting::FOREVER).unwrap();
+        self.queue.get(&mut Vec::new(), Waiting::FOREVER).unwrap();
+        assert_eq!(arena().blocks_in_use().unwrap(), 4);
+        assert!(self.lock.try_acquire_or_inherit().is_some());
+        assert!((0..PERMITS).all(|_| self.permits.try_acquire()), "a permit did not come back");
+        assert!(!self.permits.try_acquire());
+        let told = self.record.0.get(Record::TOLD);
+        drop(self);
+        support::nothing_left();
+        (killed, told)
+    }
+
+    fn judge_messages(&self, killed: &[(Role, usize)]) {
+        let record = &self.record.0;
+        let claims: Vec<u64> = killed
+            .iter()
+            .filter(|(role, _)| *role == Role::Consumer)
+            .map(|(_, number)| record.get(Record::claim(*number)))
+            .collect();
+        let (mut lost, mut numbers) = (0, Vec::new());
+        for producer in 0..PRODUCERS {
+            let mut last = 0;
+            let returned = record.get(Record::returned(producer)) as usize;
+            for sequence in 0..MOST {
+                let put = record.get(Record::put(producer, sequence));
+                let got = record.get(Record::got(producer, sequence));
+                if got != 0 {
+                    assert!(sequence <= returned, "{sequence} of {producer} was never put");
+                    assert!(got > last, "{sequence} of {producer} came before an earlier one");
+                    assert!(put == 0 || put == got, "{sequence} of {producer} changed its number");
+                    last = got;
+                    numbers.push(got);
+                } else if sequence < returned {
+                    lost += 1;
+                    let claimed = claims.contains(&put) || put == 0;
+                    assert!(claimed, "{sequence} of {producer} was lost, and nobody killed had it");
+                }
+            }
+        }
+        assert!(lost <= claims.len(), "{lost} were lost with {} consumers", claims.len());
+        let all = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), all, "two messages have one number");
+    }
+}
+
+/// The role that is sure to come to a fail point in time.
+fn role_that_reaches(name: &str) -> Role {
+    let floors = [
+        ("queue.put.", Role::Producer),
+        ("queue.get.", Role::Consumer),
+        ("lock.", Role::Locker),
+        ("object.", Role::Maker),
+        ("heap.", Role::Allocator),
+        ("process.", Role::Burier),
+    ];
+    let found = floors.iter().find(|(floor, _)| name.starts_with(floor));
+    found.unwrap_or_else(|| panic!("no role for {name}")).1
+}
+
+#[test]
+fn survivors_go_on_wherever_somebody_is_killed() {
+    let _alone = alone("survivors_go_on_wherever_somebody_is_killed");
+    for name in failpoint::ALL {
+        for nth in [1, 2, 5] {
+            at(&format!("{name}, time {nth}"));
+            let scenario = Scenario::new((nth == 2).then_some(8));
+            let mut players = Vec::new();
+            for role in ROLES {
+                let play = || {
+                    failpoint::arm(name, nth);
+                    scenario.play(role, 0);
+                };
+                players.push((role, 0, child(play)));
+            }
+            for role in [Role::Producer, Role::Consumer, Role::Locker, Role::Permits, Role::Maker] {
+                players.push((role, 1, child(|| scenario.play(role, 1))));
+            }
+            let reaches = role_that_reaches(name);
+            let victim = players.iter().find(|(role, ..)| *role == reaches).unwrap();
+            while !victim.2.has_ended() {
+                micros(200);
+            }
+            let (killed, told) = scenario.judge(players);
+            assert!(killed.contains(&(reaches, 0)), "nobody was killed at {name}: {killed:?}");
+            assert!(killed.iter().all(|(_, number)| *number == 0), "a survivor was killed");
+            let held = matches!(*name, "lock.acquired" | "lock.releasing");
+            assert_eq!(told, u64::from(held), "{name}: deaths told");
+        }
+    }
+}
+
+#[test]
+fn survivors_go_on_whenever_somebody_is_killed() {
+    let _alone = alone("survivors_go_on_whenever_somebody_is_killed");
+    let seed = 0x5eed_0001;
+    println!("seed {seed:#x}");
+    let mut random = Random(seed);
+    for round in 0..100 {
+        at(&format!("round {round}"));
+        let scenario = Scenario::new((round % 2 == 1).then_some(8));
+        let mut players = Vec::new();
+        for number in 0..3 {
+            for role in ROLES {
+                if number == 0 || !matches!(role, Role::Burier | Role::Allocator) {
+                    players.push((role, number, child(|| scenario.play(role, number))));
+                }
+            }
+        }
+        for _ in 0..1 + random.below(6) {
+            micros(random.below(3000));
+            let (role, number, victim) = &players[random.below(players.len() as u64) as usize];
+            // One of each of the roles that others wait for is left.
+            if *number > 0 || *role != Role::Consumer {
+                victim.kill();
+            }
+        }
+        let (killed, told) = scenario.judge(players);
+        let lockers = killed.iter().filter(|(role, _)| *role == Role::Locker).count() as u64;
+        assert!(told <= lockers, "more deaths told than died");
+    }
+}

@@ -1,0 +1,208 @@
+//! What locks, semaphores and events promise between processes.
+
+#![cfg(not(model))]
+
+mod support;
+
+use std::time::Duration;
+
+use procession_os::clock::Monotonic;
+use procession_shm::sync::{Event, Lock, NotOwner, RLock, ReleaseError, Semaphore};
+use procession_shm::wait::{Acquired, NotLocked, Operation, Stopped, Waiting};
+use support::{Words, alone, arena, child, millis, nothing_left};
+
+const FOREVER: Waiting = Waiting::FOREVER;
+
+fn soon() -> Waiting {
+    Waiting::until(Some(Monotonic::now().after(Duration::from_millis(2))))
+}
+
+#[test]
+fn a_lock_excludes_and_anyone_may_release_it() {
+    let _alone = alone("a_lock_excludes_and_anyone_may_release_it");
+    let lock = Lock::new(arena(), "lock").unwrap();
+    assert_eq!(lock.release(), Err(NotLocked));
+    assert_eq!(lock.acquire(FOREVER), Ok(Acquired::Clean));
+    assert!(lock.is_mine());
+    child(|| {
+        assert!(!lock.try_acquire() && !lock.is_mine());
+        assert_eq!(lock.try_acquire_or_inherit(), None, "its owner lives");
+        assert_eq!(lock.acquire(soon()), Err(Stopped::TimedOut));
+        lock.release().unwrap();
+        assert!(lock.try_acquire());
+        lock.release().unwrap();
+    })
+    .succeeds();
+    assert_eq!(lock.owner(), None);
+
+    let count = Words::new(1);
+    let children: Vec<_> = (0..4)
+        .map(|_| {
+            child(|| {
+                for _ in 0..2000 {
+                    assert_eq!(lock.acquire(FOREVER), Ok(Acquired::Clean));
+                    count.set(0, count.get(0) + 1);
+                    lock.release().unwrap();
+                }
+            })
+        })
+        .collect();
+    children.into_iter().for_each(support::Child::succeeds);
+    assert_eq!(count.get(0), 8000);
+    drop((lock, count));
+    nothing_left();
+}
+
+#[test]
+fn the_death_of_an_owner_is_told_to_one_of_those_who_wait() {
+    let _alone = alone("the_death_of_an_owner_is_told_to_one_of_those_who_wait");
+    let lock = Lock::new(arena(), "lock").unwrap();
+    let words = Words::new(2);
+    let owner = child(|| {
+        let _ = lock.acquire(FOREVER).unwrap();
+        words.set(0, 1);
+        millis(600_000);
+    });
+    while words.get(0) == 0 {
+        millis(1);
+    }
+    let waiters: Vec<_> = (0..4)
+        .map(|_| {
+            child(|| {
+                if let Acquired::OwnerDied(dead) = lock.acquire(FOREVER).unwrap() {
+                    assert_eq!(u64::from(dead.thread()), u64::from(owner.pid));
+                    words.at(1).fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                }
+                lock.release().unwrap();
+            })
+        })
+        .collect();
+    let waits = |info: &procession_shm::arena::ProcessInfo| {
+        info.blocked_on.is_some_and(|(object, operation, _)| {
+            object == lock.handle().index && operation == Operation::Acquire as u8
+        })
+    };
+    while arena().processes().iter().filter(|info| waits(info)).count() < 4 {
+        millis(1);
+    }
+    owner.kill();
+    waiters.into_iter().for_each(support::Child::succeeds);
+    assert_eq!(words.get(1), 1);
+    owner.join();
+    drop((lock, words));
+    nothing_left();
+}
+
+#[test]
+fn an_rlock_belongs_to_a_thread() {
+    let _alone = alone("an_rlock_belongs_to_a_thread");
+    let lock = RLock::new(arena(), "rlock").unwrap();
+    assert_eq!(lock.release(), Err(NotOwner));
+    for depth in 1..=3 {
+        assert_eq!(lock.acquire(FOREVER), Ok(Acquired::Clean));
+        assert_eq!(lock.depth(), depth);
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert!(lock.try_acquire().is_none() && !lock.is_mine());
+            assert_eq!(lock.release(), Err(NotOwner));
+        });
+    });
+    child(|| {
+        assert_eq!(lock.depth(), 0, "a fork of the owner is not the owner");
+        assert_eq!(lock.release(), Err(NotOwner));
+        assert_eq!(lock.acquire(soon()), Err(Stopped::TimedOut));
+    })
+    .succeeds();
+    for _ in 0..3 {
+        lock.release().unwrap();
+    }
+    assert_eq!(lock.release(), Err(NotOwner));
+    let owner = child(|| {
+        let _ = (lock.acquire(FOREVER).unwrap(), lock.acquire(FOREVER).unwrap());
+    });
+    let pid = owner.pid;
+    owner.succeeds();
+    match lock.acquire(FOREVER) {
+        Ok(Acquired::OwnerDied(dead)) => assert_eq!(dead.thread(), pid),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(lock.depth(), 1, "what a dead owner had is not handed on");
+    lock.release().unwrap();
+    assert_eq!(lock.try_acquire(), Some(Acquired::Clean));
+    lock.release().unwrap();
+    drop(lock);
+    nothing_left();
+}
+
+#[test]
+fn a_semaphore_counts_between_processes() {
+    let _alone = alone("a_semaphore_counts_between_processes");
+    let plain = Semaphore::new(arena(), "plain", 2, None).unwrap();
+    assert!(plain.try_acquire() && plain.try_acquire() && !plain.try_acquire());
+    assert_eq!(plain.acquire(soon()), Err(Stopped::TimedOut));
+    let releaser = child(|| plain.release().unwrap());
+    plain.acquire(FOREVER).unwrap();
+    releaser.succeeds();
+    child(|| plain.release().unwrap()).succeeds();
+    child(|| plain.acquire(FOREVER).unwrap()).succeeds();
+    assert_eq!(plain.value(), 0, "the dead's permit is gone");
+
+    let bounded = Semaphore::new(arena(), "bounded", 1, Some(1)).unwrap();
+    assert_eq!(bounded.release(), Err(ReleaseError::TooOften(1)));
+    bounded.acquire(FOREVER).unwrap();
+    bounded.release().unwrap();
+    drop((plain, bounded));
+    nothing_left();
+}
+
+#[test]
+fn permits_of_the_dead_come_back_where_asked_for() {
+    let _alone = alone("permits_of_the_dead_come_back_where_asked_for");
+    let permits = Semaphore::recovering(arena(), "permits", 3).unwrap();
+    assert_eq!(permits.release(), Err(ReleaseError::TooOften(3)));
+    let ready = Words::new(1);
+    let holder = child(|| {
+        (0..3).for_each(|_| permits.acquire(FOREVER).unwrap());
+        ready.set(0, 1);
+        millis(600_000);
+    });
+    while ready.get(0) == 0 {
+        millis(1);
+    }
+    assert!(!permits.try_acquire());
+    let waiters: Vec<_> = (0..3).map(|_| child(|| permits.acquire(FOREVER).unwrap())).collect();
+    holder.kill();
+    holder.join();
+    waiters.into_iter().for_each(support::Child::succeeds);
+    assert!((0..3).all(|_| permits.try_acquire()) && !permits.try_acquire());
+    // Another process may release, too.
+    child(|| permits.release().unwrap()).succeeds();
+    assert_eq!(permits.value(), 1);
+    drop((permits, ready));
+    nothing_left();
+}
+
+#[test]
+fn an_event_lets_all_go_on_even_if_it_is_cleared_at_once() {
+    let _alone = alone("an_event_lets_all_go_on_even_if_it_is_cleared_at_once");
+    let event = Event::new(arena(), "event").unwrap();
+    assert_eq!(event.wait(soon()), Err(Stopped::TimedOut));
+    let waiters: Vec<_> = (0..5).map(|_| child(|| event.wait(FOREVER).unwrap())).collect();
+    let waits = || arena().processes().iter().filter(|info| info.blocked_on.is_some()).count();
+    while waits() < 5 {
+        millis(1);
+    }
+    waiters[4].kill();
+    event.set();
+    event.clear();
+    let mut waiters = waiters;
+    waiters.pop().unwrap().join();
+    waiters.into_iter().for_each(support::Child::succeeds);
+    assert!(!event.is_set());
+    event.set();
+    assert!(event.is_set());
+    event.wait(FOREVER).unwrap();
+    drop(event);
+    nothing_left();
+}

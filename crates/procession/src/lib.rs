@@ -1,0 +1,66 @@
+//! Programs of several processes that cannot hang because one of them died.
+//!
+//! It reads like [`std::thread`] and [`std::sync`], across processes: [`spawn`] runs a function in a
+//! process of its own and gives a [`JoinHandle`]; [`Queue`], [`Lock`], [`Semaphore`] and [`Event`]
+//! live in memory that all processes of a family share, and survive the SIGKILL of any of them.
+//!
+//! ```
+//! use procession::{Queue, spawn};
+//!
+//! fn square(numbers: Queue<u64>, squares: Queue<u64>) -> u64 {
+//!     let mut done = 0;
+//!     loop {
+//!         match numbers.get().unwrap() {
+//!             0 => return done,
+//!             number => squares.put(number * number).unwrap(),
+//!         }
+//!         done += 1;
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     procession::init(); // first in main
+//!
+//!     let (numbers, squares) = (Queue::new()?, Queue::new()?);
+//!     let work = (numbers.clone(), squares.clone());
+//!     let worker = spawn(|(numbers, squares)| square(numbers, squares), work)?;
+//!     numbers.put_many([3, 4, 0])?;
+//!
+//!     assert_eq!(worker.join()?, 2);
+//!     assert_eq!((squares.get()?, squares.get()?), (9, 16));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Families
+//! A root process and all that it started are a *family* and share one [`arena`]: memory without a
+//! name, so there is nothing to clean up, and nothing left behind when the last of them ends, by
+//! whatever cause. A process that was started otherwise takes part with [`arena::attach`].
+//!
+//! # Handles
+//! Every shared object has a [`Handle`], a small value that names it. The objects serialize as their
+//! handles, so they travel in a process's arguments and through queues. An object lives while some
+//! process has it open. [`spawn`] keeps what the arguments name until the child has opened it; a
+//! message in a queue does not, so keep an object that you send until it has been received.
+//!
+//! # What this crate does not do
+//! It moves values, not references: what goes to another process is serialized (by `serde` and
+//! `postcard`). It does not start programs ([`std::process::Command`] does), and it runs on Linux.
+
+#![deny(unsafe_code)]
+#![allow(clippy::needless_doctest_main, reason = "the examples show where in main init() goes")]
+
+pub mod arena;
+pub mod memory;
+pub mod process;
+pub mod queue;
+pub mod sync;
+
+mod codec;
+
+pub use arena::Handle;
+pub use codec::{DecodeError, EncodeError};
+pub use memory::SharedBlock;
+pub use process::{Builder, JoinError, JoinHandle, SpawnError, StartMethod, init, spawn};
+pub use queue::{ByteQueue, Queue};
+pub use sync::{Event, Lock, Semaphore};

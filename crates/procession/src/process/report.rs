@@ -1,0 +1,111 @@
+//! What a child tells its parent, by a queue that the parent made for it alone.
+
+use procession_shm::queue::Queue;
+use procession_shm::wait::Waiting;
+
+use crate::arena::{self, Slot};
+use crate::sync::NOT_AT_ALL;
+
+/// A message of the child. In this order: `Began` or `NotBegun`, and after `Began` one of the rest.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// It has all that the arguments name open, and is about to call the function.
+    Began(Slot),
+    /// It could not come so far; why.
+    NotBegun(String),
+    /// The function returned; the result's bytes.
+    Returned(Vec<u8>),
+    /// The function panicked; the panic's text.
+    Panicked(String),
+    /// The function returned, but its result could not be sent; why.
+    Unsent(String),
+}
+
+const BEGAN: u8 = 1;
+const NOT_BEGUN: u8 = 2;
+const RETURNED: u8 = 3;
+const PANICKED: u8 = 4;
+const UNSENT: u8 = 5;
+
+impl Report {
+    pub(super) fn send(&self, outbox: &Queue) -> arena::Result<()> {
+        let slot;
+        let (kind, bytes) = match self {
+            Self::Began(begun) => {
+                let [low, high] = begun.index.to_le_bytes();
+                let [a, b, c, d] = begun.generation.to_le_bytes();
+                slot = [low, high, a, b, c, d];
+                (BEGAN, &slot[..])
+            }
+            Self::NotBegun(why) => (NOT_BEGUN, why.as_bytes()),
+            Self::Returned(result) => (RETURNED, &result[..]),
+            Self::Panicked(text) => (PANICKED, text.as_bytes()),
+            Self::Unsent(why) => (UNSENT, why.as_bytes()),
+        };
+        match outbox.put(kind, bytes, Waiting::FOREVER) {
+            Ok(_) => Ok(()),
+            Err(procession_shm::queue::QueueError::Arena(error)) => Err(error),
+            Err(procession_shm::queue::QueueError::Stopped(_)) => {
+                unreachable!("a queue without a bound is never full")
+            }
+        }
+    }
+
+    /// The next report, if there is one.
+    pub(super) fn receive(outbox: &Queue) -> arena::Result<Option<Self>> {
+        if outbox.is_empty() {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        match outbox.get(&mut bytes, NOT_AT_ALL) {
+            Ok((kind, _)) => Self::from_message(kind, bytes).map(Some),
+            Err(procession_shm::queue::QueueError::Arena(error)) => Err(error),
+            Err(procession_shm::queue::QueueError::Stopped(_)) => Ok(None),
+        }
+    }
+
+    fn from_message(kind: u8, bytes: Vec<u8>) -> arena::Result<Self> {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(match (kind, &bytes[..]) {
+            (BEGAN, &[low, high, a, b, c, d]) => Self::Began(Slot {
+                index: u16::from_le_bytes([low, high]),
+                generation: u32::from_le_bytes([a, b, c, d]),
+            }),
+            (NOT_BEGUN, _) => Self::NotBegun(text(bytes)),
+            (RETURNED, _) => Self::Returned(bytes),
+            (PANICKED, _) => Self::Panicked(text(bytes)),
+            (UNSENT, _) => Self::Unsent(text(bytes)),
+            _ => return Err(arena::Error::Corrupt("a child's report is none that a child makes")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_report_arrives_as_it_was_sent() {
+        let outbox = Queue::new(arena::family().unwrap(), "", None).unwrap();
+        let reports = [
+            Report::Began(Slot { index: 513, generation: 0x0102_0304 }),
+            Report::NotBegun("why".to_owned()),
+            Report::Returned(vec![0; 10_000]),
+            Report::Panicked("text".to_owned()),
+            Report::Unsent("why".to_owned()),
+        ];
+        for report in &reports {
+            report.send(&outbox).unwrap();
+        }
+        for report in reports {
+            assert_eq!(Report::receive(&outbox).unwrap(), Some(report));
+        }
+        assert_eq!(Report::receive(&outbox).unwrap(), None);
+    }
+
+    #[test]
+    fn what_no_child_says_is_refused() {
+        assert!(Report::from_message(BEGAN, vec![1]).is_err());
+        assert!(Report::from_message(99, Vec::new()).is_err());
+    }
+}

@@ -1,0 +1,228 @@
+//! The untyped queue.
+
+use std::num::NonZeroU64;
+use std::panic::Location;
+use std::time::Duration;
+
+use procession_shm::queue;
+use procession_shm::wait::Waiting;
+
+use super::{GetError, PutError, PutManyError};
+use crate::arena::{self, Handle, Result};
+use crate::codec::travels_by_handle;
+use crate::sync::{NOT_AT_ALL, waiting_for};
+
+/// A queue of bytes, each message with a *kind*: a number that says what they are.
+///
+/// It is the form in which programs in other languages see every queue. Plain bytes are of the kind
+/// [`BYTES`](super::BYTES).
+///
+/// ```
+/// use procession::{ByteQueue, queue::BYTES};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let queue = ByteQueue::new()?;
+/// queue.put(BYTES, b"hello")?;
+/// let message = queue.get()?;
+/// assert_eq!((message.kind, &message.bytes[..]), (BYTES, &b"hello"[..]));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ByteQueue {
+    inner: queue::Queue,
+}
+
+/// What a [`ByteQueue`] carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// What the bytes are.
+    pub kind: u8,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl ByteQueue {
+    /// A queue without a bound, named after the place of the call.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    #[track_caller]
+    pub fn new() -> Result<Self> {
+        Self::named(&arena::place(Location::caller()), None)
+    }
+
+    /// A queue that holds at most `most` messages, at least one.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    #[track_caller]
+    pub fn bounded(most: u64) -> Result<Self> {
+        Self::named(&arena::place(Location::caller()), NonZeroU64::new(most.max(1)))
+    }
+
+    /// A queue with a name for who looks at the family, and at most `most` messages.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    pub fn named(name: &str, most: Option<NonZeroU64>) -> Result<Self> {
+        let most = most.map(NonZeroU64::get);
+        Ok(Self { inner: queue::Queue::new(arena::family()?, name, most)? })
+    }
+
+    /// The queue that a handle names.
+    ///
+    /// # Errors
+    /// If it is no more, is no queue, or belongs to another family.
+    pub fn open(handle: Handle) -> Result<Self> {
+        Ok(Self { inner: queue::Queue::open(handle)? })
+    }
+
+    /// The value that names the queue in other processes.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.inner.handle()
+    }
+
+    /// How many messages are in the queue at this instant.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    /// Whether there is no message in the queue at this instant.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inner.is_empty()
+    }
+
+    /// Whether the queue holds as many messages as it may.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.inner.is_full()
+    }
+
+    /// Puts a message, waiting for room.
+    ///
+    /// # Errors
+    /// [`PutError::Arena`].
+    #[inline]
+    pub fn put(&self, kind: u8, bytes: &[u8]) -> Result<(), PutError> {
+        self.put_waiting(kind, bytes, Waiting::FOREVER)
+    }
+
+    /// Puts a message if there is room.
+    ///
+    /// # Errors
+    /// [`PutError::Full`], [`PutError::Arena`].
+    pub fn try_put(&self, kind: u8, bytes: &[u8]) -> Result<(), PutError> {
+        if self.is_full() {
+            return Err(PutError::Full);
+        }
+        self.put_waiting(kind, bytes, NOT_AT_ALL)
+    }
+
+    /// Puts a message, waiting for room no longer than `timeout`.
+    ///
+    /// # Errors
+    /// As [`Self::try_put`].
+    pub fn put_timeout(&self, kind: u8, bytes: &[u8], timeout: Duration) -> Result<(), PutError> {
+        self.put_waiting(kind, bytes, waiting_for(timeout))
+    }
+
+    /// Puts messages in a row, waiting for room.
+    ///
+    /// # Errors
+    /// [`PutManyError`], with how many were put.
+    pub fn put_many<'m>(
+        &self,
+        messages: impl IntoIterator<Item = (u8, &'m [u8])>,
+    ) -> Result<usize, PutManyError> {
+        let messages: Vec<_> = messages.into_iter().collect();
+        let mut put = 0;
+        while put < messages.len() {
+            let some = self.inner.put_many(messages[put..].iter().copied(), Waiting::FOREVER);
+            put += some.map_err(|error| PutManyError { put, source: error.into() })?;
+        }
+        Ok(put)
+    }
+
+    #[inline]
+    pub(super) fn put_waiting(
+        &self,
+        kind: u8,
+        bytes: &[u8],
+        waiting: Waiting,
+    ) -> Result<(), PutError> {
+        self.inner.put(kind, bytes, waiting)?;
+        Ok(())
+    }
+
+    /// Gets the oldest message, waiting for one.
+    ///
+    /// # Errors
+    /// [`GetError::Arena`].
+    pub fn get(&self) -> Result<Message, GetError> {
+        self.get_waiting(Waiting::FOREVER)
+    }
+
+    /// Gets the oldest message if there is one.
+    ///
+    /// # Errors
+    /// [`GetError::Empty`], [`GetError::Arena`].
+    pub fn try_get(&self) -> Result<Message, GetError> {
+        let mut bytes = Vec::new();
+        let kind = self.try_get_into(&mut bytes)?;
+        Ok(Message { kind, bytes })
+    }
+
+    /// Gets the oldest message, waiting for one no longer than `timeout`.
+    ///
+    /// # Errors
+    /// As [`Self::try_get`].
+    pub fn get_timeout(&self, timeout: Duration) -> Result<Message, GetError> {
+        self.get_waiting(waiting_for(timeout))
+    }
+
+    fn get_waiting(&self, waiting: Waiting) -> Result<Message, GetError> {
+        let mut bytes = Vec::new();
+        let kind = self.get_into_waiting(&mut bytes, waiting)?;
+        Ok(Message { kind, bytes })
+    }
+
+    /// Gets the oldest message, waiting for one: appends its bytes to `into` and gives its kind. For
+    /// who wants to use one buffer again and again.
+    ///
+    /// # Errors
+    /// [`GetError::Arena`].
+    #[inline]
+    pub fn get_into(&self, into: &mut Vec<u8>) -> Result<u8, GetError> {
+        self.get_into_waiting(into, Waiting::FOREVER)
+    }
+
+    #[inline]
+    pub(super) fn get_into_waiting(
+        &self,
+        into: &mut Vec<u8>,
+        waiting: Waiting,
+    ) -> Result<u8, GetError> {
+        let (kind, _) = self.inner.get(into, waiting)?;
+        Ok(kind)
+    }
+
+    #[inline]
+    pub(super) fn try_get_into(&self, into: &mut Vec<u8>) -> Result<u8, GetError> {
+        let (kind, _) = self.inner.try_get(into, None)?.ok_or(GetError::Empty)?;
+        Ok(kind)
+    }
+
+    /// Gets up to `most` messages, waiting for the first alone; calls `each` with kind and bytes.
+    /// Gives how many there were.
+    ///
+    /// # Errors
+    /// As [`Self::try_get`]; not [`GetError::Empty`] without a timeout.
+    pub fn get_many(&self, most: usize, each: impl FnMut(u8, &[u8])) -> Result<usize, GetError> {
+        Ok(self.inner.get_many(most, each, Waiting::FOREVER)?)
+    }
+}
+
+travels_by_handle!(ByteQueue);

@@ -1,0 +1,19 @@
+//! Messages between processes: [`Queue`] of typed values, and [`ByteQueue`] of bytes.
+//!
+//! A message is in the queue when `put` returns, whatever happens to its sender then, and each goes
+//! to one receiver. Those of one sender arrive in the order in which it put them. There is no thread
+//! and no pipe behind a queue: `put` writes into shared memory and `get` reads from it.
+
+mod bytes;
+mod error;
+mod typed;
+
+pub use bytes::{ByteQueue, Message};
+pub use error::{GetError, PutError, PutManyError};
+pub use typed::{Iter, Queue, TryIter};
+
+/// The kind of a message that is plain bytes.
+pub const BYTES: u8 = 5;
+
+/// The kind of a message that is a value in `postcard`'s format, as a [`Queue`] puts it.
+pub const POSTCARD: u8 = 32;

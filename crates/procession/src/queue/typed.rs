@@ -1,0 +1,387 @@
+//! The typed queue.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::num::NonZeroU64;
+use std::panic::Location;
+use std::time::Duration;
+
+use procession_shm::wait::Waiting;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{ByteQueue, GetError, POSTCARD, PutError, PutManyError};
+use crate::arena::{self, Handle, Result};
+use crate::codec::{decode, encode, travels_by_handle, with_buffer};
+use crate::sync::{NOT_AT_ALL, waiting_for};
+
+/// A queue of values of type `T`.
+///
+/// `put` takes a value or a reference to one: what travels is a copy. A clone is the same queue.
+///
+/// ```
+/// use procession::{Queue, spawn};
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     procession::init();
+///     let words = Queue::<String>::new()?;
+///     let child = spawn(|words: Queue<String>| words.put("hello".to_owned()).unwrap(), words.clone())?;
+///     assert_eq!(words.get()?, "hello");
+///     child.join()?;
+///     Ok(())
+/// }
+/// ```
+pub struct Queue<T> {
+    bytes: ByteQueue,
+    values: PhantomData<fn(T) -> T>,
+}
+
+/// A value that needs no more bytes is encoded on the stack.
+const SMALL: usize = 64;
+
+impl<T> Queue<T> {
+    /// A queue without a bound, named after the place of the call.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    #[track_caller]
+    pub fn new() -> Result<Self> {
+        Self::named(&arena::place(Location::caller()), None)
+    }
+
+    /// A queue that holds at most `most` messages, at least one.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    #[track_caller]
+    pub fn bounded(most: u64) -> Result<Self> {
+        Self::named(&arena::place(Location::caller()), NonZeroU64::new(most.max(1)))
+    }
+
+    /// A queue with a name for who looks at the family, and at most `most` messages.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    pub fn named(name: &str, most: Option<NonZeroU64>) -> Result<Self> {
+        Ok(Self { bytes: ByteQueue::named(name, most)?, values: PhantomData })
+    }
+
+    /// The queue that a handle names. That its messages are of type `T` shows when they are got.
+    ///
+    /// # Errors
+    /// If it is no more, is no queue, or belongs to another family.
+    pub fn open(handle: Handle) -> Result<Self> {
+        Ok(Self { bytes: ByteQueue::open(handle)?, values: PhantomData })
+    }
+
+    /// The value that names the queue in other processes.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.bytes.handle()
+    }
+
+    /// How many messages are in the queue at this instant.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.bytes.len()
+    }
+
+    /// Whether there is no message in the queue at this instant.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Whether the queue holds as many messages as it may.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.bytes.is_full()
+    }
+}
+
+impl<T: Serialize> Queue<T> {
+    /// Puts a value, waiting for room.
+    ///
+    /// # Errors
+    /// [`PutError::Encode`], [`PutError::Arena`]. Nothing was put then.
+    #[inline]
+    pub fn put(&self, value: impl Borrow<T>) -> Result<(), PutError> {
+        self.put_waiting(value.borrow(), Waiting::FOREVER)
+    }
+
+    /// Puts a value if there is room.
+    ///
+    /// # Errors
+    /// [`PutError::Full`], and as [`Self::put`].
+    pub fn try_put(&self, value: impl Borrow<T>) -> Result<(), PutError> {
+        if self.is_full() {
+            return Err(PutError::Full);
+        }
+        self.put_waiting(value.borrow(), NOT_AT_ALL)
+    }
+
+    /// Puts a value, waiting for room no longer than `timeout`.
+    ///
+    /// # Errors
+    /// [`PutError::Full`], and as [`Self::put`].
+    pub fn put_timeout(&self, value: impl Borrow<T>, timeout: Duration) -> Result<(), PutError> {
+        self.put_waiting(value.borrow(), waiting_for(timeout))
+    }
+
+    #[inline]
+    fn put_waiting(&self, value: &T, waiting: Waiting) -> Result<(), PutError> {
+        let mut small = [0; SMALL];
+        if let Ok(bytes) = postcard::to_slice(value, &mut small) {
+            return self.bytes.put_waiting(POSTCARD, bytes, waiting);
+        }
+        self.put_buffered(value, waiting)
+    }
+
+    fn put_buffered(&self, value: &T, waiting: Waiting) -> Result<(), PutError> {
+        with_buffer(|buffer| {
+            encode(value, buffer)?;
+            self.bytes.put_waiting(POSTCARD, buffer, waiting)
+        })
+    }
+
+    /// Puts values in a row, waiting for room: faster than one by one. Gives how many there were.
+    ///
+    /// # Errors
+    /// [`PutManyError`], with how many were put before the one that could not be.
+    pub fn put_many<V: Borrow<T>>(
+        &self,
+        values: impl IntoIterator<Item = V>,
+    ) -> Result<usize, PutManyError> {
+        /// How many are encoded before they are put.
+        const RUN: usize = 256;
+        let mut values = values.into_iter();
+        let mut ends = Vec::with_capacity(RUN);
+        let mut put = 0;
+        loop {
+            ends.clear();
+            let run = with_buffer(|buffer| {
+                let mut refused = None;
+                for value in values.by_ref().take(RUN) {
+                    let length = buffer.len();
+                    if let Err(error) = encode(value.borrow(), buffer) {
+                        buffer.truncate(length);
+                        refused = Some(error);
+                        break;
+                    }
+                    ends.push(buffer.len());
+                }
+                let starts = std::iter::once(&0).chain(&ends);
+                let messages = starts.zip(&ends).map(|(&start, &end)| &buffer[start..end]);
+                let run = self.bytes.put_many(messages.map(|message| (POSTCARD, message)));
+                match (run, refused) {
+                    (Ok(run), None) => Ok(run),
+                    (Ok(run), Some(error)) => {
+                        Err(PutManyError { put: put + run, source: error.into() })
+                    }
+                    (Err(error), _) => {
+                        Err(PutManyError { put: put + error.put, source: error.source })
+                    }
+                }
+            })?;
+            put += run;
+            if run < RUN {
+                return Ok(put);
+            }
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Queue<T> {
+    /// Gets the oldest value, waiting for one.
+    ///
+    /// # Errors
+    /// [`GetError::Decode`] and [`GetError::WrongKind`] for a message that is no `T`;
+    /// [`GetError::Arena`].
+    #[inline]
+    pub fn get(&self) -> Result<T, GetError> {
+        self.receive(|bytes, buffer| bytes.get_into(buffer))
+    }
+
+    /// Gets the oldest value if there is one.
+    ///
+    /// # Errors
+    /// [`GetError::Empty`], and as [`Self::get`].
+    #[inline]
+    pub fn try_get(&self) -> Result<T, GetError> {
+        self.receive(|bytes, buffer| bytes.try_get_into(buffer))
+    }
+
+    /// Gets the oldest value, waiting for one no longer than `timeout`.
+    ///
+    /// # Errors
+    /// [`GetError::Empty`], and as [`Self::get`].
+    pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
+        let waiting = waiting_for(timeout);
+        self.receive(|bytes, buffer| bytes.get_into_waiting(buffer, waiting))
+    }
+
+    #[inline]
+    fn receive(
+        &self,
+        get: impl FnOnce(&ByteQueue, &mut Vec<u8>) -> Result<u8, GetError>,
+    ) -> Result<T, GetError> {
+        with_buffer(|buffer| {
+            let kind = get(&self.bytes, buffer)?;
+            value_of(kind, buffer)
+        })
+    }
+
+    /// Gets up to `most` values, waiting for the first alone.
+    ///
+    /// # Errors
+    /// As [`Self::get`]. The messages got before one that is no `T` are lost with it; where that can
+    /// be, get them one by one.
+    pub fn get_many(&self, most: usize) -> Result<Vec<T>, GetError> {
+        let mut values = Vec::new();
+        let mut refused = None;
+        self.bytes.get_many(most, |kind, bytes| match value_of(kind, bytes) {
+            Ok(value) => values.push(value),
+            Err(error) => refused = Some(error),
+        })?;
+        refused.map_or(Ok(values), Err)
+    }
+
+    /// The values as they come, waiting for each; it has no end.
+    #[must_use]
+    pub fn iter(&self) -> Iter<'_, T> {
+        Iter { queue: self }
+    }
+
+    /// The values that there are, until the queue is empty.
+    #[must_use]
+    pub fn try_iter(&self) -> TryIter<'_, T> {
+        TryIter { queue: self }
+    }
+}
+
+#[inline]
+fn value_of<T: DeserializeOwned>(kind: u8, bytes: &[u8]) -> Result<T, GetError> {
+    if kind != POSTCARD {
+        return Err(GetError::WrongKind { kind, message: bytes.to_vec() });
+    }
+    Ok(decode(bytes)?)
+}
+
+/// The values of a queue as they come; see [`Queue::iter`].
+#[derive(Debug)]
+pub struct Iter<'q, T> {
+    queue: &'q Queue<T>,
+}
+
+impl<T: DeserializeOwned> Iterator for Iter<'_, T> {
+    type Item = Result<T, GetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.queue.get())
+    }
+}
+
+impl<'q, T: DeserializeOwned> IntoIterator for &'q Queue<T> {
+    type Item = Result<T, GetError>;
+    type IntoIter = Iter<'q, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// The values that are in a queue; see [`Queue::try_iter`].
+#[derive(Debug)]
+pub struct TryIter<'q, T> {
+    queue: &'q Queue<T>,
+}
+
+impl<T: DeserializeOwned> Iterator for TryIter<'_, T> {
+    type Item = Result<T, GetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.queue.try_get() {
+            Err(GetError::Empty) => None,
+            other => Some(other),
+        }
+    }
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Self {
+        Self { bytes: self.bytes.clone(), values: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("handle", &self.handle()).field("len", &self.len()).finish()
+    }
+}
+
+travels_by_handle!(Queue<T>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::BYTES;
+
+    #[test]
+    fn values_come_out_as_they_went_in() {
+        let queue = Queue::new().unwrap();
+        queue.put((1u64, "one".to_owned())).unwrap();
+        queue.put(&(2, "two".to_owned())).unwrap();
+        assert_eq!(queue.len(), 2);
+        assert_eq!(queue.get().unwrap(), (1, "one".to_owned()));
+        assert_eq!(queue.try_get().unwrap(), (2, "two".to_owned()));
+        assert!(matches!(queue.try_get(), Err(GetError::Empty)));
+        let short = Duration::from_millis(5);
+        assert!(matches!(queue.get_timeout(short), Err(GetError::Empty)));
+    }
+
+    #[test]
+    fn a_bounded_queue_refuses_when_it_is_full() {
+        let queue = Queue::<u64>::bounded(2).unwrap();
+        queue.put_many([1, 2]).unwrap();
+        assert!(queue.is_full());
+        assert!(matches!(queue.try_put(3), Err(PutError::Full)));
+        assert!(matches!(queue.put_timeout(3, Duration::from_millis(5)), Err(PutError::Full)));
+        assert_eq!(queue.get_many(10).unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn many_values_keep_their_order() {
+        let queue = Queue::<u64>::new().unwrap();
+        assert_eq!(queue.put_many(0..1000u64).unwrap(), 1000);
+        let all: Vec<u64> = queue.try_iter().map(Result::unwrap).collect();
+        assert!(all.into_iter().eq(0..1000));
+    }
+
+    #[test]
+    fn long_values_go_with_short_ones() {
+        let queue = Queue::<String>::new().unwrap();
+        let long = "x".repeat(100_000);
+        queue.put_many([&"a".to_owned(), &long, &"b".to_owned()]).unwrap();
+        assert_eq!(queue.get_many(3).unwrap(), ["a", &long, "b"]);
+    }
+
+    #[test]
+    fn a_message_of_another_kind_is_given_back_in_the_error() {
+        let queue = Queue::<u64>::new().unwrap();
+        ByteQueue::open(queue.handle()).unwrap().put(BYTES, b"raw").unwrap();
+        let error = queue.get().unwrap_err();
+        assert!(
+            matches!(error, GetError::WrongKind { kind: BYTES, ref message } if message == b"raw")
+        );
+    }
+
+    #[test]
+    fn a_queue_goes_through_a_queue() {
+        let queues = Queue::<Queue<u64>>::new().unwrap();
+        let inner = Queue::new().unwrap();
+        queues.put(&inner).unwrap();
+        queues.get().unwrap().put(7).unwrap();
+        assert_eq!(inner.get().unwrap(), 7);
+    }
+}

@@ -1,0 +1,159 @@
+//! A counter of permits between processes.
+
+use std::panic::Location;
+use std::time::Duration;
+
+use procession_shm::sync;
+use procession_shm::wait::Waiting;
+
+use super::{ReleaseError, waiting_for};
+use crate::arena::{self, Handle, Result};
+use crate::codec::travels_by_handle;
+
+/// A number of permits that processes and threads take and give back.
+///
+/// Anyone may [release](Semaphore::release), so a holder that died can't be told from one that gives
+/// its permits to others: they are gone with it. A semaphore that is made
+/// [recovering](Semaphore::recovering) knows who holds each permit and takes those of the dead back.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let seats = procession::Semaphore::new(2)?;
+/// let one = seats.acquire();
+/// let two = seats.acquire();
+/// assert!(seats.try_acquire().is_none());
+/// drop(one);
+/// assert_eq!(seats.value(), 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Semaphore {
+    inner: sync::Semaphore,
+}
+
+/// A permit, given back when this is dropped.
+#[derive(Debug)]
+#[must_use = "the permit is given back when this is dropped"]
+pub struct Permit<'s> {
+    semaphore: &'s Semaphore,
+}
+
+impl Permit<'_> {
+    /// Keeps the permit without an end: somebody else will [release](Semaphore::release) it.
+    pub fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        // It has too many permits only if somebody else gave this one back.
+        let _ = self.semaphore.release();
+    }
+}
+
+impl Semaphore {
+    /// A semaphore with `permits` permits; releasing adds to them without a bound.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    #[track_caller]
+    pub fn new(permits: u32) -> Result<Self> {
+        Self::named(&arena::place(Location::caller()), permits)
+    }
+
+    /// As [`Self::new`], with a name for who looks at the family.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    pub fn named(name: &str, permits: u32) -> Result<Self> {
+        Ok(Self { inner: sync::Semaphore::new(arena::family()?, name, permits, None)? })
+    }
+
+    /// A semaphore that never has more than its `permits` permits.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    #[track_caller]
+    pub fn bounded(permits: u32) -> Result<Self> {
+        let name = arena::place(Location::caller());
+        Ok(Self { inner: sync::Semaphore::new(arena::family()?, &name, permits, Some(permits))? })
+    }
+
+    /// A semaphore of at most 8192 permits that come back when their holder dies.
+    ///
+    /// # Errors
+    /// If the arena is full, or for too many permits.
+    #[track_caller]
+    pub fn recovering(permits: u32) -> Result<Self> {
+        let name = arena::place(Location::caller());
+        Ok(Self { inner: sync::Semaphore::recovering(arena::family()?, &name, permits)? })
+    }
+
+    /// The semaphore that a handle names.
+    ///
+    /// # Errors
+    /// If it is no more, is no semaphore, or belongs to another family.
+    pub fn open(handle: Handle) -> Result<Self> {
+        Ok(Self { inner: sync::Semaphore::open(handle)? })
+    }
+
+    /// The value that names the semaphore in other processes.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.inner.handle()
+    }
+
+    /// Takes a permit, waiting for one.
+    pub fn acquire(&self) -> Permit<'_> {
+        let acquired = self.inner.acquire(Waiting::FOREVER);
+        acquired.expect("a wait without a deadline that no signal interrupts");
+        Permit { semaphore: self }
+    }
+
+    /// Takes a permit if there is one.
+    #[must_use]
+    pub fn try_acquire(&self) -> Option<Permit<'_>> {
+        self.inner.try_acquire().then(|| Permit { semaphore: self })
+    }
+
+    /// Takes a permit, waiting for one no longer than `timeout`; `None` if none came.
+    #[must_use]
+    pub fn acquire_timeout(&self, timeout: Duration) -> Option<Permit<'_>> {
+        self.inner.acquire(waiting_for(timeout)).ok().map(|()| Permit { semaphore: self })
+    }
+
+    /// Gives back a permit that was [kept](Permit::forget), or adds one.
+    ///
+    /// # Errors
+    /// [`ReleaseError::TooOften`] if it has as many as it may.
+    pub fn release(&self) -> Result<(), ReleaseError> {
+        self.inner.release()
+    }
+
+    /// How many permits are free at this instant.
+    #[must_use]
+    pub fn value(&self) -> u32 {
+        self.inner.value()
+    }
+}
+
+travels_by_handle!(Semaphore);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permits_come_back_with_their_guards() {
+        let semaphore = Semaphore::bounded(1).unwrap();
+        let permit = semaphore.acquire();
+        assert!(semaphore.acquire_timeout(Duration::from_millis(5)).is_none());
+        drop(permit);
+        semaphore.acquire().forget();
+        assert_eq!(semaphore.value(), 0);
+        semaphore.release().unwrap();
+        assert_eq!(semaphore.release(), Err(ReleaseError::TooOften(1)));
+    }
+}

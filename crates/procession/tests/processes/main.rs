@@ -1,0 +1,57 @@
+//! What holds between processes, under each start method.
+//!
+//! Every promise runs in a process (group) of its own, by fork and by starting anew. The driver
+//! watches: one that hangs is shown, with what each of its processes waits for, and ended; one that
+//! leaves a process behind has failed.
+
+mod driver;
+mod ends;
+mod objects;
+mod starts;
+
+use driver::Promise;
+
+macro_rules! promises {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        &[$(Promise { name: stringify!($name), run: $module::$name }),*]
+    };
+}
+
+const PROMISES: &[Promise] = promises![
+    starts::a_result_comes_back,
+    starts::arguments_and_results_may_be_large,
+    starts::a_child_may_have_children,
+    starts::a_process_with_threads_starts_its_children_anew,
+    starts::a_process_with_threads_is_not_forked,
+    starts::objects_in_the_arguments_live_until_the_child_has_them,
+    starts::a_forged_order_is_refused,
+    starts::the_environment_of_a_child_does_not_tell_of_its_order,
+    starts::a_child_has_its_name_in_the_process_table,
+    ends::a_killed_child_is_told_by_its_signal,
+    ends::a_panic_comes_back_with_its_text,
+    ends::a_child_that_leaves_is_told_by_its_status,
+    ends::a_join_that_times_out_gives_the_handle_back,
+    ends::a_daemon_dies_with_its_killed_parent,
+    ends::a_daemon_outlives_the_thread_that_started_it,
+    ends::a_child_that_is_no_daemon_outlives_its_parent,
+    ends::a_detached_child_leaves_no_zombie,
+    ends::a_joined_child_leaves_nothing_in_the_arena,
+    ends::the_descriptor_of_a_handle_is_readable_at_the_end,
+    objects::a_queue_goes_through_a_queue,
+    objects::many_producers_and_consumers_lose_nothing,
+    objects::what_a_killed_producer_put_is_delivered,
+    objects::a_bounded_queue_holds_its_producer_back,
+    objects::a_dead_owner_hands_the_lock_on,
+    objects::a_lock_lets_one_in_at_a_time,
+    objects::permits_of_the_dead_come_back_where_asked_for,
+    objects::an_event_wakes_all_who_wait,
+    objects::a_stranger_takes_part_by_handles,
+];
+
+fn main() -> std::process::ExitCode {
+    procession::init();
+    if let Some(status) = objects::stranger() {
+        return status;
+    }
+    driver::main(PROMISES)
+}

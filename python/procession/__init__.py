@@ -1,0 +1,118 @@
+"""Multi-process programming that cannot hang because something died.
+
+A drop-in for :mod:`multiprocessing`: ``import procession as mp``. The names here are those of the
+default context, as there.
+"""
+
+from __future__ import annotations
+
+import importlib
+from multiprocessing import (
+    AuthenticationError,
+    BufferTooShort,
+    ProcessError,
+    TimeoutError,
+    active_children,
+    current_process,
+    parent_process,
+    reducer,
+)
+from typing import Any
+
+from . import context as context
+from . import process as process
+from ._native import ArenaError, OwnerDiedError, StaleHandleError, __version__
+from .context import Process
+from .errors import PoolTerminatedError, WorkerDiedError
+from .replacement import install
+
+_default = context._default_context
+
+Array = _default.Array
+Barrier = _default.Barrier
+BoundedSemaphore = _default.BoundedSemaphore
+Condition = _default.Condition
+Event = _default.Event
+JoinableQueue = _default.JoinableQueue
+Lock = _default.Lock
+Manager = _default.Manager
+Pipe = _default.Pipe
+Pool = _default.Pool
+Queue = _default.Queue
+RawArray = _default.RawArray
+RawValue = _default.RawValue
+RLock = _default.RLock
+Semaphore = _default.Semaphore
+SimpleQueue = _default.SimpleQueue
+Value = _default.Value
+allow_connection_pickling = _default.allow_connection_pickling
+cpu_count = _default.cpu_count
+freeze_support = _default.freeze_support
+get_all_start_methods = _default.get_all_start_methods
+get_context = _default.get_context
+get_logger = _default.get_logger
+get_start_method = _default.get_start_method
+log_to_stderr = _default.log_to_stderr
+set_executable = _default.set_executable
+set_forkserver_preload = _default.set_forkserver_preload
+set_start_method = _default.set_start_method
+
+__all__ = [
+    "ArenaError",
+    "Array",
+    "AuthenticationError",
+    "Barrier",
+    "BoundedSemaphore",
+    "BufferTooShort",
+    "Condition",
+    "Event",
+    "JoinableQueue",
+    "Lock",
+    "Manager",
+    "OwnerDiedError",
+    "Pipe",
+    "Pool",
+    "PoolTerminatedError",
+    "Process",
+    "ProcessError",
+    "Queue",
+    "RLock",
+    "RawArray",
+    "RawValue",
+    "Semaphore",
+    "SimpleQueue",
+    "StaleHandleError",
+    "TimeoutError",
+    "Value",
+    "WorkerDiedError",
+    "__version__",
+    "active_children",
+    "allow_connection_pickling",
+    "cpu_count",
+    "current_process",
+    "freeze_support",
+    "get_all_start_methods",
+    "get_context",
+    "get_logger",
+    "get_start_method",
+    "install",
+    "log_to_stderr",
+    "parent_process",
+    "reducer",
+    "set_executable",
+    "set_forkserver_preload",
+    "set_start_method",
+]
+
+
+_OURS = {"pool", "queues", "sharedctypes", "synchronize"}
+_STANDARD = {"connection", "dummy", "managers", "reduction", "shared_memory", "util"}
+
+
+def __getattr__(name: str) -> Any:
+    # Submodules come when they are asked for: what is imported is copied at each fork.
+    if name in _OURS:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _STANDARD:
+        return importlib.import_module(f"multiprocessing.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

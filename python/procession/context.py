@@ -1,0 +1,241 @@
+"""Contexts: which start method, and where locks, queues and pools come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from multiprocessing import context as _stdlib
+from multiprocessing.context import (
+    AuthenticationError,
+    BufferTooShort,
+    ProcessError,
+    TimeoutError,
+    assert_spawning,
+    get_spawning_popen,
+    set_spawning_popen,
+)
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .process import Popen
+
+if TYPE_CHECKING:
+    from .pool import Pool
+    from .queues import Queue, SimpleQueue
+    from .synchronize import BoundedSemaphore, Event, Lock, RLock, Semaphore
+
+__all__ = [
+    "AuthenticationError",
+    "BaseContext",
+    "BufferTooShort",
+    "DefaultContext",
+    "ForkContext",
+    "ForkProcess",
+    "Process",
+    "ProcessError",
+    "TimeoutError",
+    "assert_spawning",
+    "get_spawning_popen",
+    "set_spawning_popen",
+]
+
+
+def _missing(what: str) -> NoReturn:
+    raise NotImplementedError(
+        f"procession has no {what} yet: use a Lock, an Event or a Queue, or multiprocessing.{what}"
+    )
+
+
+class Process(BaseProcess):
+    """A process of the default context; subclass it or give it a target."""
+
+    _start_method: str | None = None
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Popen:
+        return Popen(process_obj)
+
+
+class ForkProcess(Process):
+    """A process that is started by fork."""
+
+    _start_method = "fork"
+
+
+class BaseContext(_stdlib.BaseContext):
+    """What all contexts have in common; see :mod:`multiprocessing.context`."""
+
+    _name: str
+
+    def Lock(self, *, name: str = "", on_owner_death: str = "raise") -> Lock:  # type: ignore[override]
+        """Return a lock; see `procession.synchronize.Lock`."""
+        from .synchronize import Lock
+
+        return Lock(ctx=self.get_context(), name=name, on_owner_death=on_owner_death)
+
+    def RLock(self, *, name: str = "", on_owner_death: str = "raise") -> RLock:  # type: ignore[override]
+        """Return a re-entrant lock; see `procession.synchronize.RLock`."""
+        from .synchronize import RLock
+
+        return RLock(ctx=self.get_context(), name=name, on_owner_death=on_owner_death)
+
+    def Semaphore(  # type: ignore[override]
+        self, value: int = 1, *, name: str = "", recover: bool = False
+    ) -> Semaphore:
+        """Return a semaphore; see `procession.synchronize.Semaphore`."""
+        from .synchronize import Semaphore
+
+        return Semaphore(value, ctx=self.get_context(), name=name, recover=recover)
+
+    def BoundedSemaphore(self, value: int = 1, *, name: str = "") -> BoundedSemaphore:  # type: ignore[override]
+        """Return a bounded semaphore; see `procession.synchronize.BoundedSemaphore`."""
+        from .synchronize import BoundedSemaphore
+
+        return BoundedSemaphore(value, ctx=self.get_context(), name=name)
+
+    def Event(self, *, name: str = "") -> Event:  # type: ignore[override]
+        """Return an event; see `procession.synchronize.Event`."""
+        from .synchronize import Event
+
+        return Event(ctx=self.get_context(), name=name)
+
+    def Condition(self, lock: Any = None) -> NoReturn:
+        """Raise: there is no Condition yet."""
+        _missing("Condition")
+
+    def Barrier(self, parties: int, action: Any = None, timeout: float | None = None) -> NoReturn:
+        """Raise: there is no Barrier yet."""
+        _missing("Barrier")
+
+    def Queue(self, maxsize: int = 0, *, name: str = "") -> Queue:  # type: ignore[override]
+        """Return a queue; see `procession.queues.Queue`."""
+        from .queues import Queue
+
+        return Queue(maxsize, ctx=self.get_context(), name=name)
+
+    def SimpleQueue(self) -> SimpleQueue:  # type: ignore[override]
+        """Return a simple queue; see `procession.queues.SimpleQueue`."""
+        from .queues import SimpleQueue
+
+        return SimpleQueue(ctx=self.get_context())
+
+    def JoinableQueue(self, maxsize: int = 0) -> NoReturn:
+        """Raise: there is no JoinableQueue yet."""
+        _missing("JoinableQueue")
+
+    def Pool(  # type: ignore[override]
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> Pool:
+        """Return a pool of worker processes; see `procession.pool.Pool`."""
+        from .pool import Pool
+
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
+
+    def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
+        """Return a shared ctypes object; see `procession.sharedctypes.RawValue`."""
+        from .sharedctypes import RawValue
+
+        return RawValue(typecode_or_type, *args)
+
+    def RawArray(self, typecode_or_type: Any, size_or_initializer: Any) -> Any:
+        """Return a shared ctypes array; see `procession.sharedctypes.RawArray`."""
+        from .sharedctypes import RawArray
+
+        return RawArray(typecode_or_type, size_or_initializer)
+
+    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
+        """Return a shared ctypes object with a lock; see `procession.sharedctypes.Value`."""
+        from .sharedctypes import Value
+
+        return Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+
+    def Array(self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True) -> Any:
+        """Return a shared ctypes array with a lock; see `procession.sharedctypes.Array`."""
+        from .sharedctypes import Array
+
+        return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+
+    def get_context(self, method: str | None = None) -> Any:
+        """Return the context of a start method, or this one.
+
+        Raises
+        ------
+        ValueError
+            For a start method that there is not.
+        """
+        if method is None:
+            return self
+        if method == "fork":
+            return _fork_context
+        if method in {"spawn", "forkserver"}:
+            raise ValueError(f"procession has no start method {method!r} yet; there is 'fork'")
+        raise ValueError(f"cannot find context for {method!r}")
+
+    def get_start_method(self, allow_none: bool = False) -> Any:
+        """Return the name of the start method."""
+        return self._name
+
+
+class ForkContext(BaseContext):
+    """Processes are started by fork."""
+
+    _name = "fork"
+    Process = ForkProcess
+
+
+class DefaultContext(BaseContext):
+    """The context behind the module's functions; its start method may be set once."""
+
+    Process = Process
+
+    def __init__(self, default: BaseContext) -> None:
+        self._default_context = default
+        self._actual_context: BaseContext | None = None
+
+    def get_context(self, method: str | None = None) -> Any:
+        """Return the context of a start method; None is the one set or the default."""
+        if method is not None:
+            return super().get_context(method)
+        if self._actual_context is None:
+            self._actual_context = self._default_context
+        return self._actual_context
+
+    def set_start_method(self, method: str | None, force: bool = False) -> None:
+        """Choose the start method.
+
+        Raises
+        ------
+        RuntimeError
+            If it was chosen before and `force` is false.
+        """
+        if self._actual_context is not None and not force:
+            raise RuntimeError("context has already been set")
+        self._actual_context = None if method is None else self.get_context(method)
+
+    def get_start_method(self, allow_none: bool = False) -> Any:
+        """Return the name of the start method; None if it is still open and that is allowed."""
+        if self._actual_context is None:
+            if allow_none:
+                return None
+            self._actual_context = self._default_context
+        return self._actual_context._name
+
+    def get_all_start_methods(self) -> list[str]:
+        """Return the names of the start methods that there are."""
+        return ["fork"]
+
+
+_fork_context = ForkContext()
+_default_context = DefaultContext(_fork_context)
+
+
+def _force_start_method(method: str) -> None:
+    _default_context._actual_context = _default_context.get_context(method)
+
+
+def __getattr__(name: str) -> Any:
+    # Private names of the standard library's module, which the public relies on.
+    return getattr(_stdlib, name)

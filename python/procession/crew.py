@@ -1,0 +1,470 @@
+"""The workers of a pool, and the tasks that they have not done.
+
+Workers pull tasks from one queue in shared memory and put results into another. A worker writes
+down which task it is about to take before it takes it, so that its death costs that task and no
+other: the task fails with `procession.WorkerDiedError`, and the worker is replaced.
+
+Who waits for a result collects results itself, its own and those of others, so a call on an idle
+pool is one round trip without a thread in between. A thread (`Crew._watch`) looks after the
+workers' lives; another calls callbacks, and collects while there are some to be called and nobody
+waits.
+
+A signal handler may raise between any two steps of the main thread, or use the pool, and so may
+what the garbage collector calls. Therefore the lock is re-entrant and taken by `with` alone; what
+is done under it may be done twice; a result leaves the queue for the inbox in one step, and the
+inbox when it has been delivered; the watcher, for which `terminate` waits, never takes the lock;
+and whoever waits looks around now and then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
+from itertools import chain
+from multiprocessing import pool as _stdlib
+from multiprocessing import util
+from multiprocessing.connection import Pipe, wait
+from queue import Empty, SimpleQueue
+from types import FunctionType
+from typing import Any, Protocol
+
+from . import _native
+from .errors import PoolTerminatedError, WorkerDiedError
+
+# Of the standard library's, so that programs that catch or rebuild them know ours.
+ExceptionWithTraceback: Any = _stdlib.ExceptionWithTraceback  # type: ignore[attr-defined]
+MaybeEncodingError: Any = _stdlib.MaybeEncodingError  # type: ignore[attr-defined]
+
+RUN = "RUN"
+CLOSE = "CLOSE"
+TERMINATE = "TERMINATE"
+DONE = "DONE"
+
+_BATCH = 256
+"""Outcomes that are delivered at a time."""
+
+_GRACE = 1.0
+"""Seconds that terminated workers have to leave before they are killed."""
+
+_TICK = 1.0
+"""Seconds after which who waits looks around, or tries again."""
+
+
+def call_each(func: Callable[[Any], Any], items: tuple[Any, ...]) -> list[Any]:
+    return [func(item) for item in items]
+
+
+def _put_result(results: _native.Queue, number: int, ok: bool, value: Any) -> None:
+    try:
+        results._put_result(number, ok, value)
+    except Exception as error:
+        results._put_result(number, False, MaybeEncodingError(error, value))
+
+
+def _work(
+    tasks: _native.Queue,
+    results: _native.Queue,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    most: int | None,
+    wrap_exception: bool,
+) -> None:
+    if initializer is not None:
+        initializer(*initargs)
+    functions: dict[bytes, Callable[..., Any]] = {}
+    done = 0
+    while most is None or done < most:
+        task = tasks._get_task()
+        if task is None:
+            # The end is for every worker: pass it on.
+            tasks.put(None)
+            _native.task_done()
+            return
+        number, message = task
+        try:
+            name, args, kwds = _native.split_task(message)
+            func = functions.get(name)
+            if func is None:
+                func = functions[name] = pickle.loads(name)
+            value: Any = func(*args, **kwds) if kwds else func(*args)
+            ok = True
+        except Exception as error:
+            ok = False
+            value = ExceptionWithTraceback(error, error.__traceback__) if wrap_exception else error
+        _put_result(results, number, ok, value)
+        _native.task_done()
+        done += 1
+        # What the task was made of may be large, and the next one may be long in coming.
+        del task, message, value
+        args = kwds = None
+    util.debug(f"worker leaves after {done} tasks")
+
+
+class Result(Protocol):
+    """What a task's outcome is given to."""
+
+    _has_come: bool
+    """Whether the outcome is here."""
+    _is_ready: bool
+    """Whether its callback has been called as well, if it has one."""
+
+    def _done(self, index: int, ok: bool, value: Any) -> None:
+        """Take the outcome of one of its tasks. The second time for the same does nothing."""
+
+
+class Crew:
+    """The workers of a pool, and the tasks that they have not done.
+
+    It is apart from the pool so that its threads don't keep the pool alive.
+    """
+
+    def __init__(
+        self,
+        ctx: Any,
+        make_process: Callable[..., Any],
+        size: int,
+        args: tuple[Any, ...],
+    ) -> None:
+        self.ctx = ctx
+        self.make_process = make_process
+        self.size = size
+        self.args = args
+        self.state = RUN
+        self.tasks = _native.Queue(name="pool tasks")
+        self.results = _native.Queue(name="pool results")
+        self.workers: list[Any] = []
+        self.names: dict[Any, bytes] = {}
+        self.end: int | None = None
+        # What follows changes under the lock.
+        self.lock = threading.RLock()
+        self.jobs: dict[int, tuple[Result, int]] = {}
+        self.inbox: deque[tuple[int, bool, Any]] = deque()
+        self.turn: int | None = None
+        self.awaited: set[Result] = set()
+        self.due: dict[Result, tuple[Callable[[Any], object], Any]] = {}
+        self.collector: threading.Thread | None = None
+        # Who waits for a turn or a result, or for either.
+        self.gates: dict[SimpleQueue[None], Result | None] = {}
+        self.bell, self.bell_rope = Pipe(duplex=False)
+        self.watcher = threading.Thread(target=self._watch, name="procession pool", daemon=True)
+
+    # Workers.
+
+    def start(self) -> None:
+        try:
+            for _ in range(self.size):
+                self._start_worker()
+        except BaseException:
+            self.state = TERMINATE
+            self._end_workers()
+            raise
+        self.watcher.start()
+
+    def _start_worker(self) -> None:
+        worker = self.make_process(
+            self.ctx, target=_work, args=(self.tasks, self.results, *self.args)
+        )
+        worker.name = worker.name.replace("Process", "PoolWorker")
+        worker.daemon = True
+        worker.start()
+        self.workers.append(worker)
+
+    def ring(self) -> None:
+        """Have the watcher look at the state."""
+        # It may have been closed, by another thread that saw the watcher gone.
+        with contextlib.suppress(OSError, TypeError):
+            self.bell_rope.send_bytes(b"!")
+
+    def _watch(self) -> None:
+        """Look after the workers until the last has left."""
+        while True:
+            short = self.state == RUN and len(self.workers) < self.size
+            sentinels = [worker.sentinel for worker in self.workers]
+            ended = wait([self.bell, *sentinels], _TICK if short else None)
+            if self.bell in ended:
+                self.bell.recv_bytes()
+            if self.state == TERMINATE:
+                self._end_workers()
+                break
+            for worker in [worker for worker in self.workers if worker.sentinel in ended]:
+                self._see_off(worker)
+            self._make_up_numbers()
+            if self.state == CLOSE and not self.workers:
+                break
+        self.state = TERMINATE if self.state == TERMINATE else DONE
+        self._fail_the_rest()
+        self._wake()
+
+    def _see_off(self, worker: Any) -> None:
+        """Fail the task of a worker that has ended."""
+        number = worker._popen.task()
+        worker.join()
+        self.workers.remove(worker)
+        # The number was written down before the task was taken: it may be in the queue still, or
+        # have been taken by another worker.
+        if (
+            number is not None
+            and self.tasks._got() > number
+            and all(other._popen.task() != number for other in self.workers)
+        ):
+            # This comes behind all that the worker put, so a result that it still gave counts.
+            error = WorkerDiedError(worker.pid, worker.exitcode, number)
+            self.results._put_result(number, False, error)
+        if self.state == CLOSE and (worker.exitcode != 0 or number is not None):
+            # It may have died with the end in its hands.
+            self.tasks.put(None)
+
+    def _make_up_numbers(self) -> None:
+        """Start workers in place of those that have left, while there is something to do."""
+        while len(self.workers) < self.size and (
+            self.state == RUN
+            or (self.state == CLOSE and self.end is not None and self.tasks._got() < self.end)
+        ):
+            try:
+                self._start_worker()
+            except Exception as error:
+                if not self.workers:
+                    self._fail_the_rest(error)
+                    if self.state == CLOSE:
+                        return
+                util.sub_warning("a pool can't start a worker: %r", error)
+                return
+
+    def _end_workers(self) -> None:
+        for worker in self.workers:
+            if worker.exitcode is None:
+                worker.terminate()
+        deadline = time.monotonic() + _GRACE
+        for worker in self.workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+            if worker.exitcode is None:
+                worker.kill()
+                worker.join()
+        self.workers.clear()
+
+    # Tasks.
+
+    def name_of(self, func: Callable[..., Any]) -> bytes:
+        """Return a function as the workers know it, pickled once if it goes by name alone."""
+        if type(func) is not FunctionType:
+            return _native.dumps(func)
+        name = self.names.get(func)
+        if name is None:
+            name = self.names[func] = _native.dumps(func)
+        return name
+
+    def submit(
+        self,
+        result: Result,
+        func: Callable[..., Any],
+        args: Any,
+        kwds: Mapping[str, Any],
+        index: int = 0,
+    ) -> None:
+        task = _native.join_task(self.name_of(func), args, kwds)
+        with self.lock:
+            if self.state != RUN:
+                raise ValueError("Pool not running")
+            self.jobs[self.tasks._put_task(task)] = (result, index)
+
+    def close(self) -> None:
+        with self.lock:
+            if self.state != RUN:
+                return
+            self.end = self.tasks._got() + self.tasks.qsize()
+            self.state = CLOSE
+            self.tasks.put(None)
+        self.ring()
+
+    def terminate(self) -> None:
+        with self.lock:
+            if self.state not in (TERMINATE, DONE):
+                self.state = TERMINATE
+        self.ring()
+        self._wait_for_watcher()
+
+    def _wait_for_watcher(self) -> None:
+        if self.watcher is threading.current_thread():
+            return
+        self.watcher.join()
+        self.bell_rope.close()
+        self.bell.close()
+
+    def join(self) -> None:
+        while self.jobs and self.watcher.is_alive():
+            with self.lock:
+                result = next(iter(self.jobs.values()))[0] if self.jobs else None
+            if result is not None:
+                self.collect(result, _TICK)
+        self._wait_for_watcher()
+        if self.collector is not None and self.collector is not threading.current_thread():
+            self.collector.join()
+
+    # Results.
+
+    def collect(self, result: Result, timeout: float | None) -> bool:
+        """Collect results until `result` is ready, or let the thread do so that does already.
+
+        Gives whether it is ready. In a callback its outcome is enough: that thread would otherwise
+        wait for itself.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._collect(result, lambda: result._has_come, deadline)
+        if result._is_ready:
+            return True
+        if self.collector is threading.current_thread():
+            return result._has_come
+        gate: SimpleQueue[None] = SimpleQueue()
+        try:
+            while result._has_come and not result._is_ready:
+                left = _TICK if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self.gates[gate] = result
+                if not result._is_ready:
+                    with contextlib.suppress(Empty):
+                        gate.get(timeout=min(left, _TICK))
+        finally:
+            self.gates.pop(gate, None)
+        return result._is_ready
+
+    def _collect(
+        self, result: Result | None, done: Callable[[], bool], deadline: float | None
+    ) -> None:
+        """Collect until `done`; wait for `result`, or for any callback, while others collect."""
+        me = threading.get_ident()
+        # Called by a signal handler while this thread collects, it does so within the same turn.
+        nested = self.turn == me
+        gate: SimpleQueue[None] | None = None
+        try:
+            try:
+                while not done():
+                    left = _TICK if deadline is None else deadline - time.monotonic()
+                    if self._take_turn(me):
+                        self._receive(max(0.0, min(left, _TICK)))
+                    elif left > 0:
+                        if gate is None:
+                            gate = SimpleQueue()
+                        self.gates[gate] = result
+                        if self.turn is not None and not done():
+                            with contextlib.suppress(Empty):
+                                gate.get(timeout=min(left, _TICK))
+                    if left <= 0:
+                        return
+            finally:
+                self._end_collecting(gate, nested)
+        except BaseException:
+            # A signal may have interrupted just that.
+            self._end_collecting(gate, nested)
+            raise
+
+    def _take_turn(self, me: int) -> bool:
+        with self.lock:
+            if self.turn is None:
+                self.turn = me
+            return self.turn == me
+
+    def _end_collecting(self, gate: SimpleQueue[None] | None, nested: bool) -> None:
+        if gate is not None:
+            self.gates.pop(gate, None)
+        if self.turn == threading.get_ident() and not nested:
+            self.turn = None
+            self._wake()
+
+    def _wake(self) -> None:
+        for gate in tuple(self.gates):
+            gate.put(None)
+
+    def _receive(self, timeout: float) -> None:
+        """Wait for the next outcome; deliver it, and those that are there as well."""
+        if not self.inbox:
+            with contextlib.suppress(Empty):
+                # All in C, without a place for a signal between the queue and the inbox.
+                results = map(self.results._get_results, (_BATCH,), (timeout,))
+                self.inbox.extend(chain.from_iterable(results))
+        with self.lock:
+            while self.inbox:
+                number, ok, value = self.inbox[0]
+                # There is no job if a worker died after it gave the result.
+                if number in self.jobs:
+                    result, index = self.jobs[number]
+                    result._done(index, ok, value)
+                    self.jobs.pop(number, None)
+                self.inbox.popleft()
+        if not self.gates:
+            return
+        for gate, awaited in tuple(self.gates.items()):
+            if self.due if awaited is None else awaited._has_come:
+                gate.put(None)
+
+    def _fail_the_rest(self, cause: BaseException | None = None) -> None:
+        """Fail what is open when there are no workers any more."""
+        for number in tuple(self.jobs):
+            error = PoolTerminatedError("the pool was terminated before the task was done")
+            error.__cause__ = cause
+            self.results._put_result(number, False, error)
+
+    # Callbacks.
+
+    def expect_callback(self, result: Result) -> None:
+        """Call a result's callbacks when it is ready, though nobody may wait for it."""
+        with self.lock:
+            self.awaited.add(result)
+            if self.collector is None:
+                collector = threading.Thread(
+                    target=self._call_back, name="procession callbacks", daemon=True
+                )
+                collector.start()
+                self.collector = collector
+        self._wake()
+
+    def expect_none(self, result: Result) -> None:
+        """Call no callbacks of a result whose task could not be submitted."""
+        with self.lock:
+            self.awaited.discard(result)
+        self._wake()
+
+    def callback_due(
+        self, result: Result, callback: Callable[[Any], object] | None, value: Any
+    ) -> bool:
+        """Have the callback of a result be called, if there is one. The lock is held."""
+        if callback is not None and result in self.awaited:
+            self.due[result] = (callback, value)
+        self.awaited.discard(result)
+        return result in self.due
+
+    def _call_back(self) -> None:
+        """Call callbacks as they become due, in order; collect while nobody else does."""
+        while True:
+            with self.lock:
+                result = next(iter(self.due), None)
+                call = self.due.pop(result) if result is not None else None
+            if result is not None and call is not None:
+                callback, value = call
+                try:
+                    callback(value)
+                except Exception:
+                    traceback.print_exc()
+                result._is_ready = True
+                self._wake()
+                del call, callback, value
+            elif self.awaited:
+                self._collect(None, lambda: bool(self.due) or not self.awaited, None)
+            elif self.state in (TERMINATE, DONE):
+                return
+            else:
+                self._pause()
+
+    def _pause(self) -> None:
+        """Wait until somebody wakes those who wait, or for a moment."""
+        gate: SimpleQueue[None] = SimpleQueue()
+        self.gates[gate] = None
+        if not (self.due or self.awaited or self.state in (TERMINATE, DONE)):
+            with contextlib.suppress(Empty):
+                gate.get(timeout=_TICK)
+        self.gates.pop(gate, None)

@@ -1,0 +1,362 @@
+"""Pools of worker processes, with the interface of :mod:`multiprocessing.pool`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import TimeoutError, util
+from multiprocessing import pool as _stdlib
+from typing import Any
+
+from .crew import (
+    CLOSE,
+    DONE,
+    RUN,
+    TERMINATE,
+    Crew,
+    ExceptionWithTraceback,
+    MaybeEncodingError,
+    call_each,
+)
+from .errors import WorkerDiedError
+
+__all__ = [
+    "CLOSE",
+    "RUN",
+    "TERMINATE",
+    "AsyncResult",
+    "ExceptionWithTraceback",
+    "MapResult",
+    "MaybeEncodingError",
+    "Pool",
+    "RemoteTraceback",
+    "ThreadPool",
+    "WorkerDiedError",
+]
+
+RemoteTraceback: Any = _stdlib.RemoteTraceback  # type: ignore[attr-defined]
+ThreadPool = _stdlib.ThreadPool
+
+
+class AsyncResult:
+    """The outcome of a task that may not be done yet.
+
+    Made by `Pool.apply_async`.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        self._crew = crew
+        self._callback = callback
+        self._error_callback = error_callback
+        self._has_come = False
+        self._is_ready = False
+        self._success = False
+        self._value: Any = None
+
+    def ready(self) -> bool:
+        """Return whether the task is done."""
+        return self._is_ready or self._crew.collect(self, 0)
+
+    def successful(self) -> bool:
+        """Return whether the task ended without an exception.
+
+        Raises
+        ------
+        ValueError
+            If it is not done.
+        """
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        return self._success
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the task is done, for `timeout` seconds at the longest."""
+        if not self._is_ready:
+            self._crew.collect(self, timeout)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Return the task's result, or raise the exception that it raised.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            The seconds to wait at the longest.
+
+        Raises
+        ------
+        multiprocessing.TimeoutError
+            If the task is not done by then.
+        procession.WorkerDiedError
+            If the worker died while it ran the task.
+        """
+        if not self._is_ready and not self._crew.collect(self, timeout):
+            raise TimeoutError
+        if self._success:
+            return self._value
+        raise self._value
+
+    def _done(self, index: int, ok: bool, value: Any) -> None:
+        self._set(ok, value)
+
+    def _set(self, ok: bool, value: Any) -> None:
+        self._success = ok
+        self._value = value
+        callback = self._callback if ok else self._error_callback
+        self._is_ready = not self._crew.callback_due(self, callback, value)
+        self._has_come = True
+        self._callback = self._error_callback = None
+
+
+ApplyResult = AsyncResult
+
+
+class MapResult(AsyncResult):
+    """The outcome of `Pool.map_async`: a list, in the order of the arguments."""
+
+    def __init__(self, *args: Any, length: int, chunksize: int) -> None:
+        super().__init__(*args)
+        self._chunksize = chunksize
+        self._open = set(range(-(-length // chunksize)))
+        self._values: list[Any] = [None] * length
+        self._failure: BaseException | None = None
+
+    def _done(self, index: int, ok: bool, value: Any) -> None:
+        if ok:
+            self._values[index * self._chunksize : (index + 1) * self._chunksize] = value
+        elif self._failure is None:
+            self._failure = value
+        self._open.discard(index)
+        if not self._open:
+            failed = self._failure is not None
+            self._set(not failed, self._failure if failed else self._values)
+
+
+class Pool:
+    """A pool of worker processes.
+
+    Parameters
+    ----------
+    processes : int, optional
+        How many workers; the processors that this process may use if left out.
+    initializer : callable, optional
+        Called in each worker when it starts.
+    initargs : iterable
+        The initializer's arguments.
+    maxtasksperchild : int, optional
+        After how many tasks a worker leaves and is replaced.
+    context : BaseContext, optional
+        Where workers come from.
+
+    Raises
+    ------
+    ValueError
+        If `processes` or `maxtasksperchild` is less than 1.
+
+    Examples
+    --------
+    >>> import procession
+    >>> with procession.Pool(2) as pool:
+    ...     pool.map(abs, [-1, 2, -3])
+    [1, 2, 3]
+    """
+
+    _wrap_exception = True
+
+    @staticmethod
+    def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
+        """Make a worker; override it for workers of another class."""
+        return ctx.Process(*args, **kwds)
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+    ) -> None:
+        if context is None:
+            from .context import _default_context
+
+            context = _default_context.get_context()
+        size = len(os.sched_getaffinity(0)) if processes is None else processes
+        if size < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and (
+            not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0
+        ):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._ctx = context
+        self._processes = size
+        args = (initializer, tuple(initargs), maxtasksperchild, self._wrap_exception)
+        self._crew = Crew(context, self.Process, size, args)
+        self._crew.start()
+        self._terminate = util.Finalize(self, self._crew.terminate, exitpriority=15)
+
+    @property
+    def _state(self) -> str:
+        state = self._crew.state
+        return CLOSE if state == DONE else state
+
+    @property
+    def _pool(self) -> list[Any]:
+        return self._crew.workers
+
+    @property
+    def _cache(self) -> dict[int, Any]:
+        return self._crew.jobs
+
+    def __repr__(self) -> str:
+        name = f"{type(self).__module__}.{type(self).__qualname__}"
+        return f"<{name} state={self._state} pool_size={len(self._pool)}>"
+
+    def _result(self, kind: Any, callback: Any, error_callback: Any, **kwds: Any) -> Any:
+        if self._crew.state != RUN:
+            raise ValueError("Pool not running")
+        result = kind(self._crew, callback, error_callback, **kwds)
+        if callback is not None or error_callback is not None:
+            self._crew.expect_callback(result)
+        return result
+
+    def apply(
+        self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
+    ) -> Any:
+        """Return ``func(*args, **kwds)``, called in a worker."""
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult:
+        """Have a worker call ``func(*args, **kwds)``; return its result to come.
+
+        Parameters
+        ----------
+        func : callable
+            Something that pickle can carry.
+        args, kwds
+            Its arguments.
+        callback, error_callback : callable, optional
+            Called with the result, or the exception, in a thread of this process.
+
+        Raises
+        ------
+        ValueError
+            If the pool is closed.
+        """
+        result = self._result(AsyncResult, callback, error_callback)
+        try:
+            self._crew.submit(result, func, args, kwds)
+        except BaseException:
+            self._crew.expect_none(result)
+            raise
+        return result  # type: ignore[no-any-return]
+
+    def map(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
+    ) -> list[Any]:
+        """Return ``[func(x) for x in iterable]``, called in the workers.
+
+        Parameters
+        ----------
+        func : callable
+            Something that pickle can carry.
+        iterable : iterable
+            Its arguments.
+        chunksize : int, optional
+            How many a worker takes at a time; by default so many that each has four turns.
+        """
+        return self.map_async(func, iterable, chunksize).get()  # type: ignore[no-any-return]
+
+    def map_async(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult:
+        """Begin what `map` does; return its result to come."""
+        sized: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
+        items, length = iter(sized), len(sized)
+        if chunksize is None:
+            chunksize = -(-length // (self._processes * 4)) or 1
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+        with self._crew.lock:
+            result: MapResult = self._result(
+                MapResult, callback, error_callback, length=length, chunksize=chunksize
+            )
+            if length == 0:
+                result._set(True, [])
+                return result
+        try:
+            for index in itertools.count():
+                chunk = tuple(itertools.islice(items, chunksize))
+                if not chunk:
+                    break
+                self._crew.submit(result, call_each, (func, chunk), {}, index)
+        except BaseException:
+            self._crew.expect_none(result)
+            raise
+        return result
+
+    def close(self) -> None:
+        """Take no more tasks; the workers leave when all are done."""
+        self._crew.close()
+
+    def terminate(self) -> None:
+        """End the workers at once; what is not done fails with `PoolTerminatedError`."""
+        self._terminate()
+
+    def join(self) -> None:
+        """Wait until the workers have left.
+
+        Raises
+        ------
+        ValueError
+            If the pool was neither closed nor terminated.
+        """
+        if self._crew.state == RUN:
+            raise ValueError("Pool is still running")
+        self._crew.join()
+
+    def __enter__(self) -> Pool:
+        if self._crew.state != RUN:
+            raise ValueError("Pool not running")
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.terminate()
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __del__(self) -> None:
+        crew = getattr(self, "_crew", None)
+        if crew is not None and crew.state == RUN:
+            import warnings
+
+            warnings.warn(
+                f"unclosed running multiprocessing pool {self!r}",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+
+def __getattr__(name: str) -> Any:
+    # What the standard library's module has besides: its functions are pickled by name.
+    return getattr(_stdlib, name)

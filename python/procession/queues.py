@@ -1,0 +1,47 @@
+"""Queues between processes, without feeder thread and pipe.
+
+`put` serializes in the caller: what can't be pickled is an exception there, and when `put` returns
+the message is in shared memory, whatever becomes of the process that put it.
+"""
+
+from __future__ import annotations
+
+from queue import Empty, Full
+from typing import Any
+
+from . import _native
+
+__all__ = ["Empty", "Full", "Queue", "SimpleQueue"]
+
+
+class Queue(_native.Queue):
+    """A queue of pickled objects, each of which one consumer gets.
+
+    Parameters
+    ----------
+    maxsize : int
+        How many objects it holds before `put` waits; 0 or less is no bound.
+    ctx : BaseContext, optional
+        Accepted for the sake of `multiprocessing`; all contexts share one arena.
+    name : str, optional
+        What inspectors show.
+    """
+
+    def join_thread(self) -> None:
+        """Return at once: there is no thread, and everything put is in the queue."""
+
+    def cancel_join_thread(self) -> None:
+        """Do nothing: an unread queue keeps no process from leaving."""
+
+
+class SimpleQueue(_native.Queue):
+    """A queue without bound and timeouts, as `multiprocessing.SimpleQueue`.
+
+    Parameters
+    ----------
+    ctx : BaseContext, optional
+        As for `Queue`.
+    """
+
+    def __new__(cls, *, ctx: Any = None) -> SimpleQueue:
+        return super().__new__(cls, ctx=ctx)

@@ -1,0 +1,62 @@
+"""What the kernel says of processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PATIENCE_SECONDS = 20
+"""How long something may take that is waited for; nothing takes so long unless it never comes."""
+
+
+def eventually(is_so: Callable[[], bool]) -> bool:
+    """Whether something is so, or becomes so while we wait."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def stat(pid: int) -> list[str] | None:
+    """The fields of `/proc/PID/stat` from the third on: state, parent, group, session."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process and it isn't a zombie."""
+    fields = stat(pid)
+    return fields is not None and fields[0] not in "ZX"
+
+
+def all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def children_of(parent: int) -> set[int]:
+    """The children of a process, those included that have ended and were not waited for."""
+    rows = ((pid, stat(pid)) for pid in all_pids())
+    return {pid for pid, fields in rows if fields is not None and int(fields[1]) == parent}
+
+
+def members_of(session: int) -> set[int]:
+    """The processes of a session that have not ended."""
+    rows = ((pid, stat(pid)) for pid in all_pids())
+    return {
+        pid
+        for pid, fields in rows
+        if fields is not None and int(fields[3]) == session and fields[0] not in "ZX"
+    }
+
+
+def is_asleep(pid: int) -> bool:
+    """Whether the process waits for something."""
+    fields = stat(pid)
+    return fields is not None and fields[0] == "S"

@@ -1,0 +1,271 @@
+"""`procession run`, and `procession.install()`, which does the same from inside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import procession
+import pytest
+from sessions import LAUNCHERS, Ending, run_command
+
+COMMAND = (sys.executable, "-m", "procession")
+RUN = LAUNCHERS["procession"]
+
+
+def run_text(tmp_path: Path, text: str, *arguments: str) -> Ending:
+    program = tmp_path / "program.py"
+    program.write_text(text)
+    return run_command([*RUN, str(program), *arguments])
+
+
+WHOSE = """
+import multiprocessing, sys
+import multiprocessing.pool
+import multiprocessing.context, multiprocessing.queues, multiprocessing.process
+from multiprocessing import Pool, Process, Queue, get_context, synchronize
+from multiprocessing.pool import Pool as PoolClass
+from multiprocessing.queues import Empty
+from multiprocessing.connection import wait
+
+def whose(*_):
+    import multiprocessing
+    import multiprocessing.pool
+    import multiprocessing.queues
+    from multiprocessing import Lock
+    return [
+        multiprocessing.__name__,
+        multiprocessing.pool.__name__,
+        sys.modules["multiprocessing"].__name__,
+        type(multiprocessing.Queue()).__module__,
+        type(Lock()).__module__,
+        multiprocessing.pool.Pool.__module__,
+    ]
+
+def put_whose(queue):
+    queue.put(whose())
+
+if __name__ == "__main__":
+    print(*whose())
+    print(PoolClass.__module__, synchronize.__name__, type(Process()).__module__)
+    queue = Queue()
+    process = Process(target=put_whose, args=(queue,))
+    process.start()
+    print(*queue.get())
+    process.join()
+    with Pool(1) as pool:
+        print(*pool.apply(whose))
+        print(type(pool).__module__)
+    with get_context("fork").Pool(1) as pool:
+        print(*pool.map(whose, [1])[0])
+"""
+
+
+def test_multiprocessing_is_procession_in_a_program_and_its_children(tmp_path: Path) -> None:
+    ending = run_text(tmp_path, WHOSE)
+    names = (
+        "procession procession.pool procession procession.queues procession.synchronize "
+        "procession.pool"
+    )
+    assert ending.stdout.splitlines() == [
+        names,
+        "procession.pool procession.synchronize procession.context",
+        names,
+        names,
+        "procession.pool",
+        names,
+    ], ending.stderr
+    assert ending.exit_code == 0
+
+
+def test_installing_twice_changes_nothing(tmp_path: Path) -> None:
+    text = "import procession\nprocession.install()\nprocession.install()\n" + WHOSE
+    program = tmp_path / "program.py"
+    program.write_text(text)
+    once = run_command([sys.executable, str(program)])
+    assert once.exit_code == 0, once.stderr
+    assert once.stdout == run_text(tmp_path, WHOSE).stdout
+    again = run_text(tmp_path, text)
+    assert (again.exit_code, again.stdout) == (0, once.stdout), again.stderr
+
+
+ARGUMENTS = """
+import os, sys
+print(__name__)
+print(sys.argv)
+print(os.path.realpath(sys.path[0]))
+print(globals().get("__file__"))
+import beside
+"""
+
+
+def test_a_script_sees_its_arguments_and_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("print('beside')")
+    program = tmp_path / "program.py"
+    program.write_text(ARGUMENTS)
+    arguments = ["-x", "--help", "run", "two words"]
+    for command in (COMMAND[:1], RUN):
+        ending = run_command([*command, str(program), *arguments])
+        assert ending.stdout.splitlines() == [
+            "__main__",
+            str([str(program), *arguments]),
+            str(tmp_path.resolve()),
+            str(program),
+            "beside",
+        ], ending.stderr
+        relative = run_command([*command, "program.py"], cwd=tmp_path)
+        assert relative.stdout.splitlines()[1] == "['program.py']"
+        assert relative.stdout.splitlines()[2] == str(tmp_path.resolve())
+
+
+def test_a_module_sees_its_arguments(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_text("import sys\nprint(__package__, sys.argv[1:])")
+    (package / "module.py").write_text("import sys\nprint(__name__, sys.argv, sys.path[0])")
+    for command in (COMMAND[:1], RUN):
+        ending = run_command([*command, "-m", "package", "-a", "b"], cwd=tmp_path)
+        assert ending.stdout == "package ['-a', 'b']\n", ending.stderr
+        ending = run_command([*command, "-m", "package.module", "-m"], cwd=tmp_path)
+        file = str(package / "module.py")
+        assert ending.stdout == f"__main__ {[file, '-m']} {tmp_path}\n", ending.stderr
+
+
+def test_code_sees_its_arguments(tmp_path: Path) -> None:
+    code = "import sys; print(__name__, sys.argv, repr(sys.path[0]))"
+    for command in (COMMAND[:1], RUN):
+        ending = run_command([*command, "-c", code, "a", "-c"], cwd=tmp_path)
+        assert ending.stdout == "__main__ ['-c', 'a', '-c'] ''\n", ending.stderr
+
+
+def test_a_folder_and_an_archive_are_run(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "__main__.py").write_text("import sys\nprint(__name__, sys.argv[1:])")
+    with zipfile.ZipFile(tmp_path / "archive.pyz", "w") as archive:
+        archive.write(folder / "__main__.py", "__main__.py")
+    for program in ("folder", "archive.pyz"):
+        ending = run_command([*RUN, program, "x"], cwd=tmp_path)
+        assert ending.stdout == "__main__ ['x']\n", ending.stderr
+
+
+@pytest.mark.parametrize(
+    ("statement", "status", "stderr"),
+    [
+        ("pass", 0, ""),
+        ("raise SystemExit", 0, ""),
+        ("raise SystemExit(5)", 5, ""),
+        ("raise SystemExit('text')", 1, "text\n"),
+        ("import os; os._exit(9)", 9, ""),
+        (f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})", -9, ""),
+    ],
+)
+@pytest.mark.parametrize("how", ["script", "-c", "-m"])
+def test_the_programs_status_is_the_commands(
+    tmp_path: Path, how: str, statement: str, status: int, stderr: str
+) -> None:
+    (tmp_path / "program.py").write_text(statement)
+    program = {"script": ["program.py"], "-c": ["-c", statement], "-m": ["-m", "program"]}[how]
+    ending = run_command([*RUN, *program], cwd=tmp_path)
+    assert (ending.exit_code, ending.stderr) == (status, stderr)
+
+
+def test_an_uncaught_exception_is_shown_with_its_line(tmp_path: Path) -> None:
+    ending = run_text(tmp_path, "def fail():\n    raise LookupError('here')\n\nfail()\n")
+    assert ending.exit_code == 1
+    assert "raise LookupError('here')" in ending.stderr
+    assert ending.stderr.endswith("LookupError: here\n")
+    assert "program.py" in ending.stderr
+
+
+def test_a_program_that_does_not_parse_is_shown(tmp_path: Path) -> None:
+    ending = run_text(tmp_path, "this is no Python\n")
+    assert ending.exit_code == 1
+    assert "SyntaxError" in ending.stderr
+
+
+def test_a_program_may_name_its_encoding(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_bytes("# coding: latin-1\nprint(ascii('é'))\n".encode("latin-1"))
+    assert run_command([*RUN, str(program)]).stdout == "'\\xe9'\n"
+
+
+def test_a_programs_classes_can_be_pickled(tmp_path: Path) -> None:
+    text = """
+import multiprocessing
+
+class Thing:
+    def __init__(self, value):
+        self.value = value
+
+def double(thing):
+    return Thing(thing.value * 2)
+
+if __name__ == "__main__":
+    with multiprocessing.Pool(2) as pool:
+        print([thing.value for thing in pool.map(double, map(Thing, range(4)))])
+"""
+    ending = run_text(tmp_path, text)
+    assert (ending.exit_code, ending.stdout) == (0, "[0, 2, 4, 6]\n"), ending.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["-V"]])
+def test_the_version_is_told(arguments: list[str]) -> None:
+    ending = run_command([*COMMAND, *arguments])
+    assert ending.exit_code == 0
+    assert procession.__version__ in ending.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["run", "--help"]])
+def test_help_is_given(arguments: list[str]) -> None:
+    ending = run_command([*COMMAND, *arguments])
+    assert ending.exit_code == 0
+    assert "Usage: procession" in ending.stdout
+    assert "run" in ending.stdout
+    assert ending.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["walk"], ["run", "-m"], ["run", "-c"]])
+def test_a_command_that_makes_no_sense_is_status_2(arguments: list[str]) -> None:
+    ending = run_command([*COMMAND, *arguments])
+    assert ending.exit_code == 2
+    assert ending.stderr != ""
+    assert "Traceback" not in ending.stderr
+
+
+def test_a_missing_program_is_told(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.py")
+    ending = run_command([*RUN, missing])
+    assert ending.exit_code == 2
+    assert missing in ending.stderr
+    assert "No such file" in ending.stderr
+    assert "Traceback" not in ending.stderr
+    ending = run_command([*RUN, "-m", "no_such_module"])
+    assert ending.exit_code == 1
+    assert "No module named no_such_module" in ending.stderr
+
+
+def test_the_command_is_installed(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("procession")
+    ending = run_command([str(command), "run", "-c", "import multiprocessing as m; print(m)"])
+    assert ending.exit_code == 0, ending.stderr
+    assert "procession" in ending.stdout
+
+
+def test_ctrl_c_ends_a_program_as_it_does_without(tmp_path: Path) -> None:
+    text = "import time\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    program = tmp_path / "program.py"
+    program.write_text(text)
+
+    def press(process: Any) -> None:
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)
+
+    ending = run_command([*RUN, str(program)], press)
+    assert ending.exit_code == -signal.SIGINT
+    assert ending.stderr.endswith("KeyboardInterrupt\n")

@@ -51,6 +51,9 @@ _BATCH = 256
 _GRACE = 1.0
 """Seconds that terminated workers have to leave before they are killed."""
 
+_STILLBORN_MOST = 10
+"""Workers in a row, beyond the size of the pool, that may end before one is ready for tasks."""
+
 _TICK = 1.0
 """Seconds after which who waits looks around, or tries again."""
 
@@ -69,6 +72,7 @@ def _put_result(results: _native.Queue, number: int, ok: bool, value: Any) -> No
 def _work(
     tasks: _native.Queue,
     results: _native.Queue,
+    ready: _native.Semaphore,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     most: int | None,
@@ -76,6 +80,7 @@ def _work(
 ) -> None:
     if initializer is not None:
         initializer(*initargs)
+    ready.release()
     functions: dict[bytes, Callable[..., Any]] = {}
     done = 0
     while most is None or done < most:
@@ -137,6 +142,11 @@ class Crew:
         self.state = RUN
         self.tasks = _native.Queue(name="pool tasks")
         self.results = _native.Queue(name="pool results")
+        # How many workers have been ready for tasks, and how many ended since that last grew.
+        self.ready = _native.Semaphore(0, name="pool workers ready")
+        self.seen_ready = 0
+        self.stillborn = 0
+        self.failure: str | None = None
         self.workers: list[Any] = []
         self.names: dict[Any, bytes] = {}
         self.end: int | None = None
@@ -167,7 +177,7 @@ class Crew:
 
     def _start_worker(self) -> None:
         worker = self.make_process(
-            self.ctx, target=_work, args=(self.tasks, self.results, *self.args)
+            self.ctx, target=_work, args=(self.tasks, self.results, self.ready, *self.args)
         )
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = True
@@ -193,6 +203,9 @@ class Crew:
                 break
             for worker in [worker for worker in self.workers if worker.sentinel in ended]:
                 self._see_off(worker)
+            if self.failure is not None:
+                self._end_workers()
+                break
             self._make_up_numbers()
             if self.state == CLOSE and not self.workers:
                 break
@@ -205,6 +218,11 @@ class Crew:
         number = worker._popen.task()
         worker.join()
         self.workers.remove(worker)
+        ready = self.ready.get_value()
+        self.stillborn = 1 if ready != self.seen_ready else self.stillborn + 1
+        self.seen_ready = ready
+        if self.stillborn > _STILLBORN_MOST + self.size and self.state != TERMINATE:
+            self._give_up(worker)
         # The number was written down before the task was taken: it may be in the queue still, or
         # have been taken by another worker.
         if (
@@ -219,6 +237,14 @@ class Crew:
             # It may have died with the end in its hands.
             self.tasks.put(None)
 
+    def _give_up(self, last: Any) -> None:
+        """Take no more tasks: each worker would end as those before it."""
+        self.failure = (
+            f"gave up: {self.stillborn} workers in a row left before they were ready for tasks, "
+            f"the last, {last.pid}, with exit code {last.exitcode}; see what its initializer does"
+        )
+        self.state = TERMINATE
+
     def _make_up_numbers(self) -> None:
         """Start workers in place of those that have left, while there is something to do."""
         while len(self.workers) < self.size and (
@@ -229,7 +255,7 @@ class Crew:
                 self._start_worker()
             except Exception as error:
                 if not self.workers:
-                    self._fail_the_rest(error)
+                    self._fail_the_rest(f"can't start a worker ({error!r})")
                     if self.state == CLOSE:
                         return
                 util.sub_warning("a pool can't start a worker: %r", error)
@@ -271,6 +297,9 @@ class Crew:
             if self.state != RUN:
                 raise ValueError("Pool not running")
             self.jobs[self.tasks._put_task(task)] = (result, index)
+            if self.state != RUN:
+                # The watcher gave up meanwhile, and may not have seen this one.
+                self._fail_the_rest()
 
     def close(self) -> None:
         with self.lock:
@@ -402,11 +431,11 @@ class Crew:
             if self.due if awaited is None else awaited._has_come:
                 gate.put(None)
 
-    def _fail_the_rest(self, cause: BaseException | None = None) -> None:
+    def _fail_the_rest(self, why: str | None = None) -> None:
         """Fail what is open when there are no workers any more."""
+        why = why or self.failure or "was terminated before the task was done"
         for number in tuple(self.jobs):
-            error = PoolTerminatedError("the pool was terminated before the task was done")
-            error.__cause__ = cause
+            error = PoolTerminatedError(f"the pool {why}")
             self.results._put_result(number, False, error)
 
     # Callbacks.

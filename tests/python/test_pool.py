@@ -287,6 +287,27 @@ def test_an_initializer_that_is_not_callable_is_refused(ctx: Any) -> None:
         ctx.Pool(1, initializer=5)
 
 
+def leave(code: int) -> None:
+    os._exit(code)
+
+
+def test_a_pool_whose_workers_fail_to_start_gives_up(ctx: Any) -> None:
+    with ctx.Pool(2, initializer=leave, initargs=(3,)) as pool:
+        with pytest.raises(PoolTerminatedError, match=r"workers in a row left .* exit code 3"):
+            pool.apply(square, (2,))
+        with pytest.raises(ValueError, match="not running"):
+            pool.apply(square, (2,))
+
+
+def test_a_closed_pool_whose_workers_fail_to_start_ends(ctx: Any) -> None:
+    pool = ctx.Pool(1, initializer=leave, initargs=(0,))
+    result = pool.map_async(square, range(3))
+    pool.close()
+    pool.join()
+    with pytest.raises(PoolTerminatedError, match="exit code 0"):
+        result.get()
+
+
 def test_the_initializer_runs_in_each_worker(ctx: Any) -> None:
     with ctx.Pool(2, initialize, ("a", 1)) as pool:
         assert set(pool.map(initialized_with, range(20), 1)) == {("a", 1)}
@@ -1077,3 +1098,31 @@ def nested(ctx_name: str) -> list[int]:
 def test_a_worker_may_have_a_pool_of_its_own(ctx: Any, method: str) -> None:
     with ctx.Pool(2) as pool:
         assert pool.map(nested, [method] * 4, 1) == [[0, 1, 4, 9, 16]] * 4
+
+
+interrupts = [KeyboardInterrupt()]
+
+
+def interrupted_once(value: int) -> int:
+    if interrupts:
+        raise interrupts.pop()
+    return value
+
+
+class InterruptedOnce:
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        return interrupted_once, (self.value,)
+
+
+def test_an_interrupt_while_a_result_is_unpickled_loses_no_result(ctx: Any) -> None:
+    with ctx.Pool(1) as pool:
+        results = [
+            pool.apply_async(f, (n,)) for n, f in enumerate([square, InterruptedOnce, square])
+        ]
+        with pytest.raises(KeyboardInterrupt):
+            results[2].get()
+        assert [result.get() for result in results] == [0, 1, 4]
+    assert not interrupts

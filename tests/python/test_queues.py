@@ -763,3 +763,21 @@ class PutsWhilePickled:
     def __reduce__(self) -> Any:
         _queues[0].put("while pickled")
         return (str, ("itself",))
+
+
+def refuse(*_: object) -> None:
+    raise LookupError("not here")
+
+
+class Unreadable:
+    def __reduce__(self) -> Any:
+        return refuse, ()
+
+
+def test_get_many_gives_what_comes_before_an_object_that_cannot_be_unpickled(ctx: Any) -> None:
+    queue = ctx.Queue()
+    queue.put_many([1, 2, Unreadable(), 3])
+    assert queue.get_many(10) == [1, 2]
+    with pytest.raises(LookupError, match="not here"):
+        queue.get_many(10)
+    assert queue.get_many(10) == [3]

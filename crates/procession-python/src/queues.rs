@@ -1,11 +1,12 @@
 //! `procession.queues`: messages between processes.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use procession_shm::arena::family;
 use procession_shm::queue::{self, QueueError};
 use procession_shm::wait::{Deadline, Stopped, Waiting};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 
@@ -18,6 +19,11 @@ use crate::waiting::deadline;
 pub(crate) struct Queue {
     queue: queue::Queue,
     closed: AtomicBool,
+    /// Outcomes that were got when the user interrupted their unpickling. Used with the interpreter
+    /// attached and left before anything else runs, so no fork finds it locked.
+    interrupted: Mutex<Vec<Vec<u8>>>,
+    /// Why the message behind the last that `get_many` gave could not be unpickled.
+    spoilt: Mutex<Option<PyErr>>,
 }
 
 /// The parts of a task: the pickled function, the arguments, the keywords.
@@ -31,7 +37,12 @@ type Got = Result<(u8, u64, Vec<u8>), QueueError>;
 
 impl Queue {
     fn over(queue: queue::Queue) -> Self {
-        Self { queue, closed: AtomicBool::new(false) }
+        Self {
+            queue,
+            closed: AtomicBool::new(false),
+            interrupted: Mutex::default(),
+            spoilt: Mutex::default(),
+        }
     }
 
     fn open_still(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -40,6 +51,10 @@ impl Queue {
             return Err(PyValueError::new_err(format!("Queue {name} is closed")));
         }
         Ok(())
+    }
+
+    fn not_spoilt(&self) -> PyResult<()> {
+        self.spoilt.lock().expect(NO_PANIC).take().map_or(Ok(()), Err)
     }
 
     /// Puts what needs no wait with the interpreter attached, which is most of what there is.
@@ -150,6 +165,7 @@ pub(crate) fn split_task<'py>(
 /// A task's outcome: its number, whether it went well, the result or exception.
 type Outcome<'py> = (u64, bool, Bound<'py, PyAny>);
 
+/// Reads an outcome. Of all that unpickling may raise, the user's interrupt alone is not the task's.
 fn outcome<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Outcome<'py>> {
     let short = || PyValueError::new_err("a result ends before it begins");
     let (number, rest) = message.split_first_chunk::<8>().ok_or_else(short)?;
@@ -157,6 +173,7 @@ fn outcome<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Outcome<'py>> {
     let number = u64::from_le_bytes(*number);
     match split(py, &mut rest) {
         Ok(value) => Ok((number, ok != 0, value)),
+        Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => Err(error),
         // What the worker could pickle can't be unpickled here: that is the task's failure.
         Err(error) => Ok((number, false, error.into_value(py).into_bound(py).into_any())),
     }
@@ -164,6 +181,9 @@ fn outcome<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Outcome<'py>> {
 
 /// The form of a pool's messages, which have several objects.
 const SEVERAL: u8 = 255;
+
+/// Nothing is called with one of our mutexes locked.
+const NO_PANIC: &str = "nothing panics with this mutex locked";
 
 fn until(block: bool, timeout: Option<f64>) -> Deadline {
     deadline(if block { timeout } else { Some(0.0) })
@@ -228,6 +248,7 @@ impl Queue {
     ) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
         this.open_still(slf)?;
+        this.not_spoilt()?;
         let (kind, _, message) = this.get_message(slf.py(), || until(block, timeout), false)?;
         decode(slf.py(), kind, &message)
     }
@@ -271,7 +292,8 @@ impl Queue {
         Ok(put)
     }
 
-    /// Gets up to `most` objects, waiting for the first alone.
+    /// Gets up to `most` objects, waiting for the first alone. If one can't be unpickled, those before
+    /// it are given, and the next call raises why.
     #[pyo3(signature = (most, block=true, timeout=None))]
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
@@ -281,6 +303,7 @@ impl Queue {
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let this = slf.get();
         this.open_still(slf)?;
+        this.not_spoilt()?;
         let py = slf.py();
         let mut objects = Vec::new();
         let mut message = Vec::new();
@@ -290,12 +313,24 @@ impl Queue {
                 (kind, bytes)
             } else {
                 message.clear();
-                match this.queue.try_get(&mut message, None).map_err(arena_error)? {
-                    Some((kind, _)) => (kind, std::mem::take(&mut message)),
-                    None => break,
+                match this.queue.try_get(&mut message, None) {
+                    Ok(Some((kind, _))) => (kind, std::mem::take(&mut message)),
+                    // What was got is given; an error shows itself again at the next call.
+                    Ok(None) | Err(_) => break,
                 }
             };
-            objects.push(decode(py, kind, &bytes)?);
+            match decode(py, kind, &bytes) {
+                Ok(object) => objects.push(object),
+                Err(error)
+                    if objects.is_empty() || error.is_instance_of::<PyKeyboardInterrupt>(py) =>
+                {
+                    return Err(error);
+                }
+                Err(error) => {
+                    *this.spoilt.lock().expect(NO_PANIC) = Some(error);
+                    break;
+                }
+            }
         }
         Ok(objects)
     }
@@ -332,17 +367,22 @@ impl Queue {
         most: usize,
         timeout: Option<f64>,
     ) -> PyResult<Vec<Outcome<'py>>> {
-        let (_, _, mut message) = self.get_message(py, || deadline(timeout), false)?;
-        let mut outcomes = vec![outcome(py, &message)?];
-        while outcomes.len() < most {
-            message.clear();
-            match self.queue.try_get(&mut message, None) {
-                Ok(Some(_)) => outcomes.push(outcome(py, &message)?),
-                // What was got is given; an error shows itself again at the next call.
-                Ok(None) | Err(_) => break,
-            }
+        let mut messages = std::mem::take(&mut *self.interrupted.lock().expect(NO_PANIC));
+        if messages.is_empty() {
+            messages.push(self.get_message(py, || deadline(timeout), false)?.2);
         }
-        Ok(outcomes)
+        let mut message = Vec::new();
+        // What was got is given; an error shows itself again at the next call.
+        while messages.len() < most && matches!(self.queue.try_get(&mut message, None), Ok(Some(_)))
+        {
+            messages.push(std::mem::take(&mut message));
+        }
+        let outcomes: PyResult<Vec<_>> =
+            messages.iter().map(|message| outcome(py, message)).collect();
+        if outcomes.is_err() {
+            self.interrupted.lock().expect(NO_PANIC).extend(messages);
+        }
+        outcomes
     }
 
     /// How many objects were got from the queue so far.

@@ -16,6 +16,7 @@ from multiprocessing.reduction import ForkingPickler
 from queue import Empty, Full
 from typing import Any
 
+import numpy
 import procession
 import pytest
 from processes import eventually, is_asleep
@@ -263,7 +264,6 @@ def test_big_messages_leave_no_memory_in_use(ctx: Any) -> None:
 
 
 def test_numpy_arrays_arrive(queue: Any) -> None:
-    numpy = pytest.importorskip("numpy")
     for array in (
         numpy.arange(10),
         numpy.zeros((300, 400)),

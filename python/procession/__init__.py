@@ -105,7 +105,7 @@ __all__ = [
 ]
 
 
-_OURS = {"pool", "queues", "sharedctypes", "synchronize"}
+_OURS = {"forkserver", "pool", "queues", "sharedctypes", "spawn", "synchronize"}
 _STANDARD = {"connection", "dummy", "managers", "reduction", "shared_memory", "util"}
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 import types
 from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
 
 from . import _native
 from .replacement import install
@@ -17,6 +18,7 @@ def _as_main(path: str | None) -> types.ModuleType:
     main.__builtins__ = __builtins__  # type: ignore[attr-defined]
     if path is not None:
         main.__file__ = path
+        main.__loader__ = SourceFileLoader("__main__", path)
     sys.modules["__main__"] = main
     return main
 
@@ -35,7 +37,8 @@ def _run_script(path: str) -> None:
         # As the interpreter has it.
         sys.stderr.write(f"procession: can't open file {path!r}: {error.strerror}\n")
         sys.exit(2)
-    sys.path[0] = os.path.dirname(os.path.abspath(path))
+    path = os.path.abspath(path)
+    sys.path[0] = os.path.dirname(path)
     exec(compile(source, path, "exec"), _as_main(path).__dict__)
 
 

@@ -16,10 +16,9 @@ from multiprocessing.context import (
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .process import Popen
-
 if TYPE_CHECKING:
     from .pool import Pool
+    from .process import Popen
     from .queues import Queue, SimpleQueue
     from .synchronize import BoundedSemaphore, Event, Lock, RLock, Semaphore
 
@@ -52,13 +51,49 @@ class Process(BaseProcess):
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Popen:
-        return Popen(process_obj)
+        popen: Popen = _default_context.get_context().Process._Popen(process_obj)
+        return popen
 
 
 class ForkProcess(Process):
     """A process that is started by fork."""
 
     _start_method = "fork"
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Popen:
+        from .process import ForkPopen
+
+        return ForkPopen(process_obj)
+
+
+class SpawnProcess(Process):
+    """A process that is started as a fresh interpreter."""
+
+    _start_method = "spawn"
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Popen:
+        from .spawn import SpawnPopen
+
+        return SpawnPopen(process_obj)
+
+    @staticmethod
+    def _after_fork() -> None:
+        # It is no copy of another process.
+        pass
+
+
+class ForkServerProcess(Process):
+    """A process that is started by a copy of a process that is kept ready."""
+
+    _start_method = "forkserver"
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Popen:
+        from .forkserver import ForkServerPopen
+
+        return ForkServerPopen(process_obj)
 
 
 class BaseContext(_stdlib.BaseContext):
@@ -158,6 +193,30 @@ class BaseContext(_stdlib.BaseContext):
 
         return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
 
+    def freeze_support(self) -> None:
+        """Do what this process was started for, if it is a child of a frozen program."""
+        from .spawn import freeze_support
+
+        freeze_support()
+
+    def set_executable(self, executable: str) -> None:
+        """Choose the interpreter that spawn and forkserver start."""
+        from .spawn import set_executable
+
+        set_executable(executable)
+
+    def set_forkserver_preload(self, module_names: list[str]) -> None:
+        """Choose what the process that is kept ready imports, when it is started.
+
+        Raises
+        ------
+        TypeError
+            If these are no strings.
+        """
+        from .forkserver import set_forkserver_preload
+
+        set_forkserver_preload(module_names)
+
     def get_context(self, method: str | None = None) -> Any:
         """Return the context of a start method, or this one.
 
@@ -168,11 +227,10 @@ class BaseContext(_stdlib.BaseContext):
         """
         if method is None:
             return self
-        if method == "fork":
-            return _fork_context
-        if method in {"spawn", "forkserver"}:
-            raise ValueError(f"procession has no start method {method!r} yet; there is 'fork'")
-        raise ValueError(f"cannot find context for {method!r}")
+        try:
+            return _concrete_contexts[method]
+        except KeyError:
+            raise ValueError(f"cannot find context for {method!r}") from None
 
     def get_start_method(self, allow_none: bool = False) -> Any:
         """Return the name of the start method."""
@@ -184,6 +242,20 @@ class ForkContext(BaseContext):
 
     _name = "fork"
     Process = ForkProcess
+
+
+class SpawnContext(BaseContext):
+    """Processes are started as fresh interpreters."""
+
+    _name = "spawn"
+    Process = SpawnProcess
+
+
+class ForkServerContext(BaseContext):
+    """Processes are started by copying a process that is kept ready."""
+
+    _name = "forkserver"
+    Process = ForkServerProcess
 
 
 class DefaultContext(BaseContext):
@@ -224,16 +296,24 @@ class DefaultContext(BaseContext):
         return self._actual_context._name
 
     def get_all_start_methods(self) -> list[str]:
-        """Return the names of the start methods that there are."""
-        return ["fork"]
+        """Return the names of the start methods that there are, the default first."""
+        default = self._default_context._name
+        return [default, *(name for name in _concrete_contexts if name != default)]
 
 
-_fork_context = ForkContext()
-_default_context = DefaultContext(_fork_context)
+_concrete_contexts: dict[str, BaseContext] = {
+    "fork": ForkContext(),
+    "spawn": SpawnContext(),
+    "forkserver": ForkServerContext(),
+}
+# As the running interpreter has it.
+_default_context = DefaultContext(
+    _concrete_contexts[_stdlib._default_context._default_context._name]  # type: ignore[attr-defined]
+)
 
 
 def _force_start_method(method: str) -> None:
-    _default_context._actual_context = _default_context.get_context(method)
+    _default_context._actual_context = _concrete_contexts[method]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import chain
-from multiprocessing import pool as _stdlib
 from multiprocessing import util
 from multiprocessing.connection import Pipe, wait
 from queue import Empty, SimpleQueue
@@ -35,10 +34,11 @@ from typing import Any, Protocol
 
 from . import _native
 from .errors import PoolTerminatedError, WorkerDiedError
+from .replacement import standard
 
 # Of the standard library's, so that programs that catch or rebuild them know ours.
-ExceptionWithTraceback: Any = _stdlib.ExceptionWithTraceback  # type: ignore[attr-defined]
-MaybeEncodingError: Any = _stdlib.MaybeEncodingError  # type: ignore[attr-defined]
+ExceptionWithTraceback: Any = standard("pool").ExceptionWithTraceback
+MaybeEncodingError: Any = standard("pool").MaybeEncodingError
 
 RUN = "RUN"
 CLOSE = "CLOSE"

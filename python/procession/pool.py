@@ -6,7 +6,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import TimeoutError, util
-from multiprocessing import pool as _stdlib
 from typing import Any
 
 from .crew import (
@@ -20,6 +19,7 @@ from .crew import (
     call_each,
 )
 from .errors import WorkerDiedError
+from .replacement import standard
 
 __all__ = [
     "CLOSE",
@@ -35,7 +35,8 @@ __all__ = [
     "WorkerDiedError",
 ]
 
-RemoteTraceback: Any = _stdlib.RemoteTraceback  # type: ignore[attr-defined]
+_stdlib = standard("pool")
+RemoteTraceback: Any = _stdlib.RemoteTraceback
 ThreadPool = _stdlib.ThreadPool
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+from multiprocessing import process as _stdlib
 from multiprocessing import util
 from multiprocessing.process import (
     BaseProcess,
@@ -24,7 +26,7 @@ __all__ = ["BaseProcess", "Popen", "active_children", "current_process", "parent
 
 
 class Popen:
-    """A process that was started by fork.
+    """A started process. Subclasses start it in their own way.
 
     Parameters
     ----------
@@ -32,44 +34,17 @@ class Popen:
         What to run in the child.
     """
 
-    method = "fork"
+    method: str
 
     def __init__(self, process_obj: BaseProcess) -> None:
         util._flush_std_streams()  # type: ignore[attr-defined]
         self.returncode: int | None = None
-        parent = os.getpid()
-        by_main_thread = threading.get_native_id() == parent
-        try:
-            pid = os.fork()
-        except BaseException:
-            _native.not_forked()
-            raise
-        if pid == 0:
-            code = 1
-            try:
-                _native.begin(process_obj.name)
-                if process_obj.daemon:
-                    _native.die_with_parent(parent, by_main_thread)
-                code = process_obj._bootstrap(parent_sentinel=self._parent(parent))  # type: ignore[attr-defined]
-            finally:
-                os._exit(code)
-        self.pid = pid
-        self._child = _native.forked(pid)
+        self._child = self._launch(process_obj)
+        self.pid = self._child.pid
         self.sentinel = self._child.fileno()
 
-    @staticmethod
-    def _parent(pid: int) -> int | None:
-        try:
-            sentinel = os.pidfd_open(pid)
-        except OSError:
-            sentinel = None
-        if os.getppid() != pid and sentinel is not None:
-            # The parent has ended, and its number may be another's by now: an end of a pipe without
-            # the other end says the same as the pidfd of a process that is over.
-            os.close(sentinel)
-            sentinel, writer = os.pipe()
-            os.close(writer)
-        return sentinel
+    def _launch(self, process_obj: BaseProcess) -> _native.Child:
+        raise NotImplementedError
 
     def duplicate_for_child(self, fd: int) -> int:
         return fd
@@ -106,8 +81,76 @@ class Popen:
         return self._child.task()
 
 
+class ForkPopen(Popen):
+    """A process that was started by fork."""
+
+    method = "fork"
+
+    def _launch(self, process_obj: BaseProcess) -> _native.Child:
+        parent = os.getpid()
+        by_main_thread = threading.get_native_id() == parent
+        try:
+            pid = os.fork()
+        except BaseException:
+            _native.not_forked()
+            raise
+        if pid == 0:
+            leave_with(lambda: run(process_obj, parent, sentinel_of(parent), by_main_thread))
+        return _native.forked(pid)
+
+
+def run(
+    process_obj: BaseProcess, parent: int, parent_sentinel: int | None, by_main_thread: bool
+) -> int:
+    """Be the child that a process object stands for; return the exit status."""
+    from .context import _force_start_method
+
+    _native.begin(process_obj.name)
+    if process_obj.daemon:
+        _native.die_with_parent(parent, by_main_thread)
+    method = getattr(process_obj, "_start_method", None)
+    if method is not None:
+        _force_start_method(method)
+    code: int = process_obj._bootstrap(parent_sentinel=parent_sentinel)  # type: ignore[attr-defined]
+    return code
+
+
+def leave_with(serve: Any) -> None:
+    """End this copy of a process with the status that `serve` returns, as this Python's has it."""
+    code = 1
+    try:
+        if sys.version_info >= (3, 13):
+            import atexit
+
+            atexit._clear()
+            atexit.register(util._exit_function)  # type: ignore[attr-defined]
+        try:
+            code = serve()
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+            util._flush_std_streams()  # type: ignore[attr-defined]
+        finally:
+            if sys.version_info >= (3, 13):
+                atexit._run_exitfuncs()
+    finally:
+        os._exit(code)
+
+
+def sentinel_of(parent: int) -> int | None:
+    """Return a descriptor that is readable once this process's parent has ended."""
+    try:
+        sentinel = os.pidfd_open(parent)
+    except OSError:
+        sentinel = None
+    if os.getppid() != parent and sentinel is not None:
+        # The parent has ended, and its number may be another's by now: an end of a pipe without the
+        # other end says the same as the pidfd of a process that is over.
+        os.close(sentinel)
+        sentinel, writer = os.pipe()
+        os.close(writer)
+    return sentinel
+
+
 def __getattr__(name: str) -> Any:
     # Private names of the standard library's module, which the public relies on.
-    from multiprocessing import process
-
-    return getattr(process, name)
+    return getattr(_stdlib, name)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-from multiprocessing import sharedctypes as _stdlib
 from typing import Any
 
 from ._native import Block
+from .replacement import standard
 
 __all__ = ["Array", "Block", "RawArray", "RawValue", "Value", "copy", "synchronized"]
 
+_stdlib = standard("sharedctypes")
 copy = _stdlib.copy
 synchronized = _stdlib.synchronized
-_typecodes: dict[str, type] = _stdlib.typecode_to_type  # type: ignore[attr-defined]
+_typecodes: dict[str, type] = _stdlib.typecode_to_type
 
 
 def _make(type_: Any) -> Any:

@@ -17,4 +17,6 @@ pub mod load;
 pub mod memory;
 pub mod pidfd;
 pub mod process;
+pub mod program;
+pub mod report;
 pub mod spawn;

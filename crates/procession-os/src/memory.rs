@@ -51,6 +51,8 @@ impl std::error::Error for OutOfBounds {}
 #[derive(Debug)]
 pub struct SharedMemory {
     fd: OwnedFd,
+    /// Which file it is, to tell it from another that got its descriptor's number.
+    inode: u64,
     base: NonNull<u8>,
     size: u64,
 }
@@ -99,7 +101,20 @@ impl SharedMemory {
             )
         }?;
         let base = NonNull::new(base.cast()).ok_or(rustix::io::Errno::NOMEM)?;
-        Ok(Self { fd, base, size })
+        let inode = rustix::fs::fstat(&fd)?.st_ino;
+        Ok(Self { fd, inode, base, size })
+    }
+
+    /// The memfd's descriptor, to be passed on.
+    ///
+    /// # Errors
+    /// `EBADF` if the program has closed it, as daemons close all that there are: the mapping stays,
+    /// but nobody else can be given it.
+    pub fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
+        if rustix::fs::fstat(&self.fd)?.st_ino != self.inode {
+            return Err(rustix::io::Errno::BADF.into());
+        }
+        Ok(self.fd.as_fd())
     }
 
     /// The mapping's size in bytes.

@@ -36,6 +36,15 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<process::Child>()?;
     module.add_function(wrap_pyfunction!(process::forked, module)?)?;
     module.add_function(wrap_pyfunction!(process::not_forked, module)?)?;
+    module.add_function(wrap_pyfunction!(process::reserve, module)?)?;
+    module.add_function(wrap_pyfunction!(process::unreserve, module)?)?;
+    module.add_function(wrap_pyfunction!(process::start_program, module)?)?;
+    module.add_function(wrap_pyfunction!(process::follow, module)?)?;
+    module.add_function(wrap_pyfunction!(process::inherit, module)?)?;
+    module.add_function(wrap_pyfunction!(process::take_over, module)?)?;
+    module.add_function(wrap_pyfunction!(process::drop_unopened, module)?)?;
+    module.add_function(wrap_pyfunction!(process::forked_for_another, module)?)?;
+    module.add_function(wrap_pyfunction!(process::bury, module)?)?;
     module.add_function(wrap_pyfunction!(process::begin, module)?)?;
     module.add_function(wrap_pyfunction!(process::die_with_parent, module)?)?;
     module.add_function(wrap_pyfunction!(process::task_done, module)?)?;

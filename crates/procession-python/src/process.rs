@@ -1,5 +1,6 @@
 //! `procession.process`: following children.
 
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
@@ -7,11 +8,15 @@ use std::sync::atomic::Ordering;
 use procession_os::clock::Monotonic;
 use procession_os::pidfd::{ExitStatus, PidFd};
 use procession_os::process;
+use procession_os::program;
+use procession_os::report::Report;
+use procession_os::spawn::inherited;
 use procession_shm::arena::{self, Slot, is_founded};
 use procession_shm::wait::{BlockedOn, Operation, Probe};
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
+use crate::errors::arena_error;
 use crate::waiting::deadline;
 
 /// A child process, followed by pidfd.
@@ -20,6 +25,10 @@ pub(crate) struct Child {
     pid: u32,
     pidfd: PidFd,
     slot: Option<Slot>,
+    /// A slot that was reserved for what the child is to hold until it has opened it.
+    shares: Option<Slot>,
+    /// Where the child's parent tells how it ended, if that is not this process.
+    report: Option<Report>,
     /// How it ended, and the task that it had not finished; once it has been waited for.
     ended: OnceLock<(ExitStatus, Option<u64>)>,
 }
@@ -28,13 +37,120 @@ pub(crate) struct Child {
 #[pyfunction]
 pub(crate) fn forked(pid: u32) -> PyResult<Child> {
     let slot = arena::forked(Some(pid));
-    Ok(Child { pid, pidfd: PidFd::open(pid)?, slot, ended: OnceLock::new() })
+    let pidfd = PidFd::open(pid)?;
+    Ok(Child { pid, pidfd, slot, shares: None, report: None, ended: OnceLock::new() })
 }
 
 /// The parent's side of a fork that failed.
 #[pyfunction]
 pub(crate) fn not_forked() {
     arena::forked(None);
+}
+
+/// A slot as a number.
+fn packed(slot: Slot) -> u64 {
+    u64::from(slot.generation) << 16 | u64::from(slot.index)
+}
+
+fn unpacked(slot: u64) -> Slot {
+    Slot { index: slot as u16, generation: (slot >> 16) as u32 }
+}
+
+/// Reserves a slot for a child that does not come by fork, with a share in all that is open here.
+#[pyfunction]
+pub(crate) fn reserve() -> PyResult<u64> {
+    let arena = arena::family().map_err(arena_error)?;
+    arena.reserve_for_child().map(packed).map_err(arena_error)
+}
+
+/// Gives back what `reserve` gave, for a child that was not started.
+#[pyfunction]
+pub(crate) fn unreserve(slot: u64) -> PyResult<()> {
+    arena::family().map_err(arena_error)?.unreserve(unpacked(slot));
+    Ok(())
+}
+
+/// Starts a program; it has the arena's descriptor as number 3 and those of `fds` behind it.
+#[pyfunction]
+pub(crate) fn start_program(
+    py: Python<'_>,
+    program: Vec<u8>,
+    arguments: Vec<Vec<u8>>,
+    fds: Vec<i32>,
+) -> PyResult<u32> {
+    let text = |bytes| CString::new(bytes).map_err(|_| PyValueError::new_err("embedded null byte"));
+    let program = text(program)?;
+    let arguments = arguments.into_iter().map(text).collect::<PyResult<Vec<_>>>()?;
+    let arguments: Vec<&CStr> = arguments.iter().map(CString::as_c_str).collect();
+    let arena = arena::family().map_err(arena_error)?;
+    let mut pass = vec![arena.descriptor().map_err(arena_error)?.as_raw_fd()];
+    pass.extend(fds);
+    let started = py.detach(|| program::start(&program, &arguments, None, &pass));
+    started.map_err(|error| match error.raw_os_error() {
+        Some(number) => {
+            let name = String::from_utf8_lossy(program.to_bytes()).into_owned();
+            PyOSError::new_err((number, error.kind().to_string(), name))
+        }
+        None => error.into(),
+    })
+}
+
+/// The parent's side of a start: gives the child to follow. `pidfd` and `report` become the child's;
+/// the latter is where another process, that forked it, tells its exit code.
+#[pyfunction]
+#[pyo3(signature = (pid, slot, *, shares=None, pidfd=None, report=None))]
+pub(crate) fn follow(
+    pid: u32,
+    slot: Option<u64>,
+    shares: Option<u64>,
+    pidfd: Option<i32>,
+    report: Option<i32>,
+) -> PyResult<Child> {
+    let slot = slot.map(unpacked);
+    if let Some(slot) = slot {
+        arena::family().map_err(arena_error)?.started(slot, pid);
+    }
+    let pidfd = match pidfd {
+        Some(number) => PidFd::from_fd(inherited(number)?),
+        None => PidFd::open(pid)?,
+    };
+    let report = report.map(inherited).transpose()?.map(Report::from_fd);
+    let shares = shares.map(unpacked);
+    Ok(Child { pid, pidfd, slot, shares, report, ended: OnceLock::new() })
+}
+
+/// The first step of a process that was not forked: joins the family whose arena a descriptor is, in
+/// the slot that was reserved.
+#[pyfunction]
+pub(crate) fn inherit(fd: i32, slot: u64) -> PyResult<()> {
+    arena::inherit_as(inherited(fd)?, unpacked(slot)).map(|_| ()).map_err(arena_error)
+}
+
+/// Takes a share in all that a reserved slot holds.
+#[pyfunction]
+pub(crate) fn take_over(slot: u64) -> PyResult<()> {
+    let arena = arena::family().map_err(arena_error)?;
+    arena.take_over(unpacked(slot)).map_err(arena_error)
+}
+
+/// Gives back the shares in what this process has not opened.
+#[pyfunction]
+pub(crate) fn drop_unopened() -> PyResult<()> {
+    arena::family().map_err(arena_error)?.drop_unopened();
+    Ok(())
+}
+
+/// The slot of the child that was forked last by this thread, which somebody else will follow.
+#[pyfunction]
+pub(crate) fn forked_for_another(pid: u32) -> Option<u64> {
+    arena::forked(Some(pid)).map(packed)
+}
+
+/// Buries a child that nobody follows.
+#[pyfunction]
+pub(crate) fn bury(slot: u64) -> PyResult<()> {
+    arena::family().map_err(arena_error)?.bury(unpacked(slot));
+    Ok(())
 }
 
 /// The child's first step: says what it is called.
@@ -59,6 +175,9 @@ impl Child {
             && let Ok(arena) = arena::family()
         {
             arena.bury(slot);
+            if let Some(shares) = self.shares {
+                arena.unreserve(shares);
+            }
         }
     }
 }
@@ -107,7 +226,15 @@ impl Child {
         let (status, _) = match self.ended.get() {
             Some(&ended) => ended,
             None => {
-                let Some(status) = self.pidfd.reap()? else { return Ok(None) };
+                let status = match &self.report {
+                    Some(report) => match py.detach(|| report.exit_code()) {
+                        Some(code) if code < 0 => Some(ExitStatus::Signaled(-code)),
+                        Some(code) => Some(ExitStatus::Exited(code)),
+                        None => self.pidfd.reap()?,
+                    },
+                    None => self.pidfd.reap()?,
+                };
+                let Some(status) = status else { return Ok(None) };
                 let task = self.task();
                 self.bury();
                 *self.ended.get_or_init(|| (status, task))

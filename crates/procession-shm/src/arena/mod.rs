@@ -32,7 +32,7 @@ pub(crate) use heap::{Block, BlockOwner};
 pub use layout::UNIT;
 pub use objects::{Kind, ObjectInfo, ObjectRef};
 pub use processes::{ProcessInfo, Slot};
-pub use registry::{arena_of, attach, family, forked, inherit, is_founded};
+pub use registry::{arena_of, attach, family, forked, inherit, inherit_as, is_founded};
 
 use crate::atomics::{AtomicU64, Ordering};
 use crate::wait::Owner;
@@ -114,10 +114,14 @@ impl Arena {
     }
 
     fn joined(self) -> Result<&'static Self> {
+        self.joined_by(|arena| arena.join().map(|_| ()))
+    }
+
+    fn joined_by(self, join: impl FnOnce(&Self) -> Result<()>) -> Result<&'static Self> {
         let arena: &'static Self = Box::leak(Box::new(self));
         let _unforked = registry::unforked();
         registry::add(arena)?;
-        arena.join()?;
+        join(arena)?;
         Ok(arena)
     }
 
@@ -182,6 +186,18 @@ impl Arena {
         self.row(slot)
             .and_then(processes::Row::state)
             .is_ok_and(|state| state.status != processes::Status::Free)
+    }
+}
+
+impl Arena {
+    /// The shared memory's descriptor, to be passed to a process that is to
+    /// [inherit](registry::inherit) it.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if the program has closed it.
+    pub fn descriptor(&self) -> Result<BorrowedFd<'_>> {
+        let what = "passing shared memory on: the program has closed its descriptor";
+        self.memory.descriptor().map_err(|source| Error::Os { what, source })
     }
 }
 

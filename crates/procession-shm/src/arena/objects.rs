@@ -462,6 +462,26 @@ impl Arena {
         }
     }
 
+    /// Gives back the shares that came with this process's slot in objects that it has not opened.
+    pub fn drop_unopened(&self) {
+        let me = self.me().index;
+        let Ok(words) = self.held_words(me) else { return };
+        for (first, word) in words {
+            let mut bits = word.load(Ordering::SeqCst);
+            while bits != 0 {
+                let index = first + bits.trailing_zeros();
+                bits &= bits - 1;
+                let Some(count) = self.counts.get(index as usize) else { continue };
+                let order = Ordering::Acquire;
+                // The mark keeps threads that open it meanwhile waiting, as in `close`.
+                if count.compare_exchange(0, BUSY, order, Ordering::Relaxed).is_ok() {
+                    let _ = self.release_held(me, index);
+                    count.store(0, Ordering::Release);
+                }
+            }
+        }
+    }
+
     /// Takes away a dead process's references. The caller has raised its own `unsettled`.
     pub(super) fn drop_all_held(&self, slot: u16) {
         let Ok(words) = self.held_words(slot) else { return };

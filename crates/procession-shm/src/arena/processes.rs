@@ -239,6 +239,29 @@ impl Arena {
         Ok(slot)
     }
 
+    /// As [`Self::reserve`], for a child that comes to be by other means than fork: it
+    /// [inherits](super::inherit) the slot, or [takes it over](Self::take_over).
+    ///
+    /// # Errors
+    /// [`Error::TooManyProcesses`].
+    pub fn reserve_for_child(&self) -> Result<Slot> {
+        self.sweep();
+        self.reserve()
+    }
+
+    /// Takes a share in all that a reserved slot holds, and frees the slot. Does nothing if it is
+    /// reserved no more.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn take_over(&self, slot: Slot) -> Result<()> {
+        if self.row(slot.index)?.is_reserved(slot) {
+            self.copy_held(slot.index, self.me().index)?;
+            self.unreserve(slot);
+        }
+        Ok(())
+    }
+
     /// Looks at one row, the next in turn, so that dead strangers are buried in time.
     pub(super) fn sweep(&self) {
         let used = u32::from(self.slots_used()).max(1);
@@ -270,6 +293,19 @@ impl Arena {
         }
     }
 
+    /// As [`Self::adopt`], for a process that was not forked and has no slot yet.
+    pub(super) fn begin_as(&self, slot: Slot) -> Result<()> {
+        let row = self.row(slot.index)?;
+        if row.is_reserved(slot) {
+            row.introduce_self(slot.generation);
+        }
+        if row.come_alive(slot) {
+            self.set_me(slot);
+            return Ok(());
+        }
+        self.join().map(|_| ())
+    }
+
     /// The parent's side: tells which process has the slot that was reserved, so that its end can be
     /// seen even if it never came to say so itself.
     pub fn started(&self, slot: Slot, pid: u32) {
@@ -285,7 +321,7 @@ impl Arena {
     }
 
     /// Gives back a slot that was reserved for a process that was not started.
-    pub(super) fn unreserve(&self, slot: Slot) {
+    pub fn unreserve(&self, slot: Slot) {
         self.bury(slot);
     }
 

@@ -176,6 +176,16 @@ pub fn inherit(fd: OwnedFd) -> Result<&'static Arena> {
     Arena::from_fd(fd)?.joined()
 }
 
+/// As [`inherit`], for a child whose parent [reserved](Arena::reserve_for_child) a slot for it, with
+/// a share in what the parent held. What the child does not open of that it gives back with
+/// [`Arena::drop_unopened`].
+///
+/// # Errors
+/// As [`inherit`].
+pub fn inherit_as(fd: OwnedFd, slot: Slot) -> Result<&'static Arena> {
+    Arena::from_fd(fd)?.joined_by(|arena| arena.begin_as(slot))
+}
+
 /// Attaches to the family of a running process of the same user, and takes part in it.
 ///
 /// # Errors

@@ -1,0 +1,307 @@
+"""Processes that begin with a fresh interpreter, and what all that are not forked have in common.
+
+Such a child is told what to do in a memfd: first what it needs before it can unpickle anything
+(the main module, paths, keys), then the process object. It has the family's arena by its
+descriptor, and a slot that its parent reserved with a share in all that the parent held at that
+time: so what the parent passes on is there when the child comes to open it, whatever the parent
+does meanwhile.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import sys
+import threading
+import traceback
+from multiprocessing import process as _process
+from multiprocessing import reduction, util
+from multiprocessing.context import set_spawning_popen
+from multiprocessing.process import BaseProcess, current_process
+from typing import Any
+
+from . import _native
+from .process import Popen, run, sentinel_of
+from .replacement import standard
+
+__all__ = [
+    "freeze_support",
+    "get_command_line",
+    "get_executable",
+    "get_preparation_data",
+    "import_main_path",
+    "is_forking",
+    "old_main_modules",
+    "prepare",
+    "set_executable",
+    "spawn_main",
+]
+
+_stdlib = standard("spawn")
+_check_not_importing_main = _stdlib._check_not_importing_main
+get_executable = _stdlib.get_executable
+import_main_path = _stdlib.import_main_path
+is_forking = _stdlib.is_forking
+old_main_modules = _stdlib.old_main_modules
+set_executable = _stdlib.set_executable
+
+_ARENA, _PAYLOAD, _FIRST_OTHER = 3, 4, 5
+"""The descriptors that a program is started with."""
+
+
+class PassedFd:
+    """A descriptor that goes to the child."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def detach(self) -> int:
+        return self.fd
+
+
+class SpawnPopen(Popen):
+    """A process that was started as a fresh interpreter."""
+
+    method = "spawn"
+    DupFd = PassedFd
+
+    def __init__(self, process_obj: BaseProcess) -> None:
+        self._fds: list[int] = []
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return _FIRST_OTHER + len(self._fds) - 1
+
+    def _launch(self, process_obj: BaseProcess) -> _native.Child:
+        payload = write_payload(self, process_obj)
+        try:
+            slot = _native.reserve()
+            main_thread = threading.get_native_id() == os.getpid()
+            command = get_command_line(slot=slot, parent=os.getpid(), main_thread=int(main_thread))
+            return start_program(command, slot, [payload, *self._fds])
+        finally:
+            os.close(payload)
+
+
+def start_program(command: list[str | bytes], slot: int, fds: list[int]) -> _native.Child:
+    """Start an interpreter that is to take a reserved slot."""
+    arguments = [os.fsencode(word) for word in command]
+    try:
+        pid = _native.start_program(arguments[0], arguments, fds)
+    except BaseException:
+        _native.unreserve(slot)
+        raise
+    return _native.follow(pid, slot)
+
+
+def write_payload(popen: Popen, process_obj: BaseProcess, **more: Any) -> int:
+    """Write down what a child is to do, with `more` for `prepare`; return the memfd.
+
+    Raises
+    ------
+    RuntimeError
+        In a process whose main module is still being imported.
+    Exception
+        What pickling raises, with a note of what could not be pickled.
+    """
+    preparation = get_preparation_data(process_obj.name) | more
+    pickled = io.BytesIO()
+    set_spawning_popen(popen)  # type: ignore[arg-type]
+    try:
+        reduction.dump(preparation, pickled)
+        try:
+            reduction.dump(process_obj, pickled)
+        except Exception as error:
+            note_what_fails(process_obj, error)
+            raise
+    finally:
+        set_spawning_popen(None)
+    return memfd_of(pickled)
+
+
+def memfd_of(pickled: io.BytesIO) -> int:
+    """Return a memfd with these bytes, at its beginning."""
+    fd = os.memfd_create("procession start", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(pickled.getbuffer())
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def note_what_fails(process_obj: BaseProcess, error: Exception) -> None:
+    """Add to an error of pickling which of the process's attributes it comes from."""
+    for name, value in vars(process_obj).items():
+        try:
+            reduction.dump(value, io.BytesIO())
+        except Exception:
+            error.add_note(
+                f"{process_obj!r} can't be started by {type(process_obj)._start_method!r}: its "  # type: ignore[attr-defined]
+                f"attribute {name!r} can't be pickled"
+            )
+            return
+
+
+# What a child has to know before it can unpickle anything.
+
+
+def get_preparation_data(name: str) -> dict[str, Any]:
+    """Return what a child of this process needs before it can unpickle its process object.
+
+    Raises
+    ------
+    RuntimeError
+        If this process is itself still being prepared.
+    """
+    import procession
+
+    from .context import _default_context
+
+    _check_not_importing_main()
+    data: dict[str, Any] = {
+        "name": name,
+        "authkey": current_process().authkey,
+        "log_to_stderr": util._log_to_stderr,  # type: ignore[attr-defined]
+        "sys_path": list(sys.path),
+        "sys_argv": sys.argv,
+        "orig_dir": _process.ORIGINAL_DIR,  # type: ignore[attr-defined]
+        "dir": os.getcwd(),
+        "start_method": _default_context.get_start_method(),
+        "installed": sys.modules.get("multiprocessing") is procession,
+    }
+    if util._logger is not None:  # type: ignore[attr-defined]
+        data["log_level"] = util._logger.getEffectiveLevel()  # type: ignore[attr-defined]
+    if "" in sys.path:
+        data["sys_path"][sys.path.index("")] = data["orig_dir"]
+
+    main = sys.modules["__main__"]
+    main_name = getattr(main.__spec__, "name", None)
+    main_path = getattr(main, "__file__", None)
+    if main_name is not None:
+        data["init_main_from_name"] = main_name
+    elif main_path is not None:
+        if not os.path.isabs(main_path) and data["orig_dir"] is not None:
+            main_path = os.path.join(data["orig_dir"], main_path)
+        data["init_main_from_path"] = os.path.normpath(main_path)
+    return data
+
+
+def prepare(data: dict[str, Any]) -> None:
+    """Make this process ready to unpickle its process object.
+
+    Parameters
+    ----------
+    data : dict
+        What `get_preparation_data` returned in the parent; all keys are optional.
+    """
+    from .context import _default_context
+
+    if data.get("installed"):
+        from .replacement import install
+
+        install()
+    if "name" in data:
+        current_process().name = data["name"]
+    if "authkey" in data:
+        current_process().authkey = data["authkey"]
+    if data.get("log_to_stderr"):
+        util.log_to_stderr()
+    if "log_level" in data:
+        util.get_logger().setLevel(data["log_level"])
+    if "environment" in data and data["environment"] != dict(os.environ):
+        os.environ.clear()
+        os.environ.update(data["environment"])
+    if "sys_path" in data:
+        sys.path = data["sys_path"]
+    if "sys_argv" in data:
+        sys.argv = data["sys_argv"]
+    if "dir" in data:
+        os.chdir(data["dir"])
+    if "orig_dir" in data:
+        _process.ORIGINAL_DIR = data["orig_dir"]  # type: ignore[attr-defined]
+    if "start_method" in data:
+        _default_context.set_start_method(data["start_method"], force=True)
+    if "init_main_from_name" in data:
+        _stdlib._fixup_main_from_name(data["init_main_from_name"])
+    elif "init_main_from_path" in data:
+        _stdlib._fixup_main_from_path(data["init_main_from_path"])
+
+
+# The child's side.
+
+
+def get_command_line(**arguments: int) -> list[str | bytes]:
+    """Return the command that starts a child, with arguments for `spawn_main`."""
+    given = [f"{name}={value!r}" for name, value in arguments.items()]
+    if getattr(sys, "frozen", False):
+        return [sys.executable, "--multiprocessing-fork", *given]
+    return interpreter_command(
+        f"procession.spawn import spawn_main; spawn_main({', '.join(given)})"
+    )
+
+
+def interpreter_command(code: str) -> list[str | bytes]:
+    """Return the command that runs ``from <code>``, with this interpreter's flags."""
+    # Where this package is found may be known to this process alone.
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    program = f"import sys; sys.path.append({home!r}); from {code}"
+    flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [get_executable(), *flags, "-c", program, "--multiprocessing-fork"]
+
+
+def freeze_support() -> None:
+    """Do what this process was started for, if it is a child of a frozen program."""
+    if is_forking(sys.argv):
+        spawn_main(**{name: int(value) for name, value in (w.split("=") for w in sys.argv[2:])})
+
+
+def spawn_main(slot: int, parent: int, main_thread: int) -> None:
+    """Be a child: join the family, unpickle the process object, run it, and leave.
+
+    Parameters
+    ----------
+    slot : int
+        What `_native.reserve` gave in the parent.
+    parent : int
+        The parent's pid.
+    main_thread : int
+        Whether the parent's main thread starts this process.
+    """
+    assert is_forking(sys.argv), "Not forking"
+    _native.inherit(_ARENA, slot)
+    sentinel = sentinel_of(parent)
+    # What else was passed is for this process, and not for programs that it starts.
+    for entry in os.listdir("/proc/self/fd"):
+        if int(entry) > _PAYLOAD:
+            try:
+                os.set_inheritable(int(entry), False)
+            except OSError:
+                # The one by which the directory was read.
+                continue
+    sys.exit(serve(_PAYLOAD, parent, sentinel, bool(main_thread)))
+
+
+def serve(payload: int, parent: int, parent_sentinel: int | None, by_main_thread: bool) -> int:
+    """Run what a payload says; return the exit status."""
+    name = current_process().name
+    current_process()._inheriting = True  # type: ignore[attr-defined]
+    try:
+        with open(payload, "rb") as file:
+            data = pickle.load(file)
+            name = data["name"]
+            prepare(data)
+            process_obj = pickle.load(file)
+    except Exception:
+        sys.stderr.write(f"Process {name}, while it was being prepared:\n")
+        traceback.print_exc()
+        util._flush_std_streams()  # type: ignore[attr-defined]
+        return 1
+    finally:
+        del current_process()._inheriting  # type: ignore[attr-defined]
+    _native.drop_unopened()
+    return run(process_obj, parent, parent_sentinel, by_main_thread)

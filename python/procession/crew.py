@@ -19,6 +19,7 @@ and whoever waits looks around now and then.
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import threading
 import time
@@ -135,6 +136,7 @@ class Crew:
         size: int,
         args: tuple[Any, ...],
     ) -> None:
+        self.pid = os.getpid()
         self.ctx = ctx
         self.make_process = make_process
         self.size = size
@@ -292,6 +294,7 @@ class Crew:
         kwds: Mapping[str, Any],
         index: int = 0,
     ) -> None:
+        self.check_process()
         task = _native.join_task(self.name_of(func), args, kwds)
         with self.lock:
             if self.state != RUN:
@@ -336,12 +339,26 @@ class Crew:
 
     # Results.
 
+    def check_process(self) -> None:
+        """Refuse to serve a copy of the process: it would take results from the original.
+
+        Raises
+        ------
+        ValueError
+            In another process than the one that made the pool.
+        """
+        if os.getpid() != self.pid:
+            raise ValueError(
+                f"the pool belongs to process {self.pid}, which made it; make another one here"
+            )
+
     def collect(self, result: Result, timeout: float | None) -> bool:
         """Collect results until `result` is ready, or let the thread do so that does already.
 
         Gives whether it is ready. In a callback its outcome is enough: that thread would otherwise
         wait for itself.
         """
+        self.check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
         self._collect(result, lambda: result._has_come, deadline)
         if result._is_ready:

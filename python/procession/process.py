@@ -90,6 +90,7 @@ class ForkPopen(Popen):
         parent = os.getpid()
         by_main_thread = threading.get_native_id() == parent
         try:
+            _native.prepare_fork()
             pid = os.fork()
         except BaseException:
             _native.not_forked()

@@ -28,7 +28,14 @@ class Queue(_native.Queue):
     """
 
     def join_thread(self) -> None:
-        """Return at once: there is no thread, and everything put is in the queue."""
+        """Return at once: there is no thread, and everything put is in the queue.
+
+        Raises
+        ------
+        AssertionError
+            If the queue is not closed.
+        """
+        assert self._closed, f"Queue {self!r} not closed"
 
     def cancel_join_thread(self) -> None:
         """Do nothing: an unread queue keeps no process from leaving."""
@@ -45,3 +52,40 @@ class SimpleQueue(_native.Queue):
 
     def __new__(cls, *, ctx: Any = None) -> SimpleQueue:
         return super().__new__(cls, ctx=ctx)
+
+    def put(self, obj: Any) -> None:  # type: ignore[override]
+        """Put an object in the queue.
+
+        Raises
+        ------
+        OSError
+            If this process has closed the queue.
+        """
+        self._check_open()
+        super().put(obj)
+
+    def get(self) -> Any:  # type: ignore[override]
+        """Remove the oldest object and return it, waiting for one.
+
+        Raises
+        ------
+        OSError
+            If this process has closed the queue.
+        """
+        self._check_open()
+        return super().get()
+
+    def empty(self) -> bool:
+        """Return whether there is no object in the queue.
+
+        Raises
+        ------
+        OSError
+            If this process has closed the queue.
+        """
+        self._check_open()
+        return super().empty()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OSError("handle is closed")

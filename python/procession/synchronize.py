@@ -93,6 +93,9 @@ class BoundedSemaphore(Semaphore):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}(value={self.get_value()}, maxvalue={self._bound()})>"
+
     def __new__(cls, value: int = 1, *, ctx: Any = None, name: str = "") -> BoundedSemaphore:
         return super().__new__(cls, value, ctx=ctx, name=name, bound=value)
 

@@ -287,6 +287,25 @@ def test_an_initializer_that_is_not_callable_is_refused(ctx: Any) -> None:
         ctx.Pool(1, initializer=5)
 
 
+def use_inherited(pool: Any, answers: Any) -> None:
+    try:
+        pool.apply(square, (2,))
+    except ValueError as error:
+        answers.put(str(error))
+
+
+def test_a_forked_child_is_refused_the_use_of_its_parents_pool() -> None:
+    ctx = procession.get_context("fork")
+    answers = ctx.Queue()
+    with ctx.Pool(2) as pool:
+        results = [pool.apply_async(slow_pid) for _ in range(20)]
+        child = ctx.Process(target=use_inherited, args=(pool, answers))
+        child.start()
+        assert "belongs to process" in answers.get()
+        child.join()
+        assert all(result.get() for result in results)
+
+
 def leave(code: int) -> None:
     os._exit(code)
 

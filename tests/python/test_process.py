@@ -7,6 +7,7 @@ import multiprocessing.context
 import os
 import signal
 import sys
+import textwrap
 import threading
 import time
 from multiprocessing.connection import wait
@@ -251,12 +252,85 @@ def test_a_sentinel_is_ready_when_the_process_has_ended(ctx: Any) -> None:
     assert sorted(wait(sentinels)) == sorted(sentinels)
 
 
+def test_a_start_without_a_descriptor_to_spare_starts_nothing(run_program: Any) -> None:
+    ending = run_program(
+        textwrap.dedent("""\
+        import os, resource, sys
+        import procession
+
+        def touch(path):
+            open(path, "w").close()
+
+        if __name__ == "__main__":
+            ctx = procession.get_context(sys.argv[1])
+            lock = ctx.Lock()
+            path = sys.argv[0] + ".touched"
+            process = ctx.Process(target=touch, args=(path,))
+            warm = ctx.Process(target=int)
+            warm.start()
+            warm.join()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            held = []
+            try:
+                while True:
+                    held.append(os.dup(0))
+            except OSError:
+                pass
+            try:
+                process.start()
+            except OSError as error:
+                print(error.errno)
+            os.closerange(3, 64)
+            print(os.path.exists(path), procession.active_children())
+            try:
+                os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                print("no child")
+        """)
+    )
+    assert ending.stdout.split("\n")[:2] == ["24", "False []"]
+
+
+def test_a_full_process_table_is_an_error_of_start(run_program: Any) -> None:
+    # An address space of a gigabyte leaves room for 64 processes.
+    ending = run_program(
+        textwrap.dedent("""\
+        import resource, sys
+        import procession
+
+        if __name__ == "__main__":
+            resource.setrlimit(resource.RLIMIT_AS, (800 << 20, 800 << 20))
+            ctx = procession.get_context("fork")
+            event = ctx.Event()
+            started = []
+            try:
+                for _ in range(70):
+                    process = ctx.Process(target=event.wait)
+                    process.start()
+                    started.append(process)
+            except procession.ArenaError as error:
+                print(len(started), error)
+            event.set()
+            for process in started:
+                process.join()
+            process = ctx.Process(target=int)
+            process.start()
+            process.join()
+            print(process.exitcode)
+        """)
+    )
+    assert ending.stdout.startswith("63 "), ending
+    assert ending.stdout.endswith("\n0\n"), ending
+
+
 def test_an_exit_code_survives_a_foreign_wait(ctx: Any) -> None:
     process = start(ctx, leave_with, 7)
     pid, status = os.waitpid(process.pid, 0)
     assert (pid, os.waitstatus_to_exitcode(status)) == (process.pid, 7)
     process.join()
-    assert process.exitcode is not None
+    # The kernel tells of those that were reaped since Linux 6.15.
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    assert process.exitcode == (7 if release >= (6, 15) else 255)
     assert not process.is_alive()
 
 

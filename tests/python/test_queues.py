@@ -781,3 +781,43 @@ def test_get_many_gives_what_comes_before_an_object_that_cannot_be_unpickled(ctx
     with pytest.raises(LookupError, match="not here"):
         queue.get_many(10)
     assert queue.get_many(10) == [3]
+
+
+def put_for_ever(queue: Any) -> None:
+    while True:
+        queue.put(0)
+
+
+class AlarmRang(Exception):
+    pass
+
+
+def ring(*_: object) -> None:
+    raise AlarmRang
+
+
+def test_a_stopped_producer_keeps_nobody_from_giving_up(ctx: Any) -> None:
+    queue = ctx.Queue()
+    producer = ctx.Process(target=put_for_ever, args=(queue,))
+    producer.start()
+    queue.get()
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        # It is stopped at any point, and within a few attempts where it has the end of the queue.
+        for _ in range(200):
+            os.kill(producer.pid, signal.SIGSTOP)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            try:
+                queue.put(1)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except AlarmRang:
+                break
+            os.kill(producer.pid, signal.SIGCONT)
+            queue.get()
+        else:
+            pytest.fail("the producer was never stopped within the queue")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        producer.kill()
+        producer.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -9,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import procession
@@ -249,8 +251,43 @@ def test_a_semaphore_may_begin_with_no_permit(ctx: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [-1, 2**31])
 def test_permits_that_no_semaphore_can_have_are_refused(ctx: Any, wrong: int) -> None:
-    with pytest.raises(ValueError):
-        ctx.Semaphore(wrong)
+    standard = multiprocessing.get_context("fork").Semaphore
+    errors = []
+    for semaphore in (ctx.Semaphore, standard):
+        with pytest.raises((OSError, OverflowError)) as raised:
+            semaphore(wrong)
+        errors.append((raised.type, str(raised.value)))
+    assert errors[0] == errors[1]
+
+
+def test_more_permits_than_can_be_recovered_are_refused(ctx: Any) -> None:
+    with pytest.raises(ValueError, match="at most 8192 of them, not 8193"):
+        ctx.Semaphore(8193, recover=True)
+
+
+def wait_for(event: Any) -> None:
+    event.wait()
+
+
+def test_who_waits_for_long_hardly_wakes(ctx: Any) -> None:
+    event = ctx.Event()
+    process = ctx.Process(target=wait_for, args=(event,))
+    process.start()
+
+    def switches() -> int:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return int(status.split("nonvoluntary")[0].split("ctxt_switches:")[-1])
+
+    # The ticks double from 5 to 160 ms, so some ten of them lie within two seconds. Without that it
+    # would be hundreds; how busy the machine is makes them only fewer.
+    assert eventually(lambda: is_asleep(process.pid))
+    time.sleep(1)
+    before = switches()
+    time.sleep(1)
+    after = switches()
+    event.set()
+    process.join()
+    assert after - before < 50
 
 
 def test_a_bounded_semaphore_has_no_more_permits_than_at_first(ctx: Any) -> None:

@@ -230,6 +230,18 @@ pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
     }
 }
 
+/// Waits for the end of a child and takes its status (`waitpid(2)`).
+///
+/// # Errors
+/// `ECHILD` if it is no child of this process.
+pub fn reap(pid: u32) -> io::Result<()> {
+    // SAFETY: waitpid writes no status where it is given no place for it.
+    match unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

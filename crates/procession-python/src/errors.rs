@@ -40,6 +40,20 @@ pub(crate) fn arena_error(error: Error) -> PyErr {
     }
 }
 
+/// An error of the system as an exception, with its number.
+pub(crate) fn os_error(error: std::io::Error) -> PyErr {
+    match error.raw_os_error() {
+        Some(number) => PyOSError::new_err((number, text_of(&error))),
+        None => error.into(),
+    }
+}
+
+/// What the system says of an error, without the number that Rust adds.
+pub(crate) fn text_of(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 /// The handle that a text names.
 pub(crate) fn handle(text: &str) -> PyResult<Handle> {
     text.parse().map_err(|error: ParseHandleError| PyValueError::new_err(error.to_string()))

@@ -34,6 +34,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queues::Queue>()?;
     module.add_class::<sharedctypes::Block>()?;
     module.add_class::<process::Child>()?;
+    module.add_function(wrap_pyfunction!(process::prepare_fork, module)?)?;
     module.add_function(wrap_pyfunction!(process::forked, module)?)?;
     module.add_function(wrap_pyfunction!(process::not_forked, module)?)?;
     module.add_function(wrap_pyfunction!(process::reserve, module)?)?;

@@ -1,5 +1,6 @@
 //! `procession.process`: following children.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::OnceLock;
@@ -16,7 +17,7 @@ use procession_shm::wait::{BlockedOn, Operation, Probe};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::errors::arena_error;
+use crate::errors::{arena_error, os_error, text_of};
 use crate::waiting::deadline;
 
 /// A child process, followed by pidfd.
@@ -33,17 +34,42 @@ pub(crate) struct Child {
     ended: OnceLock<(ExitStatus, Option<u64>)>,
 }
 
+thread_local! {
+    /// A descriptor that is given up for the one by which the next child is followed.
+    static SPARE: Cell<Option<PidFd>> = const { Cell::new(None) };
+}
+
+/// Makes sure that a child which is forked next can have a place in the family and be followed.
+#[pyfunction]
+pub(crate) fn prepare_fork() -> PyResult<()> {
+    SPARE.set(Some(PidFd::open(process::id()).map_err(os_error)?));
+    arena::prepare_fork().map_err(arena_error)
+}
+
+/// Follows a child that has just been started; ends it if that can't be.
+fn followed(pid: u32) -> PyResult<PidFd> {
+    SPARE.set(None);
+    PidFd::open(pid).map_err(|error| {
+        let _ = process::kill(pid, SIGKILL);
+        let _ = process::reap(pid);
+        os_error(error)
+    })
+}
+
+const SIGKILL: i32 = 9;
+
 /// The parent's side of a fork: gives the child to follow.
 #[pyfunction]
 pub(crate) fn forked(pid: u32) -> PyResult<Child> {
     let slot = arena::forked(Some(pid));
-    let pidfd = PidFd::open(pid)?;
+    let pidfd = followed(pid)?;
     Ok(Child { pid, pidfd, slot, shares: None, report: None, ended: OnceLock::new() })
 }
 
 /// The parent's side of a fork that failed.
 #[pyfunction]
 pub(crate) fn not_forked() {
+    SPARE.set(None);
     arena::forked(None);
 }
 
@@ -89,7 +115,7 @@ pub(crate) fn start_program(
     started.map_err(|error| match error.raw_os_error() {
         Some(number) => {
             let name = String::from_utf8_lossy(program.to_bytes()).into_owned();
-            PyOSError::new_err((number, error.kind().to_string(), name))
+            PyOSError::new_err((number, text_of(&error), name))
         }
         None => error.into(),
     })
@@ -111,10 +137,10 @@ pub(crate) fn follow(
         arena::family().map_err(arena_error)?.started(slot, pid);
     }
     let pidfd = match pidfd {
-        Some(number) => PidFd::from_fd(inherited(number)?),
-        None => PidFd::open(pid)?,
+        Some(number) => PidFd::from_fd(inherited(number).map_err(os_error)?),
+        None => followed(pid)?,
     };
-    let report = report.map(inherited).transpose()?.map(Report::from_fd);
+    let report = report.map(inherited).transpose().map_err(os_error)?.map(Report::from_fd);
     let shares = shares.map(unpacked);
     Ok(Child { pid, pidfd, slot, shares, report, ended: OnceLock::new() })
 }
@@ -123,7 +149,9 @@ pub(crate) fn follow(
 /// the slot that was reserved.
 #[pyfunction]
 pub(crate) fn inherit(fd: i32, slot: u64) -> PyResult<()> {
-    arena::inherit_as(inherited(fd)?, unpacked(slot)).map(|_| ()).map_err(arena_error)
+    arena::inherit_as(inherited(fd).map_err(os_error)?, unpacked(slot))
+        .map(|_| ())
+        .map_err(arena_error)
 }
 
 /// Takes a share in all that a reserved slot holds.
@@ -156,6 +184,7 @@ pub(crate) fn bury(slot: u64) -> PyResult<()> {
 /// The child's first step: says what it is called.
 #[pyfunction]
 pub(crate) fn begin(name: &str) {
+    SPARE.set(None);
     if is_founded()
         && let Ok(arena) = arena::family()
     {
@@ -166,7 +195,7 @@ pub(crate) fn begin(name: &str) {
 /// Binds the life of this process to that of its parent.
 #[pyfunction]
 pub(crate) fn die_with_parent(parent: u32, by_main_thread: bool) -> PyResult<()> {
-    Ok(process::die_with_parent(parent, by_main_thread)?)
+    process::die_with_parent(parent, by_main_thread).map_err(os_error)
 }
 
 impl Child {
@@ -212,7 +241,7 @@ impl Child {
                             break Err(raised);
                         }
                     }
-                    other => break other.map_err(PyErr::from),
+                    other => break other.map_err(os_error),
                 }
             };
             if let Some(arena) = arena {
@@ -230,9 +259,9 @@ impl Child {
                     Some(report) => match py.detach(|| report.exit_code()) {
                         Some(code) if code < 0 => Some(ExitStatus::Signaled(-code)),
                         Some(code) => Some(ExitStatus::Exited(code)),
-                        None => self.pidfd.reap()?,
+                        None => self.pidfd.reap().map_err(os_error)?,
                     },
-                    None => self.pidfd.reap()?,
+                    None => self.pidfd.reap().map_err(os_error)?,
                 };
                 let Some(status) = status else { return Ok(None) };
                 let task = self.task();
@@ -251,7 +280,7 @@ impl Child {
     fn signal(&self, number: i32) -> PyResult<()> {
         match self.pidfd.signal(number) {
             Err(error) if error.raw_os_error() == Some(3) => Ok(()),
-            other => other.map_err(PyOSError::new_err),
+            other => other.map_err(os_error),
         }
     }
 

@@ -75,7 +75,12 @@ impl Queue {
         until: impl FnOnce() -> Deadline,
     ) -> PyResult<u64> {
         if self.queue.most().is_none() && message.len() <= queue::INLINE_MOST {
-            return self.queue.put(kind, message, Waiting::FOREVER).map_err(arena_only);
+            match self.queue.put(kind, message, Waiting::NOT) {
+                // Somebody is at this end: that may last, if it was stopped there.
+                Err(QueueError::Stopped(_)) => {}
+                Err(QueueError::Arena(error)) => return Err(arena_error(error)),
+                Ok(number) => return Ok(number),
+            }
         }
         let waiting = Waiting { deadline: until(), interruptible: true };
         loop {
@@ -98,7 +103,7 @@ impl Queue {
         let claim =
             if claims { Some(crate::arena::own()?.task().map_err(arena_error)?) } else { None };
         if let Some((kind, number)) =
-            self.queue.try_get(&mut message, claim).map_err(arena_error)?
+            self.queue.get_at_once(&mut message, claim).map_err(arena_error)?
         {
             return Ok((kind, number, message));
         }
@@ -121,13 +126,6 @@ impl Queue {
                 Err(QueueError::Arena(error)) => return Err(arena_error(error)),
             }
         }
-    }
-}
-
-fn arena_only(error: QueueError) -> PyErr {
-    match error {
-        QueueError::Arena(error) => arena_error(error),
-        QueueError::Stopped(stopped) => PyValueError::new_err(stopped.to_string()),
     }
 }
 
@@ -313,7 +311,7 @@ impl Queue {
                 (kind, bytes)
             } else {
                 message.clear();
-                match this.queue.try_get(&mut message, None) {
+                match this.queue.get_at_once(&mut message, None) {
                     Ok(Some((kind, _))) => (kind, std::mem::take(&mut message)),
                     // What was got is given; an error shows itself again at the next call.
                     Ok(None) | Err(_) => break,
@@ -373,7 +371,8 @@ impl Queue {
         }
         let mut message = Vec::new();
         // What was got is given; an error shows itself again at the next call.
-        while messages.len() < most && matches!(self.queue.try_get(&mut message, None), Ok(Some(_)))
+        while messages.len() < most
+            && matches!(self.queue.get_at_once(&mut message, None), Ok(Some(_)))
         {
             messages.push(std::mem::take(&mut message));
         }

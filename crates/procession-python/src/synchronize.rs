@@ -5,7 +5,9 @@ pub(crate) mod lock_calls;
 use procession_shm::arena::family;
 use procession_shm::sync;
 use procession_shm::wait::Acquired;
-use pyo3::exceptions::{PyAssertionError, PyRuntimeWarning, PyValueError};
+use pyo3::exceptions::{
+    PyAssertionError, PyOSError, PyOverflowError, PyRuntimeWarning, PyValueError,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -266,10 +268,17 @@ impl Semaphore {
             let semaphore = sync::Semaphore::open(handle(text)?).map_err(arena_error)?;
             return Ok(Self { semaphore });
         }
-        let value = u32::try_from(value).ok().filter(|&value| value <= i32::MAX as u32);
-        let value = value.ok_or_else(|| {
-            PyValueError::new_err("a semaphore's value is between 0 and 2147483647")
-        })?;
+        // The exceptions are those of `multiprocessing`.
+        let value = i32::try_from(value)
+            .map_err(|_| PyOverflowError::new_err("Python int too large to convert to C int"))?;
+        let value =
+            u32::try_from(value).map_err(|_| PyOSError::new_err((22, "Invalid argument")))?;
+        if recover && value > sync::PERMITS_RECOVERED_MOST {
+            return Err(PyValueError::new_err(format!(
+                "a semaphore that recovers permits has at most {} of them, not {value}",
+                sync::PERMITS_RECOVERED_MOST
+            )));
+        }
         let made = family().and_then(|arena| {
             if recover {
                 sync::Semaphore::recovering(arena, name, value)
@@ -308,6 +317,10 @@ impl Semaphore {
 
     fn get_value(&self) -> u32 {
         self.semaphore.value()
+    }
+
+    fn _bound(&self) -> u32 {
+        self.semaphore.bound()
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {

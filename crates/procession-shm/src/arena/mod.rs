@@ -32,7 +32,9 @@ pub(crate) use heap::{Block, BlockOwner};
 pub use layout::UNIT;
 pub use objects::{Kind, ObjectInfo, ObjectRef};
 pub use processes::{ProcessInfo, Slot};
-pub use registry::{arena_of, attach, family, forked, inherit, inherit_as, is_founded};
+pub use registry::{
+    arena_of, attach, family, forked, inherit, inherit_as, is_founded, prepare_fork,
+};
 
 use crate::atomics::{AtomicU64, Ordering};
 use crate::wait::Owner;

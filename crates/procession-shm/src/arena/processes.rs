@@ -29,6 +29,10 @@ use crate::wait::{BlockedOn, Owner, Probe};
 
 pub(super) const NAME_WORDS: usize = 6;
 
+/// The slot of a process that was forked by itself when the table was full: it is in the table nowhere,
+/// and its death can't be seen.
+const NOBODY: u16 = Owner::SLOTS;
+
 /// How long a reservation outlives its maker.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -181,6 +185,9 @@ impl Row {
 
 impl Arena {
     pub(super) fn row(&self, slot: u16) -> Result<&Row> {
+        if slot == NOBODY {
+            return Err(Error::TooManyProcesses(self.layout.slots));
+        }
         Ok(self.memory.cell(self.layout.row(slot)?)?)
     }
 
@@ -239,6 +246,11 @@ impl Arena {
         Ok(slot)
     }
 
+    /// Gives a reserved slot a share in what this process has come to hold since.
+    pub(super) fn share_with(&self, slot: Slot) {
+        let _ = self.copy_held(self.me().index, slot.index);
+    }
+
     /// As [`Self::reserve`], for a child that comes to be by other means than fork: it
     /// [inherits](super::inherit) the slot, or [takes it over](Self::take_over).
     ///
@@ -290,6 +302,9 @@ impl Arena {
         if self.join().is_ok() {
             let _ = self.copy_held(shares.index, self.me().index);
             self.forget_half_open();
+        } else {
+            // Not as its parent: what needs a row fails from here on.
+            self.set_me(Slot { index: NOBODY, generation: 0 });
         }
     }
 
@@ -494,6 +509,9 @@ impl Arena {
 
     /// Whether the process with this slot and generation is over.
     pub(super) fn is_over(&self, slot: u16, generation: u32) -> bool {
+        if slot == NOBODY {
+            return false;
+        }
         let Ok(row) = self.row(slot) else { return true };
         let Ok(state) = row.state() else { return true };
         if state.generation & 0xff_ffff != generation {

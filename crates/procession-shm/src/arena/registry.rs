@@ -26,6 +26,9 @@ static USED: AtomicUsize = AtomicUsize::new(0);
 thread_local! {
     /// The slots that this thread reserved for the child of the fork that is under way, or was last.
     static RESERVED: Cell<[Option<Slot>; MOST]> = const { Cell::new([None; MOST]) };
+
+    /// Those that it reserved for the child of a fork that is to come.
+    static PREPARED: Cell<[Option<Slot>; MOST]> = const { Cell::new([None; MOST]) };
 }
 
 fn arenas() -> impl Iterator<Item = (usize, &'static Arena)> {
@@ -86,9 +89,12 @@ fn before_fork() {
     while UNFORKED.load(Ordering::SeqCst) != 0 {
         std::thread::yield_now();
     }
-    let mut reserved = [None; MOST];
+    let mut reserved = PREPARED.replace([None; MOST]);
     for (at, arena) in arenas() {
-        reserved[at] = arena.reserve().ok();
+        match reserved[at] {
+            Some(slot) => arena.share_with(slot),
+            None => reserved[at] = arena.reserve().ok(),
+        }
     }
     RESERVED.set(reserved);
 }
@@ -106,9 +112,40 @@ fn after_fork_in_child() {
     }
 }
 
+/// Makes sure of a slot for the child that the calling thread forks next: `fork` itself can't say that
+/// there is none. [`forked`] must follow, whether the fork comes about or not.
+///
+/// # Errors
+/// [`Error::TooManyProcesses`].
+pub fn prepare_fork() -> Result<()> {
+    give_back_prepared();
+    for (at, arena) in arenas() {
+        let mut prepared = PREPARED.get();
+        match arena.reserve() {
+            Ok(slot) => prepared[at] = Some(slot),
+            Err(error) => {
+                give_back_prepared();
+                return Err(error);
+            }
+        }
+        PREPARED.set(prepared);
+    }
+    Ok(())
+}
+
+fn give_back_prepared() {
+    let prepared = PREPARED.replace([None; MOST]);
+    for (at, arena) in arenas() {
+        if let Some(slot) = prepared[at] {
+            arena.unreserve(slot);
+        }
+    }
+}
+
 /// The parent's side of a fork that the calling thread made: tells the arenas the child's number, or
 /// that there is none. Gives the child's slot in the family's own arena.
 pub fn forked(pid: Option<u32>) -> Option<Slot> {
+    give_back_prepared();
     let reserved = RESERVED.replace([None; MOST]);
     for (at, arena) in arenas() {
         match (reserved[at], pid) {

@@ -1,11 +1,11 @@
 //! One end of a queue: its lock, its count, and where in the chain it is.
 
 use super::chunks::{self, Chunk, Position, Record};
-use super::{Control, Queue};
+use super::{Control, Queue, QueueError};
 use crate::arena::{Arena, Block, Error, Result};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{Acquired, BlockedOn, Operation, Owner, OwnerLock, Waiting};
+use crate::wait::{Acquired, BlockedOn, Operation, Owner, OwnerLock, Stopped, Waiting};
 
 /// A cache line: what one end is about.
 #[repr(C, align(64))]
@@ -77,20 +77,18 @@ pub(super) struct Taken {
 
 impl Queue {
     #[inline]
-    fn lock_end(&self, end: &'static End, me: Owner) -> Result<bool> {
+    fn lock_end(&self, end: &'static End, me: Owner, waiting: Waiting) -> Result<bool, Stopped> {
         let arena = self.object.arena();
         let on = BlockedOn { object: self.object.index(), operation: Operation::QueueEnd };
-        match end.lock.lock(me, arena, on, Waiting::FOREVER) {
-            Ok(acquired) => Ok(matches!(acquired, Acquired::OwnerDied(_))),
-            Err(_) => unreachable!("a wait without a deadline that is not interruptible"),
-        }
+        let acquired = end.lock.lock(me, arena, on, waiting)?;
+        Ok(matches!(acquired, Acquired::OwnerDied(_)))
     }
 
     #[inline]
-    pub(super) fn lock_put(&self) -> Result<PutEnd<'_>> {
+    pub(super) fn lock_put(&self, waiting: Waiting) -> Result<PutEnd<'_>, QueueError> {
         let end = &self.control.put;
         let me = self.object.arena().owner();
-        let owner_died = self.lock_end(end, me)?;
+        let owner_died = self.lock_end(end, me, waiting)?;
         let mut locked = PutEnd {
             queue: self,
             arena: self.object.arena(),
@@ -111,10 +109,10 @@ impl Queue {
     }
 
     #[inline]
-    pub(super) fn lock_get(&self) -> Result<GetEnd<'_>> {
+    pub(super) fn lock_get(&self, waiting: Waiting) -> Result<GetEnd<'_>, QueueError> {
         let control = self.control;
         let me = self.object.arena().owner();
-        let owner_died = self.lock_end(&control.get, me)?;
+        let owner_died = self.lock_end(&control.get, me, waiting)?;
         let locked = GetEnd { queue: self, arena: self.object.arena(), control, me };
         failpoint!("queue.get.locked");
         if owner_died {

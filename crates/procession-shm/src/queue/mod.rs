@@ -25,6 +25,9 @@
 mod chunks;
 mod end;
 
+use std::time::Duration;
+
+use procession_os::clock::Monotonic;
 use procession_os::memory::Shared;
 
 use crate::arena::{Arena, Block, BlockOwner, Error, Handle, Kind, ObjectRef, Result, arena_of};
@@ -35,6 +38,19 @@ use end::{End, Taken};
 
 /// Longer messages have a block of their own.
 pub const INLINE_MOST: usize = 4096;
+
+/// How long even those whose deadline has passed wait for others to leave an end, which mostly takes
+/// a microsecond: only a stopped process can stay there for longer.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A wait for an end, for whoever waits so for messages or room; [`Waiting::NOT`] stays that.
+fn patient(waiting: Waiting) -> Waiting {
+    if waiting.deadline == Waiting::NOT.deadline {
+        return waiting;
+    }
+    let least = |deadline: Monotonic| deadline.max(Monotonic::now().after(PATIENCE));
+    Waiting { deadline: waiting.deadline.map(least), ..waiting }
+}
 
 /// A queue's body.
 #[repr(C, align(64))]
@@ -151,6 +167,8 @@ impl Queue {
     /// [`QueueError::Stopped`] if the queue stayed full; [`QueueError::Arena`] without memory.
     /// Nothing was put then.
     pub fn put(&self, kind: u8, message: &[u8], waiting: Waiting) -> Result<u64, QueueError> {
+        // Before a long message is copied.
+        self.wait_for_room(waiting)?;
         let block = self.prepare(message)?;
         let put = self.put_prepared(kind, message, block, waiting);
         if put.is_err()
@@ -191,7 +209,7 @@ impl Queue {
         /// So that other producers get their turn.
         const RUN: u64 = 256;
         self.wait_for_room(waiting)?;
-        let mut end = self.lock_put()?;
+        let mut end = self.lock_put(patient(waiting))?;
         let room = self.room().min(RUN);
         let mut run = 0;
         while run < room
@@ -247,7 +265,7 @@ impl Queue {
         waiting: Waiting,
     ) -> Result<u64, QueueError> {
         loop {
-            let mut end = self.lock_put()?;
+            let mut end = self.lock_put(patient(waiting))?;
             if self.room() == 0 {
                 drop(end);
                 self.wait_for_room(waiting)?;
@@ -295,7 +313,7 @@ impl Queue {
     /// [`QueueError::Stopped`] if the queue stayed empty; [`QueueError::Arena`] if it is damaged.
     pub fn get(&self, into: &mut Vec<u8>, waiting: Waiting) -> Result<(u8, u64), QueueError> {
         loop {
-            if let Some(got) = self.try_get(into, None)? {
+            if let Some(got) = self.take_next(into, None, patient(waiting))? {
                 return Ok(got);
             }
             self.wait_for_message(waiting)?;
@@ -314,14 +332,14 @@ impl Queue {
         waiting: Waiting,
     ) -> Result<(u8, u64), QueueError> {
         loop {
-            if let Some(got) = self.try_get(into, Some(claim))? {
+            if let Some(got) = self.take_next(into, Some(claim), patient(waiting))? {
                 return Ok(got);
             }
             self.wait_for_message(waiting)?;
         }
     }
 
-    /// Gets the oldest message if there is one.
+    /// Gets the oldest message if there is one, and no other consumer is in the way for long.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the queue is damaged.
@@ -330,7 +348,44 @@ impl Queue {
         into: &mut Vec<u8>,
         claim: Option<&AtomicU64>,
     ) -> Result<Option<(u8, u64)>> {
-        let mut end = self.lock_get()?;
+        self.if_any(into, claim, Waiting::until(Some(Monotonic::now().after(PATIENCE))))
+    }
+
+    /// As [`Self::try_get`], but gives nothing as well if another consumer is in the way at all.
+    ///
+    /// # Errors
+    /// As [`Self::try_get`].
+    pub fn get_at_once(
+        &self,
+        into: &mut Vec<u8>,
+        claim: Option<&AtomicU64>,
+    ) -> Result<Option<(u8, u64)>> {
+        self.if_any(into, claim, Waiting::NOT)
+    }
+
+    fn if_any(
+        &self,
+        into: &mut Vec<u8>,
+        claim: Option<&AtomicU64>,
+        waiting: Waiting,
+    ) -> Result<Option<(u8, u64)>> {
+        match self.take_next(into, claim, waiting) {
+            Ok(got) => Ok(got),
+            Err(QueueError::Stopped(_)) => Ok(None),
+            Err(QueueError::Arena(error)) => Err(error),
+        }
+    }
+
+    fn take_next(
+        &self,
+        into: &mut Vec<u8>,
+        claim: Option<&AtomicU64>,
+        waiting: Waiting,
+    ) -> Result<Option<(u8, u64)>, QueueError> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        let mut end = self.lock_get(waiting)?;
         if end.available() == 0 {
             return Ok(None);
         }
@@ -393,8 +448,12 @@ impl Queue {
     /// # Errors
     /// [`Error::Corrupt`], with what is wrong.
     pub fn check(&self) -> Result<u64> {
-        let _put = self.lock_put()?;
-        let get = self.lock_get()?;
+        let whole = |locked: QueueError| match locked {
+            QueueError::Arena(error) => error,
+            QueueError::Stopped(_) => unreachable!("a wait without end"),
+        };
+        let _put = self.lock_put(Waiting::FOREVER).map_err(whole)?;
+        let get = self.lock_get(Waiting::FOREVER).map_err(whole)?;
         get.check(self.len())
     }
 

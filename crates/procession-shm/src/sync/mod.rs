@@ -12,4 +12,4 @@ mod semaphore;
 pub use event::Event;
 pub use lock::Lock;
 pub use rlock::{NotOwner, RLock};
-pub use semaphore::{ReleaseError, Semaphore};
+pub use semaphore::{PERMITS_RECOVERED_MOST, ReleaseError, Semaphore};

@@ -11,7 +11,7 @@ use crate::wait::{
 /// The largest value, as POSIX's `SEM_VALUE_MAX` on Linux.
 pub(super) const MOST: u32 = i32::MAX as u32;
 /// How many permits a semaphore that recovers them can have: each has a cell of its own.
-const MOST_RECOVERED: u32 = 8192;
+pub const PERMITS_RECOVERED_MOST: u32 = 8192;
 
 #[repr(C)]
 #[derive(Debug)]
@@ -64,9 +64,9 @@ impl Semaphore {
     /// # Errors
     /// If the arena is full; [`Error::OutOfMemory`] for more than 8192 permits.
     pub fn recovering(arena: &'static Arena, name: &str, permits: u32) -> Result<Self> {
-        if permits > MOST_RECOVERED {
+        if permits > PERMITS_RECOVERED_MOST {
             let asked = u64::from(permits) * 8;
-            let capacity = u64::from(MOST_RECOVERED) * 8;
+            let capacity = u64::from(PERMITS_RECOVERED_MOST) * 8;
             return Err(Error::OutOfMemory { asked, used: 0, capacity });
         }
         let size = u64::from(permits) * 8;
@@ -100,7 +100,8 @@ impl Semaphore {
     fn cells(&self) -> impl Iterator<Item = &'static AtomicU64> {
         let body = self.object.body().unwrap_or(0);
         let arena = self.object.arena();
-        let count = self.payload.cells.load(Ordering::Relaxed).min(u64::from(MOST_RECOVERED));
+        let count =
+            self.payload.cells.load(Ordering::Relaxed).min(u64::from(PERMITS_RECOVERED_MOST));
         (0..count).filter_map(move |cell| arena.word(body.saturating_add(cell * 8)).ok())
     }
 
@@ -115,6 +116,12 @@ impl Semaphore {
             return self.cells().filter(|cell| cell.load(Ordering::Relaxed) == 0).count() as u32;
         }
         self.payload.value.load(Ordering::Relaxed) as u32
+    }
+
+    /// The most permits that it has.
+    #[must_use]
+    pub fn bound(&self) -> u32 {
+        self.payload.bound.load(Ordering::Relaxed) as u32
     }
 
     /// Takes a permit if there is one.

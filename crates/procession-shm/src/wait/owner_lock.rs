@@ -34,6 +34,9 @@ const FLAGS: u64 = WAITERS | WOKEN;
 pub struct Owner(u64);
 
 impl Owner {
+    /// The bits of a slot that are part of an owner's word: more than any table has slots.
+    pub(crate) const SLOTS: u16 = (1 << SLOT_BITS) - 1;
+
     /// The thread with the kernel's number `thread` in the process of a slot.
     #[inline]
     #[must_use]

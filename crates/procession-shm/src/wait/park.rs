@@ -102,6 +102,9 @@ impl Waiting {
     /// As long as it takes.
     pub const FOREVER: Self = Self { deadline: None, interruptible: false };
 
+    /// Not at all, beyond a moment of spinning.
+    pub const NOT: Self = Self { deadline: Some(Monotonic::from_nanos(0)), interruptible: false };
+
     /// Until a deadline.
     #[must_use]
     pub const fn until(deadline: Deadline) -> Self {
@@ -223,7 +226,7 @@ fn sleep<T, G: Gate>(
     gate: &G,
     attempt: &mut impl FnMut(Moment) -> Option<T>,
 ) -> Result<T, Stopped> {
-    let mut tick = FIRST_TICK;
+    let mut tick = resumed(gate.word());
     let mut nap = None;
     loop {
         let ticket = gate.announce();
@@ -266,9 +269,23 @@ fn sleep<T, G: Gate>(
         if waiting.interruptible
             && matches!(wakeup, futex::Wakeup::TimedOut | futex::Wakeup::Interrupted)
         {
+            INTERRUPTED.set((std::ptr::from_ref(gate.word()).addr(), tick));
             return Err(Stopped::Interrupted);
         }
     }
+}
+
+thread_local! {
+    /// Where this thread was interrupted last, and how long it would have slept next: mostly it comes
+    /// back at once, and what has waited for long need not begin with short sleeps again.
+    static INTERRUPTED: std::cell::Cell<(usize, Duration)> =
+        const { std::cell::Cell::new((0, FIRST_TICK)) };
+}
+
+/// How long a sleep on this word is to be at first.
+fn resumed(word: &AtomicU32) -> Duration {
+    let (at, tick) = INTERRUPTED.replace((0, FIRST_TICK));
+    if at == std::ptr::from_ref(word).addr() { tick } else { FIRST_TICK }
 }
 
 #[cfg(not(model))]

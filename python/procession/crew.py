@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import threading
 import time
 import traceback
@@ -221,8 +222,12 @@ class Crew:
         worker.join()
         self.workers.remove(worker)
         ready = self.ready.get_value()
-        self.stillborn = 1 if ready != self.seen_ready else self.stillborn + 1
-        self.seen_ready = ready
+        if ready != self.seen_ready:
+            self.seen_ready = ready
+            self.stillborn = 0
+        # What others end says nothing of how it begins.
+        if worker.exitcode not in (-signal.SIGKILL, -signal.SIGTERM):
+            self.stillborn += 1
         if self.stillborn > _STILLBORN_MOST + self.size and self.state != TERMINATE:
             self._give_up(worker)
         # The number was written down before the task was taken: it may be in the queue still, or

@@ -42,8 +42,8 @@ from .spawn import (
 
 __all__ = ["ensure_running", "get_inherited_fds", "set_forkserver_preload"]
 
-_REQUEST = struct.Struct("QIi?")
-"""The slot with the child's shares, how many descriptors, the requester's pid, whether a daemon."""
+_REQUEST = struct.Struct("QI?")
+"""The slot with the child's shares, how many descriptors come, whether it is a daemon."""
 
 _ANSWER = struct.Struct("iQ")
 """The child's pid, or -errno; its slot."""
@@ -138,9 +138,8 @@ class ForkServer:
         with theirs:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             data = get_preparation_data("forkserver")
-            wanted = {
-                key: data.get(key) for key in ("sys_path", "init_main_from_path", "installed")
-            }
+            keys = ("sys_path", "sys_argv", "init_main_from_path", "installed")
+            wanted = {key: data.get(key) for key in keys}
             payload = memfd_of(io.BytesIO(pickle.dumps((wanted, self._preload_modules))))
             try:
                 slot = _native.reserve()
@@ -213,7 +212,7 @@ class ForkServer:
                 # Before the request, so that the template never waits for them.
                 for at in range(0, len(everything), _FDS_MOST):
                     socket.send_fds(answers, [b"f"], everything[at : at + _FDS_MOST])
-                header = _REQUEST.pack(shares, len(everything), os.getpid(), daemon)
+                header = _REQUEST.pack(shares, len(everything), daemon)
                 try:
                     socket.send_fds(requests, [header + bytes(streams)], [theirs.fileno()])
                 except (BrokenPipeError, ConnectionResetError):
@@ -287,16 +286,30 @@ def _preload(data: dict[str, Any], modules: list[str]) -> None:
 
         install()
     sys.path[:] = data["sys_path"]
+    sys.argv = data["sys_argv"]
     if "__main__" in modules and data["init_main_from_path"] is not None:
         current_process()._inheriting = True  # type: ignore[attr-defined]
         try:
-            import_main_path(data["init_main_from_path"])
+            # If that fails, each copy tries it itself, and reports why.
+            with contextlib.suppress(Exception, SystemExit):
+                import_main_path(data["init_main_from_path"])
         finally:
             del current_process()._inheriting  # type: ignore[attr-defined]
     for name in modules:
         if name != "__main__":
             with contextlib.suppress(ImportError):
                 __import__(name)
+
+
+class Requester:
+    """The process that has a copy made, as the copy sees it."""
+
+    def __init__(self, sentinel: int) -> None:
+        self.sentinel = sentinel
+
+    def take_along(self) -> None:
+        # The template sees to that.
+        pass
 
 
 class Copy:
@@ -350,7 +363,7 @@ class Template:
         if not trusted or len(message) < _REQUEST.size:
             answers.close()
             return
-        shares, count, parent, daemon = _REQUEST.unpack(message[: _REQUEST.size])
+        shares, count, daemon = _REQUEST.unpack(message[: _REQUEST.size])
         streams = list(message[_REQUEST.size :])
         fds: list[int] = []
         while len(fds) < count:
@@ -360,7 +373,7 @@ class Template:
                 break
         try:
             if len(fds) == count:
-                self._copy(answers, shares, parent, daemon, streams, fds)
+                self._copy(answers, shares, daemon, streams, fds)
             else:
                 answers.close()
         finally:
@@ -371,7 +384,6 @@ class Template:
         self,
         answers: socket.socket,
         shares: int,
-        parent: int,
         daemon: bool,
         streams: list[int],
         fds: list[int],
@@ -384,7 +396,7 @@ class Template:
                 answers.send(_ANSWER.pack(-(error.errno or 1), 0))
             return
         if pid == 0:
-            leave_with(lambda: self._be_the_copy(answers, shares, parent, streams, fds))
+            leave_with(lambda: self._be_the_copy(answers, shares, streams, fds))
         slot = _native.forked_for_another(pid)
         pidfd = os.pidfd_open(pid)
         copy = self.copies[pid] = Copy(pid, slot, pidfd, answers)
@@ -431,7 +443,6 @@ class Template:
         self,
         answers: socket.socket,
         shares: int,
-        parent: int,
         streams: list[int],
         fds: list[int],
     ) -> int:
@@ -455,10 +466,10 @@ class Template:
             else:
                 with contextlib.suppress(OSError):
                     os.close(stream)
-        payload, parent_sentinel, *_forkserver._inherited_fds = rest
+        payload, sentinel, *_forkserver._inherited_fds = rest
         _forkserver._requests = socket.socket(fileno=requests)
         _native.take_over(shares)
-        return serve(payload, parent, parent_sentinel, False)
+        return serve(payload, Requester(sentinel))
 
 
 _forkserver = ForkServer()

@@ -96,23 +96,64 @@ class ForkPopen(Popen):
             _native.not_forked()
             raise
         if pid == 0:
-            leave_with(lambda: run(process_obj, parent, sentinel_of(parent), by_main_thread))
+            leave_with(lambda: run(process_obj, Parent(parent, by_main_thread)))
         return _native.forked(pid)
 
 
-def run(
-    process_obj: BaseProcess, parent: int, parent_sentinel: int | None, by_main_thread: bool
-) -> int:
-    """Be the child that a process object stands for; return the exit status."""
+class Parent:
+    """The process that started this one.
+
+    Parameters
+    ----------
+    pid : int
+        Its number.
+    by_main_thread : bool
+        Whether its main thread started this process.
+    """
+
+    def __init__(self, pid: int, by_main_thread: bool) -> None:
+        self.pid = pid
+        self.by_main_thread = by_main_thread
+        self.sentinel = self._sentinel()
+
+    def _sentinel(self) -> int | None:
+        """Return a descriptor that is readable once the parent has ended."""
+        try:
+            sentinel = os.pidfd_open(self.pid)
+        except OSError:
+            sentinel = None
+        if os.getppid() != self.pid and sentinel is not None:
+            # It has ended, and its number may be another's: an end of a pipe without the other
+            # end says the same as the pidfd of a process that is over.
+            os.close(sentinel)
+            sentinel, writer = os.pipe()
+            os.close(writer)
+        return sentinel
+
+    def take_along(self) -> None:
+        """Have this process end when the parent does."""
+        _native.die_with_parent(self.pid, self.by_main_thread)
+
+
+def run(process_obj: BaseProcess, parent: Any) -> int:
+    """Be the child that a process object stands for; return the exit status.
+
+    Parameters
+    ----------
+    process_obj : BaseProcess
+        What to run.
+    parent : Parent
+        Or what has its `sentinel` and `take_along`.
+    """
     from .context import _force_start_method
 
     _native.begin(process_obj.name)
     if process_obj.daemon:
-        _native.die_with_parent(parent, by_main_thread)
+        parent.take_along()
     method = getattr(process_obj, "_start_method", None)
     if method is not None:
         _force_start_method(method)
-    code: int = process_obj._bootstrap(parent_sentinel=parent_sentinel)  # type: ignore[attr-defined]
+    code: int = process_obj._bootstrap(parent_sentinel=parent.sentinel)  # type: ignore[attr-defined]
     return code
 
 
@@ -135,21 +176,6 @@ def leave_with(serve: Any) -> None:
                 atexit._run_exitfuncs()
     finally:
         os._exit(code)
-
-
-def sentinel_of(parent: int) -> int | None:
-    """Return a descriptor that is readable once this process's parent has ended."""
-    try:
-        sentinel = os.pidfd_open(parent)
-    except OSError:
-        sentinel = None
-    if os.getppid() != parent and sentinel is not None:
-        # The parent has ended, and its number may be another's by now: an end of a pipe without the
-        # other end says the same as the pidfd of a process that is over.
-        os.close(sentinel)
-        sentinel, writer = os.pipe()
-        os.close(writer)
-    return sentinel
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,12 @@
-"""ctypes objects in shared memory, with or without a lock."""
+"""ctypes objects in shared memory, with or without a lock.
+
+All of them can be sent to other processes of the family, by whatever way.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from ._native import Block
@@ -10,14 +14,36 @@ from .replacement import standard
 
 __all__ = ["Array", "Block", "RawArray", "RawValue", "Value", "copy", "synchronized"]
 
-_stdlib = standard("sharedctypes")
-copy = _stdlib.copy
-synchronized = _stdlib.synchronized
+_stdlib: Any = standard("sharedctypes")
 _typecodes: dict[str, type] = _stdlib.typecode_to_type
 
 
 def _make(type_: Any) -> Any:
-    return type_.from_buffer(memoryview(Block(ctypes.sizeof(type_))))
+    return _over(type_, Block(ctypes.sizeof(type_)))
+
+
+def _over(type_: Any, block: Block) -> Any:
+    made = type_.from_buffer(memoryview(block))
+    # Under the name by which the standard library's keep theirs.
+    made._wrapper = block
+    ForkingPickler.register(type_, _reduce)
+    return made
+
+
+def _reduce(obj: Any) -> Any:
+    block = getattr(obj, "_wrapper", None)
+    if block is None:
+        # One in this process's own memory.
+        return obj.__reduce__()
+    if not isinstance(block, Block):
+        return _stdlib.reduce_ctype(obj)
+    if isinstance(obj, ctypes.Array):
+        return _rebuild, (obj._type_, obj._length_, block)
+    return _rebuild, (type(obj), None, block)
+
+
+def _rebuild(type_: Any, length: int | None, block: Block) -> Any:
+    return _over(type_ if length is None else type_ * length, block)
 
 
 def RawValue(typecode_or_type: Any, *args: Any) -> Any:
@@ -51,6 +77,65 @@ def RawArray(typecode_or_type: Any, size_or_initializer: Any) -> Any:
     made = _make(element * len(size_or_initializer))
     made.__init__(*size_or_initializer)
     return made
+
+
+def copy(obj: Any) -> Any:
+    """Return a copy of a ctypes object, in shared memory."""
+    made = _make(type(obj))
+    ctypes.pointer(made)[0] = obj
+    return made
+
+
+class SynchronizedBase(_stdlib.SynchronizedBase):  # type: ignore[misc]
+    """A ctypes object and its lock."""
+
+    def __reduce__(self) -> Any:
+        return synchronized, (self._obj, self._lock)
+
+
+class Synchronized(SynchronizedBase, _stdlib.Synchronized):  # type: ignore[misc]
+    """A value and its lock."""
+
+
+class SynchronizedArray(SynchronizedBase, _stdlib.SynchronizedArray):  # type: ignore[misc]
+    """An array and its lock."""
+
+
+class SynchronizedString(SynchronizedArray, _stdlib.SynchronizedString):  # type: ignore[misc]
+    """An array of characters and its lock."""
+
+
+_of_structures: dict[type, type] = {}
+
+
+def synchronized(obj: Any, lock: Any = None, ctx: Any = None) -> Any:
+    """Return a ctypes object in shared memory wrapped with a lock.
+
+    Parameters
+    ----------
+    obj : ctypes object
+        As from `RawValue` and `RawArray`.
+    lock : Lock or RLock, optional
+        A new RLock if left out.
+    ctx : BaseContext, optional
+        Where that comes from.
+    """
+    assert not isinstance(obj, _stdlib.SynchronizedBase), "object already synchronized"
+    if lock is None:
+        from .context import _default_context
+
+        lock = (ctx or _default_context.get_context()).RLock()
+    if isinstance(obj, ctypes._SimpleCData):
+        return Synchronized(obj, lock)
+    if isinstance(obj, ctypes.Array):
+        string = obj._type_ is ctypes.c_char
+        return SynchronizedString(obj, lock) if string else SynchronizedArray(obj, lock)
+    type_ = type(obj)
+    if type_ not in _of_structures:
+        fields = {field[0]: _stdlib.make_property(field[0]) for field in type_._fields_}
+        name = f"Synchronized{type_.__name__}"
+        _of_structures[type_] = type(name, (SynchronizedBase,), fields)
+    return _of_structures[type_](obj, lock)
 
 
 def _with_lock(made: Any, lock: Any, ctx: Any) -> Any:

@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess, current_process
 from typing import Any
 
 from . import _native
-from .process import Popen, run, sentinel_of
+from .process import Parent, Popen, run
 from .replacement import standard
 
 __all__ = [
@@ -274,7 +274,7 @@ def spawn_main(slot: int, parent: int, main_thread: int) -> None:
     """
     assert is_forking(sys.argv), "Not forking"
     _native.inherit(_ARENA, slot)
-    sentinel = sentinel_of(parent)
+    started_by = Parent(parent, bool(main_thread))
     # What else was passed is for this process, and not for programs that it starts.
     for entry in os.listdir("/proc/self/fd"):
         if int(entry) > _PAYLOAD:
@@ -283,10 +283,10 @@ def spawn_main(slot: int, parent: int, main_thread: int) -> None:
             except OSError:
                 # The one by which the directory was read.
                 continue
-    sys.exit(serve(_PAYLOAD, parent, sentinel, bool(main_thread)))
+    sys.exit(serve(_PAYLOAD, started_by))
 
 
-def serve(payload: int, parent: int, parent_sentinel: int | None, by_main_thread: bool) -> int:
+def serve(payload: int, parent: Any) -> int:
     """Run what a payload says; return the exit status."""
     name = current_process().name
     current_process()._inheriting = True  # type: ignore[attr-defined]
@@ -304,4 +304,4 @@ def serve(payload: int, parent: int, parent_sentinel: int | None, by_main_thread
     finally:
         del current_process()._inheriting  # type: ignore[attr-defined]
     _native.drop_unopened()
-    return run(process_obj, parent, parent_sentinel, by_main_thread)
+    return run(process_obj, parent)

@@ -17,7 +17,7 @@ import pytest
 from processes import children_of, eventually
 from sessions import Ending, run
 
-START_METHODS = ["fork"]
+START_METHODS = ["fork", "spawn", "forkserver"]
 """Each test with processes in it runs once for each of these."""
 
 WATCHDOG_SECONDS = 120
@@ -48,6 +48,13 @@ def shared_memory_files() -> set[str]:
     return set(os.listdir("/dev/shm"))
 
 
+def template() -> set[int]:
+    """The forkserver's template, which stays for the next test."""
+    forkserver = sys.modules.get("procession.forkserver")
+    child = forkserver._forkserver._template if forkserver is not None else None
+    return set() if child is None else {child.pid}
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(watchdog: None) -> Iterator[None]:
     """Fail a test that leaves processes or files in shared memory behind."""
@@ -57,7 +64,7 @@ def nothing_left(watchdog: None) -> Iterator[None]:
 
     def children() -> set[int]:
         multiprocessing.active_children()
-        return children_of(os.getpid())
+        return children_of(os.getpid()) - template()
 
     no_children = eventually(lambda: not children())
     left = children()

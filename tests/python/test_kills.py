@@ -10,6 +10,7 @@ from typing import Any
 
 import procession
 import pytest
+from processes import eventually
 
 ROUNDS = 50
 
@@ -137,6 +138,7 @@ def test_killed_lock_holders_hang_nobody(ctx: Any) -> None:
     locks = [ctx.Lock(), ctx.RLock(), ctx.Lock(on_owner_death="recover")]
     counter = ctx.Value("Q", 0, lock=False)
     processes = [start(ctx, hold_and_let_go, locks, counter) for _ in range(4)]
+    assert eventually(lambda: counter.value > 0)
     for _ in range(ROUNDS):
         a_moment()
         kill(processes.pop(random.randrange(4)))
@@ -152,7 +154,6 @@ def test_killed_lock_holders_hang_nobody(ctx: Any) -> None:
             lock.release()
         assert lock.acquire(block=False)
         lock.release()
-    assert counter.value > 0
     procession._native.check()
 
 

@@ -925,18 +925,38 @@ def test_a_pool_leaves_nothing_in_the_arena(ctx: Any) -> None:
 class PoolOfNamedWorkers(procession.pool.Pool):
     @staticmethod
     def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
-        class NamedWorker(ctx.Process):  # type: ignore[misc,name-defined]
-            def run(self) -> None:
-                initialize("named", type(self).__name__)
-                super().run()
+        return NAMED_WORKERS[ctx._name](*args, **kwds)
 
-        return NamedWorker(*args, **kwds)
+
+class NamedWorker:
+    def run(self) -> None:
+        initialize("named", NamedWorker.__name__)
+        super().run()  # type: ignore[misc]
+
+
+class NamedForkWorker(NamedWorker, procession.context.ForkProcess):
+    pass
+
+
+class NamedSpawnWorker(NamedWorker, procession.context.SpawnProcess):
+    pass
+
+
+class NamedForkServerWorker(NamedWorker, procession.context.ForkServerProcess):
+    pass
+
+
+NAMED_WORKERS: dict[str, Any] = {
+    "fork": NamedForkWorker,
+    "spawn": NamedSpawnWorker,
+    "forkserver": NamedForkServerWorker,
+}
 
 
 def test_a_subclass_chooses_its_workers_class(ctx: Any) -> None:
     with PoolOfNamedWorkers(2, context=ctx) as pool:
         assert pool.apply(initialized_with) == ("named", "NamedWorker")
-        assert {type(worker).__name__ for worker in pool._pool} == {"NamedWorker"}
+        assert {type(worker) for worker in pool._pool} == {NAMED_WORKERS[ctx._name]}
 
 
 def name_of_worker() -> tuple[str, bool]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import procession
 import pytest
+from conftest import template
 from processes import children_of, eventually, is_running, members_of
 
 # What children do.
@@ -126,7 +127,8 @@ def test_a_process_is_started_and_joined(ctx: Any) -> None:
     with pytest.raises(AssertionError):
         process.join()
     process.start()
-    assert process.pid in children_of(os.getpid())
+    # A copy of the forkserver's template is the template's child.
+    assert (process.pid in children_of(os.getpid())) == (ctx._name != "forkserver")
     assert process.join() is None
     assert process.exitcode == 0
     assert not process.is_alive()
@@ -323,6 +325,7 @@ def test_a_full_process_table_is_an_error_of_start(run_program: Any) -> None:
     assert ending.stdout.endswith("\n0\n"), ending
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_an_exit_code_survives_a_foreign_wait(ctx: Any) -> None:
     process = start(ctx, leave_with, 7)
     pid, status = os.waitpid(process.pid, 0)
@@ -402,8 +405,30 @@ def test_active_children_are_those_that_run(ctx: Any) -> None:
     wait([running.sentinel])
     # Asking has waited for the dead.
     assert procession.active_children() == []
-    assert not children_of(os.getpid())
+    assert not children_of(os.getpid()) - template()
     assert running.exitcode == -signal.SIGKILL
+
+
+class OfContext:
+    answers: Any
+
+    def run(self) -> None:
+        self.answers.put("run")
+
+
+class OfFork(OfContext, procession.context.ForkProcess):
+    pass
+
+
+class OfSpawn(OfContext, procession.context.SpawnProcess):
+    pass
+
+
+class OfForkServer(OfContext, procession.context.ForkServerProcess):
+    pass
+
+
+OF_CONTEXT: dict[str, Any] = {"fork": OfFork, "spawn": OfSpawn, "forkserver": OfForkServer}
 
 
 def test_a_subclass_runs_its_run(ctx: Any) -> None:
@@ -413,11 +438,8 @@ def test_a_subclass_runs_its_run(ctx: Any) -> None:
     assert answers.get() == ("counter", 45)
     process.join()
 
-    class OfContext(ctx.Process):  # type: ignore[misc,name-defined]
-        def run(self) -> None:
-            answers.put("run")
-
-    other = OfContext()
+    other = OF_CONTEXT[ctx._name]()
+    other.answers = answers
     other.start()
     assert answers.get() == "run"
     other.join()
@@ -722,7 +744,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("who", ["all", "root"])
-def test_nothing_is_left_of_a_killed_family(run_program: Any, who: str, tmp_path: Any) -> None:
+def test_nothing_is_left_of_a_killed_family(
+    run_program: Any, who: str, tmp_path: Any, method: str
+) -> None:
     def kill(program: Any) -> None:
         assert program.stdout.readline() == "busy\n"
         assert len(members_of(program.pid)) >= 10
@@ -736,11 +760,13 @@ def test_nothing_is_left_of_a_killed_family(run_program: Any, who: str, tmp_path
         else:
             program.kill()
             # The daemons go with it; who is no daemon is for the test to end.
-            assert eventually(lambda: len(members_of(program.pid)) <= 6)
+            assert eventually(lambda: len(members_of(program.pid)) <= most)
             for pid in members_of(program.pid):
                 os.kill(pid, signal.SIGKILL)
         assert eventually(lambda: not members_of(program.pid))
 
+    # The forkserver's template stays as long as its copies.
+    most = 7 if method == "forkserver" else 6
     folder = tmp_path / "temporary"
     folder.mkdir()
     ending = run_program(FAMILY, meanwhile=kill, env={"TMPDIR": str(folder)})

@@ -21,7 +21,7 @@ use crate::errors::{arena_error, os_error, text_of};
 use crate::waiting::deadline;
 
 /// A child process, followed by pidfd.
-#[pyclass(frozen, module = "procession.process")]
+#[pyclass(frozen, module = "procession._native")]
 pub(crate) struct Child {
     pid: u32,
     pidfd: PidFd,
@@ -256,6 +256,7 @@ impl Child {
             Some(&ended) => ended,
             None => {
                 let status = match &self.report {
+                    Some(_) if !self.pidfd.has_ended() => None,
                     Some(report) => match py.detach(|| report.exit_code()) {
                         Some(code) if code < 0 => Some(ExitStatus::Signaled(-code)),
                         Some(code) => Some(ExitStatus::Exited(code)),

@@ -15,7 +15,7 @@ use crate::pickling::{append, decode, encode, queue_error, split};
 use crate::waiting::deadline;
 
 /// A queue between processes, as `multiprocessing.Queue`, without feeder thread and pipe.
-#[pyclass(subclass, frozen, module = "procession.queues")]
+#[pyclass(subclass, frozen, module = "procession._native")]
 pub(crate) struct Queue {
     queue: queue::Queue,
     closed: AtomicBool,

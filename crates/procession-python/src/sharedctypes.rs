@@ -14,7 +14,7 @@ use pyo3::types::PyType;
 use crate::errors::{arena_error, handle};
 
 /// Shared bytes, zero at first, as a writable buffer.
-#[pyclass(subclass, frozen, module = "procession.sharedctypes")]
+#[pyclass(subclass, frozen, module = "procession._native")]
 pub(crate) struct Block {
     block: SharedBlock,
 }

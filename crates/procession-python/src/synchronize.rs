@@ -47,7 +47,7 @@ fn too_often() -> PyErr {
 }
 
 /// Mutual exclusion between processes, as `multiprocessing.Lock`.
-#[pyclass(subclass, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, frozen, module = "procession._native")]
 pub(crate) struct Lock {
     lock: sync::Lock,
     recovers: bool,
@@ -152,7 +152,7 @@ fn owner_pid(owner: Option<procession_shm::wait::Owner>) -> Option<u32> {
 }
 
 /// A lock that its thread may acquire again, as `multiprocessing.RLock`.
-#[pyclass(subclass, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, frozen, module = "procession._native")]
 pub(crate) struct RLock {
     lock: sync::RLock,
     recovers: bool,
@@ -246,7 +246,7 @@ impl RLock {
 }
 
 /// A counter of permits, as `multiprocessing.Semaphore` and `BoundedSemaphore`.
-#[pyclass(subclass, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, frozen, module = "procession._native")]
 pub(crate) struct Semaphore {
     semaphore: sync::Semaphore,
 }
@@ -343,7 +343,7 @@ impl Semaphore {
 }
 
 /// A flag that processes wait for, as `multiprocessing.Event`.
-#[pyclass(subclass, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, frozen, module = "procession._native")]
 pub(crate) struct Event {
     event: sync::Event,
 }

@@ -24,7 +24,7 @@ from . import process as process
 from ._native import ArenaError, OwnerDiedError, StaleHandleError, __version__
 from .context import Process
 from .errors import PoolTerminatedError, WorkerDiedError
-from .replacement import install
+from .replacement import install, standard
 
 _default = context._default_context
 
@@ -106,7 +106,23 @@ __all__ = [
 
 
 _OURS = {"forkserver", "pool", "queues", "sharedctypes", "spawn", "synchronize"}
-_STANDARD = {"connection", "dummy", "managers", "reduction", "shared_memory", "util"}
+_STANDARD = {
+    "connection",
+    "dummy",
+    "heap",
+    "managers",
+    "popen_fork",
+    "popen_forkserver",
+    "popen_spawn_posix",
+    "reduction",
+    "resource_sharer",
+    "resource_tracker",
+    "shared_memory",
+    "util",
+}
+
+SUBDEBUG = 5
+SUBWARNING = 25
 
 
 def __getattr__(name: str) -> Any:
@@ -114,5 +130,5 @@ def __getattr__(name: str) -> Any:
     if name in _OURS:
         return importlib.import_module(f".{name}", __name__)
     if name in _STANDARD:
-        return importlib.import_module(f"multiprocessing.{name}")
+        return standard(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

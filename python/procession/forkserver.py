@@ -161,6 +161,10 @@ class ForkServer:
                 self._reap()
         lost.close()
 
+    @property
+    def _forkserver_pid(self) -> int | None:
+        return None if self._template is None else self._template.pid
+
     def _reap(self) -> None:
         if self._template is not None and self._template.wait(0) is not None:
             self._template = None

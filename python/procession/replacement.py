@@ -79,6 +79,11 @@ def standard(name: str) -> Any:
     return importlib.import_module(f"{STANDARD}.{name}")
 
 
+def loaded(name: str) -> Any:
+    """Return a module of the standard library's package if it is in use, or None."""
+    return sys.modules.get(f"{STANDARD}.{name}") or sys.modules.get(f"{_REPLACED}.{name}")
+
+
 def _load(name: str) -> ModuleType | None:
     """Load a module of the standard library's package that nobody has imported yet."""
     package, _, _ = f"{STANDARD}.{name}".rpartition(".")

@@ -142,17 +142,19 @@ def _with_lock(made: Any, lock: Any, ctx: Any) -> Any:
     if lock is False:
         return made
     if lock in (True, None):
-        lock = ctx.RLock()
+        return synchronized(made, None, ctx=ctx)
     if not hasattr(lock, "acquire"):
         raise AttributeError(f"{lock!r} has no method 'acquire'")
     return synchronized(made, lock, ctx=ctx)
 
 
-def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any) -> Any:
+def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) -> Any:
     """Return a `RawValue`, wrapped with a lock unless `lock` is false."""
     return _with_lock(RawValue(typecode_or_type, *args), lock, ctx)
 
 
-def Array(typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True, ctx: Any) -> Any:
+def Array(
+    typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True, ctx: Any = None
+) -> Any:
     """Return a `RawArray`, wrapped with a lock unless `lock` is false."""
     return _with_lock(RawArray(typecode_or_type, size_or_initializer), lock, ctx)

@@ -23,7 +23,7 @@ from typing import Any
 
 from . import _native
 from .process import Parent, Popen, run
-from .replacement import standard
+from .replacement import loaded, standard
 
 __all__ = [
     "freeze_support",
@@ -107,6 +107,11 @@ def write_payload(popen: Popen, process_obj: BaseProcess, **more: Any) -> int:
         What pickling raises, with a note of what could not be pickled.
     """
     preparation = get_preparation_data(process_obj.name) | more
+    tracker = loaded("resource_tracker")
+    tracker_fd = tracker and tracker._resource_tracker._fd
+    if tracker_fd is not None:
+        # It deletes the named shared memory of all whose descriptor it is.
+        preparation["tracker"] = popen.DupFd(popen.duplicate_for_child(tracker_fd))  # type: ignore[attr-defined]
     pickled = io.BytesIO()
     set_spawning_popen(popen)  # type: ignore[arg-type]
     try:
@@ -205,6 +210,8 @@ def prepare(data: dict[str, Any]) -> None:
         from .replacement import install
 
         install()
+    if "tracker" in data:
+        standard("resource_tracker")._resource_tracker._fd = data["tracker"].detach()
     if "name" in data:
         current_process().name = data["name"]
     if "authkey" in data:

@@ -17,7 +17,6 @@ from multiprocessing import (
     parent_process,
     reducer,
 )
-from typing import Any
 
 from . import context as context
 from . import process as process
@@ -25,6 +24,10 @@ from ._native import ArenaError, OwnerDiedError, StaleHandleError, __version__
 from .context import Process
 from .errors import PoolTerminatedError, WorkerDiedError
 from .replacement import install, standard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _default = context._default_context
 

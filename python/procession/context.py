@@ -14,9 +14,11 @@ from multiprocessing.context import (
     set_spawning_popen,
 )
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, NoReturn
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
     from .pool import Pool
     from .process import Popen
     from .queues import Queue, SimpleQueue

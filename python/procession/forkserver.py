@@ -26,7 +26,6 @@ import sys
 import threading
 from multiprocessing import util
 from multiprocessing.process import BaseProcess, current_process
-from typing import Any
 
 from . import _native
 from .process import Popen, leave_with
@@ -39,6 +38,10 @@ from .spawn import (
     start_program,
     write_payload,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["ensure_running", "get_inherited_fds", "set_forkserver_preload"]
 

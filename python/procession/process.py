@@ -18,9 +18,12 @@ from multiprocessing.process import (
     current_process,
     parent_process,
 )
-from typing import Any
 
 from . import _native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["BaseProcess", "Popen", "active_children", "current_process", "parent_process"]
 

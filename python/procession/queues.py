@@ -7,9 +7,12 @@ the message is in shared memory, whatever becomes of the process that put it.
 from __future__ import annotations
 
 from queue import Empty, Full
-from typing import Any
 
 from . import _native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Empty", "Full", "Queue", "SimpleQueue"]
 

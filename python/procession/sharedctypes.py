@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import ctypes
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
 
 from ._native import Block
 from .replacement import standard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Array", "Block", "RawArray", "RawValue", "Value", "copy", "synchronized"]
 

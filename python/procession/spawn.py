@@ -14,16 +14,18 @@ import os
 import pickle
 import sys
 import threading
-import traceback
 from multiprocessing import process as _process
 from multiprocessing import reduction, util
 from multiprocessing.context import set_spawning_popen
 from multiprocessing.process import BaseProcess, current_process
-from typing import Any
 
 from . import _native
 from .process import Parent, Popen, run
 from .replacement import loaded, standard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "freeze_support",
@@ -305,6 +307,8 @@ def serve(payload: int, parent: Any) -> int:
             process_obj = pickle.load(file)
     except Exception:
         sys.stderr.write(f"Process {name}, while it was being prepared:\n")
+        import traceback
+
         traceback.print_exc()
         util._flush_std_streams()  # type: ignore[attr-defined]
         return 1

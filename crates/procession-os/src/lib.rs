@@ -18,3 +18,4 @@ pub mod memory;
 pub mod pidfd;
 pub mod process;
 pub mod spawn;
+pub mod stat;

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::pidfd::PidFd;
+use crate::stat::{RunState, Stat};
 
 /// This process's number.
 #[must_use]
@@ -45,56 +46,14 @@ pub(crate) fn forget_thread_id() {
     THREAD.set(0);
 }
 
-/// When the process started, in clock ticks since boot (field 22 of `/proc/PID/stat`, `proc(5)`).
+/// When the process started, in clock ticks since boot: see [`Stat::started`].
 ///
-/// Together with its number it names a process for good. `None` if there is no such process, or
-/// only its zombie. Allocates nothing, so that it may be called in a freshly forked child.
+/// `None` if there is no such process, or only its zombie. Allocates nothing, so that it may be
+/// called in a freshly forked child.
 #[must_use]
 pub fn start_time(pid: u32) -> Option<u64> {
-    let mut path = [0u8; 32];
-    let mut end = 0;
-    let mut push = |bytes: &[u8]| {
-        path[end..end + bytes.len()].copy_from_slice(bytes);
-        end += bytes.len();
-    };
-    push(b"/proc/");
-    let mut digits = [0u8; 10];
-    let mut first = digits.len();
-    let mut rest = pid;
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    push(&digits[first..]);
-    push(b"/stat\0");
-
-    let mut text = [0u8; 1024];
-    // SAFETY: `path` is NUL-terminated; the descriptor is closed below; the buffer has its length.
-    let read = unsafe {
-        let fd = libc::open(path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC);
-        if fd < 0 {
-            return None;
-        }
-        let read = libc::read(fd, text.as_mut_ptr().cast(), text.len());
-        libc::close(fd);
-        read
-    };
-    let text = text.get(..usize::try_from(read).ok()?)?;
-    // The second field is the command in parentheses, which may itself hold spaces and parentheses.
-    let after = text.iter().rposition(|&b| b == b')')? + 2;
-    let mut fields = text.get(after..)?.split(|&b| b == b' ');
-    let state = fields.next()?;
-    if matches!(state, b"Z" | b"X") {
-        return None;
-    }
-    let digits = fields.nth(18)?;
-    digits.iter().try_fold(0u64, |n, &b| {
-        b.is_ascii_digit().then(|| n.wrapping_mul(10).wrapping_add(u64::from(b - b'0')))
-    })
+    let stat = Stat::of(pid)?;
+    (!matches!(stat.state, RunState::Zombie | RunState::Dead)).then_some(stat.started)
 }
 
 /// Whether the process that had this number and start time still runs. A zombie doesn't.

@@ -126,7 +126,13 @@ fn damage_and_use(seed: u64) {
             let _ = Semaphore::open(object.handle).map(|semaphore| semaphore.value());
         }
         drop(made);
-        let _ = (arena.processes(), arena.check(), arena.heap_use(), arena.blocks_in_use());
+        let _ = (
+            arena.processes(),
+            arena.tree(),
+            arena.check(),
+            arena.heap_use(),
+            arena.blocks_in_use(),
+        );
         arena.bury_dead();
     }
     drop((queue, lock, rlock, event, permits, plain, blocks));

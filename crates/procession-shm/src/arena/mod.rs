@@ -9,6 +9,7 @@
 //! Inside the arena there are only offsets, and everything that is read from it is checked: another
 //! process may have written anything.
 
+mod blocked;
 mod error;
 mod extents;
 mod handle;
@@ -18,6 +19,7 @@ mod objects;
 mod processes;
 mod registry;
 mod slabs;
+mod states;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64 as PrivateU64;
@@ -31,8 +33,9 @@ pub use heap::WARM_MOST;
 pub(crate) use heap::{Block, BlockOwner};
 pub use layout::UNIT;
 pub use objects::{Kind, ObjectInfo, ObjectRef};
-pub use processes::{ProcessInfo, Slot};
+pub use processes::{ProcessInfo, SleepsOn, Slot};
 pub use registry::{arena_of, attach, family, forked, inherit, is_founded};
+pub use states::{Blocked, Member, ProcessName, ProcessState, state_of};
 
 use crate::atomics::{AtomicU64, Ordering};
 use crate::wait::Owner;

@@ -35,6 +35,39 @@ pub enum Operation {
     Join = 8,
 }
 
+impl Operation {
+    const ALL: [Self; 8] = [
+        Self::Acquire,
+        Self::Semaphore,
+        Self::Event,
+        Self::Put,
+        Self::Get,
+        Self::Allocate,
+        Self::QueueEnd,
+        Self::Join,
+    ];
+
+    /// The operation with the number that stands in the process table.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|operation| *operation as u8 == number)
+    }
+}
+
+impl std::fmt::Display for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Acquire | Self::Semaphore => "acquire",
+            Self::Event => "wait",
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Allocate => "allocate",
+            Self::QueueEnd => "reach the end of",
+            Self::Join => "join",
+        })
+    }
+}
+
 /// The object that is waited for, and what for: one word in the process table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockedOn {
@@ -52,6 +85,11 @@ pub trait Probe {
     fn blocked(&self, on: BlockedOn);
     /// This process runs again.
     fn running(&self);
+    /// This process runs again, and will in a moment go on waiting for the same, unless a signal has
+    /// it do something else.
+    fn paused(&self) {
+        self.running();
+    }
 }
 
 /// Where sleepers lie: a futex word, and how to tell wakers that somebody does.
@@ -156,7 +194,10 @@ pub fn block<T>(
 
     probe.blocked(on);
     let outcome = sleep(waiting, gate, &mut attempt);
-    probe.running();
+    match outcome {
+        Err(Stopped::Interrupted) => probe.paused(),
+        _ => probe.running(),
+    }
 
     let took = Monotonic::now().since(begun).as_nanos() as u64;
     let present = spin.load(Ordering::Relaxed);

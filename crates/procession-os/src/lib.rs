@@ -19,3 +19,4 @@ pub mod pidfd;
 pub mod process;
 pub mod spawn;
 pub mod stat;
+pub mod tree;

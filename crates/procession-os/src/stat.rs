@@ -26,6 +26,8 @@ pub struct Stat {
     pub state: RunState,
     /// The number of its parent, or of who took it over when its parent ended.
     pub parent: u32,
+    /// The number of its process group.
+    pub group: u32,
     /// How many threads it has.
     pub threads: u32,
     /// When it started, in clock ticks since boot. Together with its number this names a process for
@@ -56,9 +58,10 @@ impl Stat {
             _ => RunState::Sleeping,
         };
         let parent = number(fields.next()?)? as u32;
-        let threads = number(fields.nth(15)?)? as u32;
+        let group = number(fields.next()?)? as u32;
+        let threads = number(fields.nth(14)?)? as u32;
         let started = number(fields.nth(1)?)?;
-        Some(Self { state, parent, threads, started })
+        Some(Self { state, parent, group, threads, started })
     }
 }
 
@@ -173,7 +176,8 @@ mod tests {
     #[test]
     fn a_command_may_look_like_the_rest_of_the_line() {
         let line = b"7 (a) R 1 (b) S 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 2 20 2100 22\n";
-        let stat = Stat { state: RunState::Sleeping, parent: 3, threads: 2, started: 2100 };
+        let stat =
+            Stat { state: RunState::Sleeping, parent: 3, group: 4, threads: 2, started: 2100 };
         assert_eq!(Stat::parse(line), Some(stat));
         assert_eq!(Stat::parse(b"7 (a"), None);
         assert_eq!(Stat::parse(b""), None);

@@ -35,7 +35,7 @@ pub use layout::UNIT;
 pub use objects::{Kind, ObjectInfo, ObjectRef};
 pub use processes::{ProcessInfo, SleepsOn, Slot};
 pub use registry::{arena_of, attach, family, forked, inherit, is_founded};
-pub use states::{Blocked, Member, ProcessName, ProcessState, state_of};
+pub use states::{Blocked, Member, ProcessName, ProcessState, signal_tree, state_of};
 
 use crate::atomics::{AtomicU64, Ordering};
 use crate::wait::Owner;

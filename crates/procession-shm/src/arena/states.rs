@@ -4,12 +4,13 @@
 //! kernel, which knows whether it runs, is stopped or is over. It is a look at a moving thing: true at
 //! some instant of the look, and nothing to decide upon.
 
-use std::fmt;
+use std::{fmt, io};
 
 use procession_os::clock::Monotonic;
 use procession_os::pidfd::PidFd;
 use procession_os::process;
 use procession_os::stat::{RunState, Stat, on_processor};
+use procession_os::tree::{self, Relative};
 
 use super::Arena;
 use super::handle::Handle;
@@ -142,6 +143,17 @@ pub fn state_of(child: &PidFd, slot: Option<Slot>) -> ProcessState {
     if child.has_ended() { state_of(child, None) } else { state }
 }
 
+/// Sends a signal to a process and its descendants, ancestors first; gives how many got it. Who
+/// started whom is known from the kernel and from the process table, so a member of the family whose
+/// parent has died is found as well.
+///
+/// # Errors
+/// As [`procession_os::tree::signal_tree`].
+pub fn signal_tree(root: &PidFd, signal: i32) -> io::Result<usize> {
+    let arena = if is_founded() { family().ok() } else { None };
+    tree::signal_tree(root, signal, || arena.map(Arena::relatives).unwrap_or_default())
+}
+
 /// A state as far as the kernel knows it; `None` for a process that waits for something, or whose
 /// first thread does.
 fn state_in_kernel(pid: u32, started: u64) -> Option<ProcessState> {
@@ -228,6 +240,18 @@ impl Arena {
             .filter_map(|index| self.process_info(index))
             .find(|info| info.pid == pid && info.alive)
             .map(|info| info.slot)
+    }
+
+    fn relatives(&self) -> Vec<Relative> {
+        let relative = |info: ProcessInfo| {
+            let started = match self.started_of(info.slot) {
+                // Its parent has told its number, and it is about to say the rest itself.
+                0 => Stat::of(info.pid).map_or(0, |stat| stat.started),
+                started => started,
+            };
+            Relative { pid: info.pid, parent: info.parent, started }
+        };
+        self.processes().into_iter().map(relative).collect()
     }
 
     fn started_of(&self, slot: Slot) -> u64 {

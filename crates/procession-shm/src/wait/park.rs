@@ -33,6 +33,10 @@ pub enum Operation {
     QueueEnd = 7,
     /// Another process to end.
     Join = 8,
+    /// `Condition::wait`.
+    Condition = 9,
+    /// `Barrier::wait`.
+    Barrier = 10,
 }
 
 /// The object that is waited for, and what for: one word in the process table.
@@ -124,8 +128,8 @@ const SPIN_MOST: u32 = 50_000;
 const WORTH_SPINNING: u64 = 150_000;
 
 /// The present length of the spin, one for each operation: waits of a kind resemble each other.
-static SPIN: [std::sync::atomic::AtomicU32; 9] =
-    [const { std::sync::atomic::AtomicU32::new(SPIN_MOST) }; 9];
+static SPIN: [std::sync::atomic::AtomicU32; 11] =
+    [const { std::sync::atomic::AtomicU32::new(SPIN_MOST) }; 11];
 
 /// Waits until `attempt` gives a value.
 ///
@@ -277,11 +281,11 @@ fn sleep_on(word: &AtomicU32, ticket: u32, until: Monotonic) -> futex::Wakeup {
 }
 
 #[cfg(not(model))]
-pub(super) fn wake(word: &AtomicU32, count: u32) -> usize {
+pub(crate) fn wake(word: &AtomicU32, count: u32) -> usize {
     futex::wake(word, count)
 }
 
 #[cfg(model)]
 use super::model::sleep_on;
 #[cfg(model)]
-pub(super) use super::model::wake;
+pub(crate) use super::model::wake;

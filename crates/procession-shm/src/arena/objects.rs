@@ -53,12 +53,18 @@ pub enum Kind {
     Queue = 5,
     /// [`crate::memory::SharedBlock`].
     Block = 6,
+    /// [`crate::sync::Condition`].
+    Condition = 7,
+    /// [`crate::sync::Barrier`].
+    Barrier = 8,
 }
 
 impl Kind {
     fn from_number(number: u8) -> Option<Self> {
-        use Kind::{Block, Event, Lock, Queue, RLock, Semaphore};
-        [Lock, RLock, Semaphore, Event, Queue, Block].into_iter().find(|kind| *kind as u8 == number)
+        use Kind::{Barrier, Block, Condition, Event, Lock, Queue, RLock, Semaphore};
+        [Lock, RLock, Semaphore, Event, Queue, Block, Condition, Barrier]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
     }
 }
 
@@ -71,6 +77,8 @@ impl std::fmt::Display for Kind {
             Self::Event => "Event",
             Self::Queue => "Queue",
             Self::Block => "Block",
+            Self::Condition => "Condition",
+            Self::Barrier => "Barrier",
         })
     }
 }

@@ -33,10 +33,14 @@ pub enum Operation {
     QueueEnd = 7,
     /// Another process to end.
     Join = 8,
+    /// `Condition::wait`.
+    Condition = 9,
+    /// `Barrier::wait`.
+    Barrier = 10,
 }
 
 impl Operation {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Acquire,
         Self::Semaphore,
         Self::Event,
@@ -45,6 +49,8 @@ impl Operation {
         Self::Allocate,
         Self::QueueEnd,
         Self::Join,
+        Self::Condition,
+        Self::Barrier,
     ];
 
     /// The operation with the number that stands in the process table.
@@ -58,7 +64,7 @@ impl std::fmt::Display for Operation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Acquire | Self::Semaphore => "acquire",
-            Self::Event => "wait",
+            Self::Event | Self::Condition | Self::Barrier => "wait",
             Self::Put => "put",
             Self::Get => "get",
             Self::Allocate => "allocate",
@@ -162,8 +168,8 @@ const SPIN_MOST: u32 = 50_000;
 const WORTH_SPINNING: u64 = 150_000;
 
 /// The present length of the spin, one for each operation: waits of a kind resemble each other.
-static SPIN: [std::sync::atomic::AtomicU32; 9] =
-    [const { std::sync::atomic::AtomicU32::new(SPIN_MOST) }; 9];
+static SPIN: [std::sync::atomic::AtomicU32; 11] =
+    [const { std::sync::atomic::AtomicU32::new(SPIN_MOST) }; 11];
 
 /// Waits until `attempt` gives a value.
 ///
@@ -318,11 +324,11 @@ fn sleep_on(word: &AtomicU32, ticket: u32, until: Monotonic) -> futex::Wakeup {
 }
 
 #[cfg(not(model))]
-pub(super) fn wake(word: &AtomicU32, count: u32) -> usize {
+pub(crate) fn wake(word: &AtomicU32, count: u32) -> usize {
     futex::wake(word, count)
 }
 
 #[cfg(model)]
 use super::model::sleep_on;
 #[cfg(model)]
-pub(super) use super::model::wake;
+pub(crate) use super::model::wake;

@@ -83,7 +83,19 @@ impl PidFd {
     /// # Errors
     /// As `waitid(2)`, except `ECHILD`, which is [`ExitStatus::Unknown`] once the process is over.
     pub fn reap(&self) -> io::Result<Option<ExitStatus>> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        self.status(WaitIdOptions::empty())
+    }
+
+    /// Looks at the status of a child that has ended, and leaves it to be taken; `None` while it runs.
+    ///
+    /// # Errors
+    /// As [`Self::reap`].
+    pub fn peek(&self) -> io::Result<Option<ExitStatus>> {
+        self.status(WaitIdOptions::NOWAIT)
+    }
+
+    fn status(&self, how: WaitIdOptions) -> io::Result<Option<ExitStatus>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | how;
         match waitid(WaitId::PidFd(self.fd.as_fd()), options) {
             Ok(None) => Ok(None),
             Ok(Some(status)) => {
@@ -129,6 +141,7 @@ mod tests {
         assert_eq!(pidfd.reap().unwrap(), None);
         pidfd.signal(15).unwrap();
         assert!(pidfd.ended_by(None).unwrap());
+        assert_eq!(pidfd.peek().unwrap(), Some(ExitStatus::Signaled(15)));
         assert!(!pidfd.is_reaped());
         assert_eq!(pidfd.reap().unwrap(), Some(ExitStatus::Signaled(15)));
         assert!(pidfd.is_reaped());

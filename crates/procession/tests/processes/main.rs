@@ -7,6 +7,7 @@
 mod driver;
 mod ends;
 mod objects;
+mod shared;
 mod starts;
 
 use driver::Promise;
@@ -52,6 +53,14 @@ const PROMISES: &[Promise] = promises![
     objects::a_lock_lets_one_in_at_a_time,
     objects::permits_of_the_dead_come_back_where_asked_for,
     objects::an_event_wakes_all_who_wait,
+    shared::a_value_counts_without_losing,
+    shared::a_dead_owner_of_a_value_is_told_once,
+    shared::a_condition_hands_turns_round,
+    shared::a_killed_waiter_of_a_condition_takes_no_notification_along,
+    shared::a_lock_whose_owner_dies_tells_who_waits_at_its_condition,
+    shared::a_barrier_lets_all_through_or_none,
+    shared::a_barrier_breaks_when_somebody_who_waits_dies,
+    shared::an_action_that_panics_breaks_the_barrier,
     objects::a_stranger_takes_part_by_handles,
 ];
 

@@ -34,6 +34,11 @@ fn look(pid: u32) -> Result<Option<(u32, ProcessState)>, Box<dyn Error>> {
     Ok(member.map(|member| (member.parent, member.state)))
 }
 
+fn lives(pid: u32) -> Result<bool, Box<dyn Error>> {
+    let over = |state| matches!(state, ProcessState::Zombie | ProcessState::Ended);
+    Ok(look(pid)?.is_some_and(|(_, state)| !over(state)))
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     procession::init();
 
@@ -49,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let forgotten = spawn(|()| (), ())?;
     let pid = forgotten.pid();
     drop(forgotten);
-    while look(pid)?.is_some_and(|(_, state)| state != ProcessState::Zombie) {
+    while lives(pid)? {
         pause();
     }
     spawn(|()| (), ())?.join()?;
@@ -61,6 +66,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let parent_pid = parent.pid();
     println!("parent: {}", if parent.join().is_err() { "dead" } else { "alive" });
     let orphan = numbers.get()?;
+    // It is about to wait, if it does not yet.
+    while !look(orphan)?.is_some_and(|(_, state)| matches!(state, ProcessState::Blocked(Some(_)))) {
+        pause();
+    }
     if let Some((started_by, state)) = look(orphan)? {
         println!(
             "its child: {}, known by who started it: {}",
@@ -69,7 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     go.set();
-    while look(orphan)?.is_some_and(|(_, state)| matches!(state, ProcessState::Blocked(_))) {
+    while lives(orphan)? {
         pause();
     }
     println!("told to end, it ends");
@@ -79,7 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let parent = spawn(start_and_die, (true, numbers.clone(), never))?;
     println!("parent: {}", if parent.join().is_err() { "dead" } else { "alive" });
     let daemon = numbers.get()?;
-    while look(daemon)?.is_some_and(|(_, state)| matches!(state, ProcessState::Blocked(_))) {
+    while lives(daemon)? {
         pause();
     }
     println!("its daemon went with it");

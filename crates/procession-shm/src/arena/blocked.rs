@@ -9,22 +9,81 @@ use std::time::Duration;
 use procession_os::clock::Monotonic;
 use procession_os::process;
 
-use crate::wait::BlockedOn;
+use super::Arena;
+use super::processes::Row;
+use crate::atomics::Ordering;
+use crate::wait::{BlockedOn, Owner, Probe};
+
+/// What a thread of a process sleeps on, as it stands in the process table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SleepsOn {
+    /// The row in the object table; in the process table for a join.
+    pub object: u32,
+    /// The number of the [`Operation`](crate::wait::Operation).
+    pub operation: u8,
+    /// The thread's number in the kernel, 22 bits of it.
+    pub thread: u32,
+    /// Since when.
+    pub since: Monotonic,
+}
+
+impl Row {
+    /// What a thread of the process sleeps on.
+    pub(super) fn sleeps_on(&self) -> Option<SleepsOn> {
+        let word = self.blocked_on.load(Ordering::Acquire);
+        let since = Monotonic::from_nanos(self.blocked_since.load(Ordering::Relaxed));
+        (word != 0).then(|| SleepsOn {
+            object: (word >> 8) as u32,
+            operation: word as u8,
+            thread: thread(word),
+            since,
+        })
+    }
+}
+
+impl Probe for Arena {
+    fn is_dead(&self, owner: Owner) -> bool {
+        self.is_over(owner.slot(), owner.generation())
+    }
+
+    fn blocked(&self, on: BlockedOn) {
+        let Ok(row) = self.row(self.me().index) else { return };
+        let word = word_of(on);
+        row.blocked_since.store(since_of(word).as_nanos(), Ordering::Relaxed);
+        row.blocked_on.store(word, Ordering::Release);
+    }
+
+    fn running(&self) {
+        let Ok(row) = self.row(self.me().index) else { return };
+        // Another thread of this process may have said meanwhile what it waits for.
+        if thread(row.blocked_on.load(Ordering::Relaxed)) == this_thread() {
+            row.blocked_on.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn paused(&self) {
+        if let Ok(row) = self.row(self.me().index) {
+            let word = row.blocked_on.load(Ordering::Relaxed);
+            remember(word, row.blocked_since.load(Ordering::Relaxed));
+        }
+        self.running();
+    }
+}
 
 const THREAD: u32 = 0x3f_ffff;
 
 /// How soon after a pause a wait for the same is the same wait.
 const PAUSE: Duration = Duration::from_millis(10);
 
-pub(super) fn this_thread() -> u32 {
+fn this_thread() -> u32 {
     process::thread_id() & THREAD
 }
 
-pub(super) fn word(on: BlockedOn) -> u64 {
+fn word_of(on: BlockedOn) -> u64 {
     u64::from(this_thread()) << 40 | u64::from(on.object) << 8 | on.operation as u64
 }
 
-pub(super) fn thread(word: u64) -> u32 {
+fn thread(word: u64) -> u32 {
     (word >> 40) as u32 & THREAD
 }
 
@@ -35,12 +94,12 @@ thread_local! {
 }
 
 /// Notes a wait that is interrupted, mostly to be gone on with at once.
-pub(super) fn remember(word: u64, since: u64) {
+fn remember(word: u64, since: u64) {
     PAUSED.set((word, since, Monotonic::now().as_nanos()));
 }
 
 /// Since when this thread waits for what the word says: since now, or since before its pause.
-pub(super) fn since(word: u64) -> Monotonic {
+fn since_of(word: u64) -> Monotonic {
     let now = Monotonic::now();
     match PAUSED.replace((0, 0, 0)) {
         (paused, since, at) if paused == word && now.since(Monotonic::from_nanos(at)) < PAUSE => {

@@ -27,13 +27,14 @@ use std::sync::atomic::AtomicU64 as PrivateU64;
 use procession_os::memory::{PrivateCells, SharedMemory};
 use procession_os::process;
 
+pub use blocked::SleepsOn;
 pub use error::{Error, Result};
 pub use handle::{Handle, ParseHandleError};
 pub use heap::WARM_MOST;
 pub(crate) use heap::{Block, BlockOwner};
 pub use layout::UNIT;
 pub use objects::{Kind, ObjectInfo, ObjectRef};
-pub use processes::{ProcessInfo, SleepsOn, Slot};
+pub use processes::{ProcessInfo, Slot};
 pub use registry::{arena_of, attach, family, forked, inherit, is_founded};
 pub use states::{Blocked, Member, ProcessName, ProcessState, signal_tree, state_of};
 

@@ -22,11 +22,10 @@ use procession_os::memory::Shared;
 use procession_os::process;
 
 use super::Arena;
-use super::blocked;
+use super::blocked::SleepsOn;
 use super::error::{Error, Result};
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{BlockedOn, Owner, Probe};
 
 pub(super) const NAME_WORDS: usize = 6;
 
@@ -44,8 +43,8 @@ pub(super) struct Row {
     pub(super) held_high: AtomicU32,
     started: AtomicU64,
     pub(super) name: [AtomicU64; NAME_WORDS],
-    blocked_on: AtomicU64,
-    blocked_since: AtomicU64,
+    pub(super) blocked_on: AtomicU64,
+    pub(super) blocked_since: AtomicU64,
     pub(super) task: AtomicU64,
     /// At least the number of heap blocks that belong to the process alone, and of objects that it
     /// is making or freeing.
@@ -122,19 +121,6 @@ pub struct ProcessInfo {
     pub alive: bool,
 }
 
-/// What a thread of a process sleeps on, as it stands in the process table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SleepsOn {
-    /// The row in the object table; in the process table for a join.
-    pub object: u32,
-    /// The number of the [`Operation`](crate::wait::Operation).
-    pub operation: u8,
-    /// The thread's number in the kernel, 22 bits of it.
-    pub thread: u32,
-    /// Since when.
-    pub since: Monotonic,
-}
-
 impl Row {
     pub(super) fn state(&self) -> Result<State> {
         State::from_word(self.state.load(Ordering::SeqCst))
@@ -190,18 +176,6 @@ impl Row {
     /// When the process with the number of this row started; 0 if that isn't known.
     pub(super) fn started(&self) -> u64 {
         self.started.load(Ordering::Relaxed)
-    }
-
-    /// What a thread of the process sleeps on.
-    pub(super) fn sleeps_on(&self) -> Option<SleepsOn> {
-        let word = self.blocked_on.load(Ordering::Acquire);
-        let since = Monotonic::from_nanos(self.blocked_since.load(Ordering::Relaxed));
-        (word != 0).then(|| SleepsOn {
-            object: (word >> 8) as u32,
-            operation: word as u8,
-            thread: blocked::thread(word),
-            since,
-        })
     }
 
     fn is_running(&self, generation: u32) -> bool {
@@ -494,34 +468,5 @@ impl Arena {
             Status::Reserved if row.pid(state.generation) == 0 => false,
             Status::Reserved | Status::Live => !row.is_running(state.generation),
         }
-    }
-}
-
-impl Probe for Arena {
-    fn is_dead(&self, owner: Owner) -> bool {
-        self.is_over(owner.slot(), owner.generation())
-    }
-
-    fn blocked(&self, on: BlockedOn) {
-        let Ok(row) = self.row(self.me().index) else { return };
-        let word = blocked::word(on);
-        row.blocked_since.store(blocked::since(word).as_nanos(), Ordering::Relaxed);
-        row.blocked_on.store(word, Ordering::Release);
-    }
-
-    fn running(&self) {
-        let Ok(row) = self.row(self.me().index) else { return };
-        // Another thread of this process may have said meanwhile what it waits for.
-        if blocked::thread(row.blocked_on.load(Ordering::Relaxed)) == blocked::this_thread() {
-            row.blocked_on.store(0, Ordering::Relaxed);
-        }
-    }
-
-    fn paused(&self) {
-        if let Ok(row) = self.row(self.me().index) {
-            let word = row.blocked_on.load(Ordering::Relaxed);
-            blocked::remember(word, row.blocked_since.load(Ordering::Relaxed));
-        }
-        self.running();
     }
 }

@@ -13,9 +13,10 @@ use procession_os::stat::{RunState, Stat, on_processor};
 use procession_os::tree::{self, Relative};
 
 use super::Arena;
+use super::blocked::SleepsOn;
 use super::handle::Handle;
 use super::objects::Kind;
-use super::processes::{ProcessInfo, SleepsOn, Slot};
+use super::processes::{ProcessInfo, Slot};
 use super::registry::{family, is_founded};
 use crate::wait::{Operation, Owner};
 

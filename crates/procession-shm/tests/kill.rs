@@ -182,9 +182,8 @@ impl Scenario {
         let record = &self.record.0;
         let inside = record.at(Record::INSIDE);
         for round in me.. {
-            if self.record.stopped() == 2 {
-                return;
-            }
+            // Once more after the others were stopped: one of them may have died with the lock since.
+            let last = self.record.stopped() == 2;
             let acquired = self.lock.acquire(Waiting::FOREVER).unwrap();
             let found = inside.swap(1, Ordering::SeqCst);
             match acquired {
@@ -199,6 +198,9 @@ impl Scenario {
             }
             inside.store(0, Ordering::SeqCst);
             self.lock.release().unwrap();
+            if last {
+                return;
+            }
             if round % 3 == 0 {
                 micros(50);
             }

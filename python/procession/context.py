@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .pool import Pool
     from .process import Popen
     from .queues import Queue, SimpleQueue
-    from .synchronize import BoundedSemaphore, Event, Lock, RLock, Semaphore
+    from .synchronize import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 
 __all__ = [
     "AuthenticationError",
@@ -135,13 +135,24 @@ class BaseContext(_stdlib.BaseContext):
 
         return Event(ctx=self.get_context(), name=name)
 
-    def Condition(self, lock: Any = None) -> NoReturn:
-        """Raise: there is no Condition yet."""
-        _missing("Condition")
+    def Condition(self, lock: Any = None, *, name: str = "") -> Condition:  # type: ignore[override]
+        """Return a condition variable; see `procession.synchronize.Condition`."""
+        from .synchronize import Condition
 
-    def Barrier(self, parties: int, action: Any = None, timeout: float | None = None) -> NoReturn:
-        """Raise: there is no Barrier yet."""
-        _missing("Barrier")
+        return Condition(lock, ctx=self.get_context(), name=name)
+
+    def Barrier(  # type: ignore[override]
+        self,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+        *,
+        name: str = "",
+    ) -> Barrier:
+        """Return a barrier; see `procession.synchronize.Barrier`."""
+        from .synchronize import Barrier
+
+        return Barrier(parties, action, timeout, ctx=self.get_context(), name=name)
 
     def Queue(self, maxsize: int = 0, *, name: str = "") -> Queue:  # type: ignore[override]
         """Return a queue; see `procession.queues.Queue`."""

@@ -1,4 +1,4 @@
-"""Locks, semaphores and events between processes.
+"""Locks, semaphores, events, conditions and barriers between processes.
 
 A lock knows who holds it. When the holder dies, exactly one of those who wait is told, by
 `procession.OwnerDiedError`, and the lock is free again; with ``on_owner_death="recover"`` it is
@@ -7,13 +7,16 @@ acquired instead, with a warning.
 
 from __future__ import annotations
 
+import sys
 import threading
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from . import _native
 from .process import current_process
 
-__all__ = ["BoundedSemaphore", "Event", "Lock", "RLock", "Semaphore"]
+__all__ = ["Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore"]
 
 SEM_VALUE_MAX = 2**31 - 1
 
@@ -115,3 +118,213 @@ class Event(_native.Event):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {id(self):#x} {'set' if self.is_set() else 'unset'}>"
+
+
+class _Count(NamedTuple):
+    """A count that is asked for as a semaphore's value."""
+
+    get_value: Callable[[], int]
+
+
+class Condition:
+    """Waiting, beside a lock, until another process says that something has changed.
+
+    A killed waiter blocks nobody and takes no notification with it. When the process that holds the
+    lock dies, exactly one of those who wait or acquire is told, by `procession.OwnerDiedError`.
+
+    Parameters
+    ----------
+    lock : Lock or RLock, optional
+        What guards the thing that changes; a new `RLock` if not given.
+    ctx : BaseContext, optional
+        As for `Lock`.
+    name : str, optional
+        What inspectors show.
+    """
+
+    def __init__(
+        self, lock: Lock | RLock | None = None, *, ctx: Any = None, name: str = ""
+    ) -> None:
+        self._lock = lock or RLock(ctx=ctx, name=name)
+        self._condition = _native.Condition(self._lock, name=name)
+        self._make_methods()
+
+    def _make_methods(self) -> None:
+        self.acquire = self._lock.acquire
+        self.release = self._lock.release
+
+    def __getstate__(self) -> tuple[Lock | RLock, str]:
+        return self._lock, self.handle
+
+    def __setstate__(self, state: tuple[Lock | RLock, str]) -> None:
+        self._lock, handle = state
+        self._condition = _native.Condition(self._lock, _handle=handle)
+        self._make_methods()
+
+    @property
+    def handle(self) -> str:
+        """What names the condition in other processes."""
+        return self._condition.handle
+
+    def __enter__(self) -> bool:
+        return self._lock.__enter__()
+
+    def __exit__(self, *args: object) -> None:
+        return self._lock.__exit__(*args)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}({self._lock}, {self._condition.waiting()})>"
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Release the lock, wait to be notified, and acquire the lock again.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            How many seconds to wait at the most.
+
+        Returns
+        -------
+        bool
+            Whether it was notified.
+
+        Raises
+        ------
+        OwnerDiedError
+            If the lock came back from a process that died with it. The lock is held nevertheless,
+            as it is whenever this ends; only a second signal handler that raises, while the lock is
+            still another's, ends it without.
+        """
+        return self._condition.wait(timeout)
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+        """Wait until `predicate` is true, or for `timeout` seconds; return what it gave last."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not (result := predicate()):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+        return result
+
+    def notify(self, n: int = 1) -> None:
+        """Let `n` of those who wait go on, or all if they are fewer."""
+        self._condition.notify(min(n, SEM_VALUE_MAX))
+
+    def notify_all(self) -> None:
+        """Let all who wait go on."""
+        self.notify(n=sys.maxsize)
+
+    # What others read of the standard library's condition.
+
+    @property
+    def _sleeping_count(self) -> _Count:
+        return _Count(self._condition.waiting)
+
+    @property
+    def _woken_count(self) -> _Count:
+        # There they are taken off the sleeping later; here they never count as such.
+        return _Count(lambda: 0)
+
+    @property
+    def _wait_semaphore(self) -> _Count:
+        return _Count(self._condition.notified)
+
+
+class Barrier(threading.Barrier):
+    """A point at which a number of parties wait for each other.
+
+    It breaks for the rest when the process of one who waits dies, or of the one who runs the
+    action. Who is slow to leave holds up nobody.
+
+    Parameters
+    ----------
+    parties : int
+        How many must come.
+    action : callable, optional
+        What the last to come calls before any goes on.
+    timeout : float, optional
+        How many seconds `wait` waits if it isn't told otherwise.
+    ctx : BaseContext, optional
+        As for `Lock`.
+    name : str, optional
+        What inspectors show.
+    """
+
+    def __init__(
+        self,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+        *,
+        ctx: Any = None,
+        name: str = "",
+    ) -> None:
+        # Not the base class's, which would make locks of threads.
+        barrier = _native.Barrier(parties, name=name)
+        self.__setstate__((parties, action, timeout, barrier.handle))
+
+    def __getstate__(self) -> tuple[int, Callable[[], object] | None, float | None, str]:
+        return self._parties, self._action, self._timeout, self.handle
+
+    def __setstate__(
+        self, state: tuple[int, Callable[[], object] | None, float | None, str]
+    ) -> None:
+        self._parties, self._action, self._timeout, handle = state
+        self._barrier = _native.Barrier(self._parties, _handle=handle)
+
+    @property
+    def handle(self) -> str:
+        """What names the barrier in other processes."""
+        return self._barrier.handle
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until all parties have come.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            How many seconds to wait for the others; then the barrier breaks. The action's time
+            doesn't count.
+
+        Returns
+        -------
+        int
+            From 0 to `parties` - 1, another one for each.
+
+        Raises
+        ------
+        threading.BrokenBarrierError
+            If the barrier is broken, or is broken or reset while this waits.
+        """
+        if timeout is None:
+            timeout = self._timeout
+        return self._barrier.wait(timeout, self._action or None)
+
+    def reset(self) -> None:
+        """Make the barrier as new; those who wait get `threading.BrokenBarrierError`."""
+        self._barrier.reset()
+
+    def abort(self) -> None:
+        """Break the barrier for all who wait or come, until it is reset."""
+        self._barrier.abort()
+
+    @property
+    def n_waiting(self) -> int:
+        """How many wait at the barrier at this instant."""
+        return self._barrier.waiting()
+
+    @property
+    def broken(self) -> bool:
+        """Whether the barrier is broken."""
+        return self._barrier.broken()
+
+    # What others read of the standard library's barrier.
+
+    @property
+    def _state(self) -> int:
+        return -2 if self.broken else 0
+
+    @property
+    def _count(self) -> int:
+        return self.n_waiting

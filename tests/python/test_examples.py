@@ -25,6 +25,8 @@ EXPECTED_LINES = {
     "producers_consumers.py": "total: 2000 items consumed, 2000 different ones",
     "tickets.py": "buyers with a ticket: 15",
     "semaphore_workers.py": "most workers inside at once: 5",
+    "condition_bounded_buffer.py": "most in the buffer at once: 4",
+    "barrier_game_of_life.py": "the glider is back: yes",
     "traffic_light.py": "red again: 0 of 3 late cars have passed",
 }
 

@@ -20,3 +20,5 @@ pub mod process;
 pub mod program;
 pub mod report;
 pub mod spawn;
+pub mod stat;
+pub mod tree;

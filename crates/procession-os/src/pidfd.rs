@@ -1,7 +1,9 @@
 //! Following a process by a descriptor that can't come to mean another one (`pidfd_open(2)`).
 
+#![allow(unsafe_code)]
+
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -26,6 +28,7 @@ pub enum ExitStatus {
 #[derive(Debug)]
 pub struct PidFd {
     fd: OwnedFd,
+    pid: u32,
 }
 
 impl PidFd {
@@ -34,14 +37,20 @@ impl PidFd {
     /// # Errors
     /// `ESRCH` if there is none.
     pub fn open(pid: u32) -> io::Result<Self> {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-        Ok(Self { fd: pidfd_open(pid, PidfdFlags::empty())? })
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+        Ok(Self { fd: pidfd_open(number, PidfdFlags::empty())?, pid })
     }
 
-    /// Follows the process that a descriptor from elsewhere stands for.
+    /// The number that the process has, or had: once its status was taken it may be another's.
     #[must_use]
-    pub fn from_fd(fd: OwnedFd) -> Self {
-        Self { fd }
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Follows the process with this number, for which a descriptor from elsewhere stands.
+    #[must_use]
+    pub fn from_fd(pid: u32, fd: OwnedFd) -> Self {
+        Self { fd, pid }
     }
 
     /// Waits until the process has ended, at the longest until `deadline`; says whether it has.
@@ -65,13 +74,35 @@ impl PidFd {
         matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
     }
 
+    /// Whether the process has ended and its status was taken, so that not even a zombie is left.
+    #[must_use]
+    pub fn is_reaped(&self) -> bool {
+        let (fd, none) = (self.fd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+        // SAFETY: signal 0 is sent to nobody; it only asks whether there is a process, which for a
+        // zombie there is (`pidfd_send_signal(2)`).
+        let asked = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, 0, none, 0) };
+        asked != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
+    }
+
     /// Takes the status of a child that has ended; `None` while it runs. Where someone else has taken
     /// it, or is to, it is asked of the descriptor, which Linux answers since 6.15.
     ///
     /// # Errors
     /// As `waitid(2)`, except `ECHILD`, which is [`ExitStatus::Unknown`] once the process is over.
     pub fn reap(&self) -> io::Result<Option<ExitStatus>> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        self.status(WaitIdOptions::empty())
+    }
+
+    /// Looks at the status of a child that has ended, and leaves it to be taken; `None` while it runs.
+    ///
+    /// # Errors
+    /// As [`Self::reap`].
+    pub fn peek(&self) -> io::Result<Option<ExitStatus>> {
+        self.status(WaitIdOptions::NOWAIT)
+    }
+
+    fn status(&self, how: WaitIdOptions) -> io::Result<Option<ExitStatus>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | how;
         match waitid(WaitId::PidFd(self.fd.as_fd()), options) {
             Ok(None) => Ok(None),
             Ok(Some(status)) => {
@@ -153,7 +184,10 @@ mod tests {
         assert_eq!(pidfd.reap().unwrap(), None);
         pidfd.signal(15).unwrap();
         assert!(pidfd.ended_by(None).unwrap());
+        assert_eq!(pidfd.peek().unwrap(), Some(ExitStatus::Signaled(15)));
+        assert!(!pidfd.is_reaped());
         assert_eq!(pidfd.reap().unwrap(), Some(ExitStatus::Signaled(15)));
+        assert!(pidfd.is_reaped());
         let again = pidfd.reap().unwrap().unwrap();
         assert!(matches!(again, ExitStatus::Signaled(15) | ExitStatus::Unknown), "{again:?}");
     }

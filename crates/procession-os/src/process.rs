@@ -7,6 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::pidfd::PidFd;
+use crate::stat::{RunState, Stat};
 
 /// This process's number.
 #[must_use]
@@ -45,56 +46,14 @@ pub(crate) fn forget_thread_id() {
     THREAD.set(0);
 }
 
-/// When the process started, in clock ticks since boot (field 22 of `/proc/PID/stat`, `proc(5)`).
+/// When the process started, in clock ticks since boot: see [`Stat::started`].
 ///
-/// Together with its number it names a process for good. `None` if there is no such process, or
-/// only its zombie. Allocates nothing, so that it may be called in a freshly forked child.
+/// `None` if there is no such process, or only its zombie. Allocates nothing, so that it may be
+/// called in a freshly forked child.
 #[must_use]
 pub fn start_time(pid: u32) -> Option<u64> {
-    let mut path = [0u8; 32];
-    let mut end = 0;
-    let mut push = |bytes: &[u8]| {
-        path[end..end + bytes.len()].copy_from_slice(bytes);
-        end += bytes.len();
-    };
-    push(b"/proc/");
-    let mut digits = [0u8; 10];
-    let mut first = digits.len();
-    let mut rest = pid;
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    push(&digits[first..]);
-    push(b"/stat\0");
-
-    let mut text = [0u8; 1024];
-    // SAFETY: `path` is NUL-terminated; the descriptor is closed below; the buffer has its length.
-    let read = unsafe {
-        let fd = libc::open(path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC);
-        if fd < 0 {
-            return None;
-        }
-        let read = libc::read(fd, text.as_mut_ptr().cast(), text.len());
-        libc::close(fd);
-        read
-    };
-    let text = text.get(..usize::try_from(read).ok()?)?;
-    // The second field is the command in parentheses, which may itself hold spaces and parentheses.
-    let after = text.iter().rposition(|&b| b == b')')? + 2;
-    let mut fields = text.get(after..)?.split(|&b| b == b' ');
-    let state = fields.next()?;
-    if matches!(state, b"Z" | b"X") {
-        return None;
-    }
-    let digits = fields.nth(18)?;
-    digits.iter().try_fold(0u64, |n, &b| {
-        b.is_ascii_digit().then(|| n.wrapping_mul(10).wrapping_add(u64::from(b - b'0')))
-    })
+    let stat = Stat::of(pid)?;
+    (!matches!(stat.state, RunState::Zombie | RunState::Dead)).then_some(stat.started)
 }
 
 /// Whether the process that had this number and start time still runs. A zombie doesn't.
@@ -171,23 +130,37 @@ pub fn kill_self() -> ! {
 
 static GUARDIAN: AtomicU32 = AtomicU32::new(0);
 
+/// The thread that forked has ended, and with it perhaps the process.
 extern "C" fn parent_thread_ended(_signal: libc::c_int) {
-    // Only async-signal-safe calls: getppid, _exit by way of kill.
+    // Only async-signal-safe calls; errno stays what it was for the code that is interrupted.
+    // SAFETY: the address of this thread's errno is valid as long as the thread is.
+    unsafe {
+        let errno = *libc::__errno_location();
+        // The parent is another thread of the process now: its first, if that still runs. So from
+        // here on the end of the parent is the end of the process.
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
+        *libc::__errno_location() = errno;
+    }
+    // Looked at after that, so the process's end is seen whichever side of it it comes on.
     if parent_id() != GUARDIAN.load(Ordering::Relaxed) {
         kill_self();
     }
 }
 
-/// Binds this process's life to that of its parent `parent`: it is ended when the parent is, also
-/// by SIGKILL.
+/// Binds this process's life to that of its parent `parent`: it is ended by SIGKILL when the parent
+/// ends, by whatever cause.
 ///
 /// `PR_SET_PDEATHSIG` (`prctl(2)`) follows the *thread* that forked. If that was the parent's main
 /// thread (`by_main_thread`), whose end is the process's, the signal is SIGKILL. Otherwise it is the
-/// highest real-time signal, with a handler that looks whether the process is still there; the
-/// kernel sends it again at the next change of parent thread.
+/// highest real-time signal, whose handler looks whether the process is still there. If it is, the
+/// kernel has made its main thread the parent, and the signal is SIGKILL from then on.
+///
+/// So as long as a thread of the parent lives that started this process and is not its first, this
+/// process must leave SIGRTMAX alone: not block it, not handle it, and not `execve(2)`. It is unblocked
+/// here, as the thread that forked may have had it blocked.
 ///
 /// # Errors
-/// As `prctl(2)` and `sigaction(2)`.
+/// As `prctl(2)`, `sigaction(2)` and `pthread_sigmask(3)`.
 pub fn die_with_parent(parent: u32, by_main_thread: bool) -> io::Result<()> {
     let signal = if by_main_thread { libc::SIGKILL } else { libc::SIGRTMAX() };
     // SAFETY: the handler is async-signal-safe; the structures are initialised whole.
@@ -200,6 +173,13 @@ pub fn die_with_parent(parent: u32, by_main_thread: bool) -> io::Result<()> {
             if libc::sigaction(signal, &action, std::ptr::null_mut()) != 0 {
                 return Err(io::Error::last_os_error());
             }
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, signal);
+            let error = libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+            if error != 0 {
+                return Err(io::Error::from_raw_os_error(error));
+            }
         }
         if libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) != 0 {
             return Err(io::Error::last_os_error());
@@ -209,7 +189,20 @@ pub fn die_with_parent(parent: u32, by_main_thread: bool) -> io::Result<()> {
         // It ended before the signal was asked for.
         kill_self();
     }
+    if !by_main_thread && is_child_of_main_thread(parent) {
+        // The thread that forked ended before the signal was asked for.
+        // SAFETY: as above.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) };
+    }
     Ok(())
+}
+
+/// Whether it is the first thread of its parent that has this process as its child
+/// (`proc_tid_children(5)`); `false` where the kernel doesn't tell.
+fn is_child_of_main_thread(parent: u32) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let me = id().to_string();
+    children.is_ok_and(|children| children.split(' ').any(|child| child == me))
 }
 
 /// Whether the calling thread is the process's first.

@@ -2,14 +2,14 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
-/// Starts `/proc/self/exe` with this process's arguments and environment, plus `variables`; the
-/// descriptor `inherit` is kept open in it under the number `as_number`. Gives the child's number.
+/// Starts `/proc/self/exe` with this process's arguments and an environment; the descriptor `inherit`
+/// is kept open in it under the number `as_number`. Gives the child's number.
 ///
 /// The path of the running executable is used rather than its name, so that it is the same build
 /// even if the file was replaced or deleted meanwhile.
@@ -17,7 +17,7 @@ use std::ptr;
 /// # Errors
 /// As `posix_spawn(3)`; `EINVAL` for a NUL byte in a variable.
 pub fn respawn(
-    variables: &[(&str, &OsStr)],
+    environment: &[(OsString, OsString)],
     inherit: BorrowedFd<'_>,
     as_number: i32,
 ) -> io::Result<u32> {
@@ -25,11 +25,8 @@ pub fn respawn(
     let arguments = std::env::args_os()
         .map(|argument| CString::new(argument.as_bytes()))
         .collect::<Result<Vec<_>, _>>()?;
-    let kept = std::env::vars_os()
-        .filter(|(name, _)| !variables.iter().any(|(new, _)| name == OsStr::new(new)));
-    let new = variables.iter().map(|(name, value)| (OsStr::new(name).into(), (*value).into()));
-    let environment = kept
-        .chain(new)
+    let environment = environment
+        .iter()
         .map(|(name, value)| {
             let mut entry = name.as_bytes().to_vec();
             entry.push(b'=');

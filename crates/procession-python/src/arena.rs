@@ -33,7 +33,7 @@ pub(crate) fn processes(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
             row.set_item("name", process.name)?;
             row.set_item("alive", process.alive)?;
             row.set_item("task", process.task)?;
-            row.set_item("blocked_on", process.blocked_on.map(|(object, ..)| object))?;
+            row.set_item("blocked_on", process.blocked_on.map(|on| on.object))?;
             Ok(row)
         })
         .collect()

@@ -31,6 +31,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<synchronize::RLock>()?;
     module.add_class::<synchronize::Semaphore>()?;
     module.add_class::<synchronize::Event>()?;
+    module.add_class::<synchronize::Condition>()?;
+    module.add_class::<synchronize::Barrier>()?;
     module.add_class::<queues::Queue>()?;
     module.add_class::<sharedctypes::Block>()?;
     module.add_class::<process::Child>()?;

@@ -137,7 +137,7 @@ pub(crate) fn follow(
         arena::family().map_err(arena_error)?.started(slot, pid);
     }
     let pidfd = match pidfd {
-        Some(number) => PidFd::from_fd(inherited(number).map_err(os_error)?),
+        Some(number) => PidFd::from_fd(pid, inherited(number).map_err(os_error)?),
         None => followed(pid)?,
     };
     let report = report.map(inherited).transpose().map_err(os_error)?.map(Report::from_fd);

@@ -1,6 +1,11 @@
-//! `procession.synchronize`: Lock, RLock, Semaphore, Event.
+//! `procession.synchronize`: Lock, RLock, Semaphore, Event, Condition, Barrier.
 
+mod barrier;
+mod condition;
 pub(crate) mod lock_calls;
+
+pub(crate) use barrier::Barrier;
+pub(crate) use condition::Condition;
 
 use procession_shm::arena::family;
 use procession_shm::sync;

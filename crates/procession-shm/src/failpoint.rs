@@ -4,7 +4,7 @@
 //! where the shared memory is between two states. Without the feature `failpoints` that is nothing
 //! at all; with it, [`arm`] makes the process end by SIGKILL the n-th time it comes there.
 
-#[cfg(feature = "failpoints")]
+#[cfg(all(feature = "failpoints", not(model)))]
 mod armed {
     use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -34,8 +34,48 @@ mod armed {
     }
 }
 
-#[cfg(feature = "failpoints")]
+#[cfg(all(feature = "failpoints", not(model)))]
 pub use armed::{arm, reached};
+
+/// Under the model checker a thread dies by unwinding past everything: nothing on its way does
+/// anything on being dropped.
+#[cfg(model)]
+mod mortal {
+    use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+    use shuttle::rand::{Rng, thread_rng};
+
+    shuttle::thread_local! {
+        static MORTAL: Cell<bool> = const { Cell::new(false) };
+    }
+
+    struct Death(&'static str);
+
+    /// Runs what a process does, which may die at any fail point; then the point is the error.
+    ///
+    /// # Errors
+    /// The name of the point at which it died.
+    pub fn mortal<R>(life: impl FnOnce() -> R) -> Result<R, &'static str> {
+        MORTAL.with(|mortal| mortal.set(true));
+        let lived = catch_unwind(AssertUnwindSafe(life));
+        MORTAL.with(|mortal| mortal.set(false));
+        lived.map_err(|end| match end.downcast::<Death>() {
+            Ok(death) => death.0,
+            Err(panic) => resume_unwind(panic),
+        })
+    }
+
+    #[doc(hidden)]
+    pub fn reached(name: &'static str) {
+        if MORTAL.with(Cell::get) && thread_rng().gen_ratio(1, 4) {
+            resume_unwind(Box::new(Death(name)));
+        }
+    }
+}
+
+#[cfg(model)]
+pub use mortal::{mortal, reached};
 
 /// Every fail point, by floor.
 pub const ALL: &[&str] = &[
@@ -62,6 +102,21 @@ pub const ALL: &[&str] = &[
     "lock.releasing",
     "lock.released",
     "lock.waking",
+    "event.set",
+    "condition.registered",
+    "condition.released",
+    "condition.relocked",
+    "condition.taken",
+    "condition.given_up",
+    "condition.notified",
+    "condition.waking",
+    "barrier.arriving",
+    "barrier.arrived",
+    "barrier.acting",
+    "barrier.noted",
+    "barrier.ended",
+    "barrier.leaving",
+    "barrier.left",
     "queue.put.locked",
     "queue.put.grow.allocated",
     "queue.put.grow.pending",
@@ -97,7 +152,7 @@ pub const ALL: &[&str] = &[
 /// Marks a point between two stores; see the [module](crate::failpoint).
 macro_rules! failpoint {
     ($name:literal) => {
-        #[cfg(feature = "failpoints")]
+        #[cfg(any(feature = "failpoints", model))]
         $crate::failpoint::reached($name);
     };
 }

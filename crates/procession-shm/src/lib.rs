@@ -4,7 +4,7 @@
 //! The floors, each using only those above it in this list:
 //! - [`wait`]: the one way to block, and the two words that waiting is built on;
 //! - [`arena`]: one memfd with its allocator, object table, process table and recovery;
-//! - [`sync`]: Lock, RLock, Semaphore, Event;
+//! - [`sync`]: Lock, RLock, Semaphore, Condition, Event, Barrier;
 //! - [`queue`] and [`memory`]: messages, and blocks of bytes.
 //!
 //! Whatever another process wrote is input: offsets, lengths and kinds are checked at every load,
@@ -12,7 +12,7 @@
 
 #![deny(unsafe_code)]
 
-// A model checker's atomics can't lie over shared bytes, so with it there is only `wait`.
+// A model checker's atomics can't lie over shared bytes, so with it there are only the algorithms.
 #[cfg(not(model))]
 pub mod arena;
 pub mod failpoint;
@@ -20,7 +20,6 @@ pub mod failpoint;
 pub mod memory;
 #[cfg(not(model))]
 pub mod queue;
-#[cfg(not(model))]
 pub mod sync;
 pub mod wait;
 

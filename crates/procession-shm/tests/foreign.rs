@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use procession_os::process::{self, Fork};
 use procession_shm::arena::{self, Arena};
 use procession_shm::memory::SharedBlock;
 use procession_shm::queue::Queue;
-use procession_shm::sync::{Event, Lock, RLock, Semaphore};
+use procession_shm::sync::{Arrival, Barrier, Condition, Event, Lock, RLock, Semaphore};
 use procession_shm::wait::{Owner, Waiting};
 use support::{Random, alone, at, say};
 
@@ -66,6 +67,8 @@ fn damage_and_use(seed: u64) {
     let lock = Lock::new(arena, "lock").unwrap();
     let rlock = RLock::new(arena, "rlock").unwrap();
     let event = Event::new(arena, "event").unwrap();
+    let condition = Condition::new(arena, "condition").unwrap();
+    let barrier = Barrier::new(arena, "barrier", NonZeroU32::new(2).unwrap()).unwrap();
     let permits = Semaphore::recovering(arena, "permits", 4).unwrap();
     let plain = Semaphore::new(arena, "plain", 1, None).unwrap();
     let blocks: Vec<_> = [100, 9_000, 200_000, 70_000]
@@ -110,6 +113,22 @@ fn damage_and_use(seed: u64) {
         let _ = lock.release();
         let _ = rlock.acquire(soon());
         let _ = (rlock.release(), rlock.depth());
+        if rlock.acquire(soon()).is_ok() {
+            let _ = condition.wait(&rlock, soon()).map(drop);
+            let _ = (condition.notify(&rlock, 2), condition.waiting(), rlock.release());
+        }
+        match barrier.arrive(round % 2 == 0, soon()) {
+            Ok(Arrival::Early(seat)) => {
+                let _ = barrier.wait(seat, soon());
+                barrier.leave(seat);
+            }
+            Ok(Arrival::Leads(seat)) => {
+                let _ = barrier.lead(seat);
+                barrier.leave(seat);
+            }
+            _ => barrier.reset(),
+        }
+        let _ = (barrier.waiting(), barrier.is_broken());
         let _ = event.wait(soon());
         event.set();
         event.clear();
@@ -124,12 +143,19 @@ fn damage_and_use(seed: u64) {
             let _ = Queue::open(object.handle).map(|queue| queue.get(&mut bytes, soon()));
             let _ = SharedBlock::open(object.handle).map(|block| block.read(0, &mut [0; 50]));
             let _ = Semaphore::open(object.handle).map(|semaphore| semaphore.value());
+            let _ = Barrier::open(object.handle).map(|barrier| barrier.waiting());
         }
         drop(made);
-        let _ = (arena.processes(), arena.check(), arena.heap_use(), arena.blocks_in_use());
+        let _ = (
+            arena.processes(),
+            arena.tree(),
+            arena.check(),
+            arena.heap_use(),
+            arena.blocks_in_use(),
+        );
         arena.bury_dead();
     }
-    drop((queue, lock, rlock, event, permits, plain, blocks));
+    drop((queue, lock, rlock, event, permits, plain, blocks, condition, barrier));
     let _ = (arena.check(), arena.bury_dead());
 }
 

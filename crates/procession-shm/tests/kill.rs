@@ -182,9 +182,8 @@ impl Scenario {
         let record = &self.record.0;
         let inside = record.at(Record::INSIDE);
         for round in me.. {
-            if self.record.stopped() == 2 {
-                return;
-            }
+            // Once more after the others were stopped: one of them may have died with the lock since.
+            let last = self.record.stopped() == 2;
             let acquired = self.lock.acquire(Waiting::FOREVER).unwrap();
             let found = inside.swap(1, Ordering::SeqCst);
             match acquired {
@@ -199,6 +198,9 @@ impl Scenario {
             }
             inside.store(0, Ordering::SeqCst);
             self.lock.release().unwrap();
+            if last {
+                return;
+            }
             if round % 3 == 0 {
                 micros(50);
             }
@@ -364,7 +366,10 @@ fn role_that_reaches(name: &str) -> Role {
 #[test]
 fn survivors_go_on_wherever_somebody_is_killed() {
     let _alone = alone("survivors_go_on_wherever_somebody_is_killed");
-    for name in failpoint::ALL {
+    // Those of conditions, events and barriers have their own tests.
+    let apart = ["condition.", "event.", "barrier."];
+    let here = |name: &&&str| !apart.iter().any(|floor| name.starts_with(floor));
+    for name in failpoint::ALL.iter().filter(here) {
         for nth in [1, 2, 5] {
             at(&format!("{name}, time {nth}"));
             let scenario = Scenario::new((nth == 2).then_some(8));

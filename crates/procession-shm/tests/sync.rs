@@ -78,8 +78,8 @@ fn the_death_of_an_owner_is_told_to_one_of_those_who_wait() {
         })
         .collect();
     let waits = |info: &procession_shm::arena::ProcessInfo| {
-        info.blocked_on.is_some_and(|(object, operation, _)| {
-            object == lock.handle().index && operation == Operation::Acquire as u8
+        info.blocked_on.is_some_and(|on| {
+            on.object == lock.handle().index && on.operation == Operation::Acquire as u8
         })
     };
     while arena().processes().iter().filter(|info| waits(info)).count() < 4 {

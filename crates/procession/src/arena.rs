@@ -15,9 +15,10 @@
 //! ```
 
 pub use procession_shm::arena::{
-    Arena, Error, Handle, Kind, ObjectInfo, ParseHandleError, ProcessInfo, Result, Slot, attach,
-    family,
+    Arena, Error, Handle, Kind, Member, ObjectInfo, ParseHandleError, ProcessInfo, ProcessState,
+    Result, SleepsOn, Slot, attach, family,
 };
+pub(crate) use procession_shm::arena::{signal_tree, state_of};
 
 /// A name for an object that was given none: where in the program it was made.
 pub(crate) fn place(at: &std::panic::Location<'_>) -> String {

@@ -43,6 +43,42 @@
 //! process has it open. [`spawn`] keeps what the arguments name until the child has opened it; a
 //! message in a queue does not, so keep an object that you send until it has been received.
 //!
+//! # What does not compile
+//! A guard is no value to be sent: what it means is true in its own process alone.
+//!
+//! ```compile_fail,E0277
+//! # use procession::{Lock, Queue};
+//! let (lock, queue) = (Lock::new().unwrap(), Queue::new().unwrap());
+//! queue.put(lock.lock().unwrap()).unwrap();
+//! ```
+//!
+//! ```compile_fail,E0277
+//! # use procession::{Lock, sync::LockGuard, spawn};
+//! let lock: &'static Lock = Box::leak(Box::new(Lock::new().unwrap()));
+//! spawn(|guard: LockGuard<'static>| drop(guard), lock.lock().unwrap()).unwrap();
+//! ```
+//!
+//! Nor is anything else without a serialized form:
+//!
+//! ```compile_fail,E0277
+//! # use procession::Queue;
+//! let queue = Queue::new().unwrap();
+//! queue.put(std::thread::spawn(|| ())).unwrap();
+//! ```
+//!
+//! ```compile_fail,E0277
+//! # use procession::spawn;
+//! spawn(|pointer: *const u8| drop(pointer), std::ptr::null()).unwrap();
+//! ```
+//!
+//! What a function needs comes by its arguments, as its closure can't carry anything:
+//!
+//! ```compile_fail,E0308
+//! # use procession::spawn;
+//! let factor = 7;
+//! spawn(|number: u64| number * factor, 6).unwrap();
+//! ```
+//!
 //! # What this crate does not do
 //! It moves values, not references: what goes to another process is serialized (by `serde` and
 //! `postcard`). It does not start programs ([`std::process::Command`] does), and it runs on Linux.
@@ -60,7 +96,7 @@ mod codec;
 
 pub use arena::Handle;
 pub use codec::{DecodeError, EncodeError};
-pub use memory::SharedBlock;
+pub use memory::{Array, SharedBlock, Value};
 pub use process::{Builder, JoinError, JoinHandle, SpawnError, StartMethod, init, spawn};
 pub use queue::{ByteQueue, Queue};
-pub use sync::{Event, Lock, Semaphore};
+pub use sync::{Barrier, Condition, Event, Lock, RLock, Semaphore};

@@ -9,6 +9,7 @@
 //! Inside the arena there are only offsets, and everything that is read from it is checked: another
 //! process may have written anything.
 
+mod blocked;
 mod error;
 mod extents;
 mod handle;
@@ -18,6 +19,7 @@ mod objects;
 mod processes;
 mod registry;
 mod slabs;
+mod states;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64 as PrivateU64;
@@ -25,6 +27,7 @@ use std::sync::atomic::AtomicU64 as PrivateU64;
 use procession_os::memory::{PrivateCells, SharedMemory};
 use procession_os::process;
 
+pub use blocked::SleepsOn;
 pub use error::{Error, Result};
 pub use handle::{Handle, ParseHandleError};
 pub use heap::WARM_MOST;
@@ -35,6 +38,7 @@ pub use processes::{ProcessInfo, Slot};
 pub use registry::{
     arena_of, attach, family, forked, inherit, inherit_as, is_founded, prepare_fork,
 };
+pub use states::{Blocked, Member, ProcessName, ProcessState, signal_tree, state_of};
 
 use crate::atomics::{AtomicU64, Ordering};
 use crate::wait::Owner;

@@ -53,12 +53,18 @@ pub enum Kind {
     Queue = 5,
     /// [`crate::memory::SharedBlock`].
     Block = 6,
+    /// [`crate::sync::Condition`].
+    Condition = 7,
+    /// [`crate::sync::Barrier`].
+    Barrier = 8,
 }
 
 impl Kind {
     fn from_number(number: u8) -> Option<Self> {
-        use Kind::{Block, Event, Lock, Queue, RLock, Semaphore};
-        [Lock, RLock, Semaphore, Event, Queue, Block].into_iter().find(|kind| *kind as u8 == number)
+        use Kind::{Barrier, Block, Condition, Event, Lock, Queue, RLock, Semaphore};
+        [Lock, RLock, Semaphore, Event, Queue, Block, Condition, Barrier]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
     }
 }
 
@@ -71,6 +77,8 @@ impl std::fmt::Display for Kind {
             Self::Event => "Event",
             Self::Queue => "Queue",
             Self::Block => "Block",
+            Self::Condition => "Condition",
+            Self::Barrier => "Barrier",
         })
     }
 }
@@ -591,23 +599,27 @@ impl Arena {
     /// What is known of each live object.
     pub fn objects(&self) -> Vec<ObjectInfo> {
         let used = self.header().objects_used.load(Ordering::SeqCst).min(self.layout.objects);
-        (0..used)
-            .filter_map(|index| {
-                let object = self.object(index).ok()?;
-                let state = object.state().ok()?;
-                if state.status != Status::Live {
-                    return None;
-                }
-                Some(ObjectInfo {
-                    handle: Handle { family: self.family(), index, generation: state.generation },
-                    kind: Kind::from_number(state.kind)?,
-                    name: super::load_text(&object.name),
-                    creator: object.creator.load(Ordering::Relaxed),
-                    created: Monotonic::from_nanos(object.created.load(Ordering::Relaxed)),
-                    holders: self.holders(index).collect(),
-                })
-            })
-            .collect()
+        (0..used).filter_map(|index| self.object_info(index)).collect()
+    }
+
+    /// What is known of the object in a row, if it lives.
+    pub(super) fn object_info(&self, index: u32) -> Option<ObjectInfo> {
+        let object = self.object(index).ok()?;
+        let state = object.state().ok()?;
+        (state.status == Status::Live).then_some(())?;
+        Some(ObjectInfo {
+            handle: Handle { family: self.family(), index, generation: state.generation },
+            kind: Kind::from_number(state.kind)?,
+            name: super::load_text(&object.name),
+            creator: object.creator.load(Ordering::Relaxed),
+            created: Monotonic::from_nanos(object.created.load(Ordering::Relaxed)),
+            holders: self.holders(index).collect(),
+        })
+    }
+
+    /// The first word of what an object is: that of a lock has its owner.
+    pub(super) fn first_word(&self, index: u32) -> Option<u64> {
+        Some(self.object(index).ok()?.payload[0].load(Ordering::Relaxed))
     }
 
     /// Whether an object with this index lives, for the check of the heap.

@@ -22,10 +22,11 @@ use procession_os::memory::Shared;
 use procession_os::process;
 
 use super::Arena;
+use super::blocked::SleepsOn;
 use super::error::{Error, Result};
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{BlockedOn, Owner, Probe};
+use crate::wait::Owner;
 
 pub(super) const NAME_WORDS: usize = 6;
 
@@ -47,8 +48,8 @@ pub(super) struct Row {
     pub(super) held_high: AtomicU32,
     started: AtomicU64,
     pub(super) name: [AtomicU64; NAME_WORDS],
-    blocked_on: AtomicU64,
-    blocked_since: AtomicU64,
+    pub(super) blocked_on: AtomicU64,
+    pub(super) blocked_since: AtomicU64,
     pub(super) task: AtomicU64,
     /// At least the number of heap blocks that belong to the process alone, and of objects that it
     /// is making or freeing.
@@ -117,8 +118,8 @@ pub struct ProcessInfo {
     pub parent: u32,
     /// Its name, at most 48 bytes of it.
     pub name: String,
-    /// What it sleeps on: the object, the operation's number, and since when.
-    pub blocked_on: Option<(u32, u8, Monotonic)>,
+    /// What it sleeps on.
+    pub blocked_on: Option<SleepsOn>,
     /// The task that it runs, as the pool numbers them.
     pub task: Option<u64>,
     /// Whether it runs.
@@ -165,7 +166,6 @@ impl Row {
     /// Writes who the process is. Only async-signal-safe work, for the child side of a fork.
     fn introduce_self(&self, generation: u32) {
         let pid = process::id();
-        self.parent.store(process::parent_id(), Ordering::Relaxed);
         self.started.store(process::start_time(pid).unwrap_or(0), Ordering::Relaxed);
         self.pid.store(u64::from(generation) << 32 | u64::from(pid), Ordering::Release);
         self.blocked_on.store(0, Ordering::Relaxed);
@@ -173,9 +173,14 @@ impl Row {
     }
 
     /// The number of the process with this generation; 0 while nobody has told it.
-    fn pid(&self, generation: u32) -> u32 {
+    pub(super) fn pid(&self, generation: u32) -> u32 {
         let word = self.pid.load(Ordering::Acquire);
         if (word >> 32) as u32 == generation { word as u32 } else { 0 }
+    }
+
+    /// When the process with the number of this row started; 0 if that isn't known.
+    pub(super) fn started(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
     }
 
     fn is_running(&self, generation: u32) -> bool {
@@ -191,7 +196,7 @@ impl Arena {
         Ok(self.memory.cell(self.layout.row(slot)?)?)
     }
 
-    fn slots_used(&self) -> u16 {
+    pub(super) fn slots_used(&self) -> u16 {
         self.header().slots_used.load(Ordering::SeqCst).min(self.layout.slots) as u16
     }
 
@@ -200,6 +205,7 @@ impl Arena {
         loop {
             let slot = self.take_slot(None)?;
             let row = self.row(slot.index)?;
+            row.parent.store(process::parent_id(), Ordering::Relaxed);
             row.introduce_self(slot.generation);
             if row.come_alive(slot) {
                 self.set_me(slot);
@@ -242,6 +248,8 @@ impl Arena {
         for (from, to) in from.name.iter().zip(&to.name) {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
+        // Here, as a child that is orphaned before its first step could not tell any more.
+        to.parent.store(process::id(), Ordering::Relaxed);
         failpoint!("process.reserved");
         Ok(slot)
     }
@@ -325,7 +333,6 @@ impl Arena {
     /// seen even if it never came to say so itself.
     pub fn started(&self, slot: Slot, pid: u32) {
         let Ok(row) = self.row(slot.index) else { return };
-        row.parent.store(process::id(), Ordering::Relaxed);
         row.followed.store(u64::from(slot.generation), Ordering::Release);
         let seen = row.pid.load(Ordering::Acquire);
         // Not if the child has said so itself, nor if it has come and gone.
@@ -362,33 +369,27 @@ impl Arena {
 
     /// What is known of each process of the family.
     pub fn processes(&self) -> Vec<ProcessInfo> {
-        (0..self.slots_used())
-            .filter_map(|index| {
-                let row = self.row(index).ok()?;
-                let state = row.state().ok()?;
-                let alive = match state.status {
-                    Status::Free => return None,
-                    Status::Burying => false,
-                    Status::Reserved | Status::Live => row.is_running(state.generation),
-                };
-                let blocked = row.blocked_on.load(Ordering::Acquire);
-                let since = Monotonic::from_nanos(row.blocked_since.load(Ordering::Relaxed));
-                let task = row.task.load(Ordering::Relaxed);
-                Some(ProcessInfo {
-                    slot: Slot { index, generation: state.generation },
-                    pid: row.pid(state.generation),
-                    parent: row.parent.load(Ordering::Relaxed),
-                    name: super::load_text(&row.name),
-                    blocked_on: (blocked != 0).then_some((
-                        (blocked >> 8) as u32,
-                        blocked as u8,
-                        since,
-                    )),
-                    task: task.checked_sub(1),
-                    alive,
-                })
-            })
-            .collect()
+        (0..self.slots_used()).filter_map(|index| self.process_info(index)).collect()
+    }
+
+    /// What is known of the process in a row, if there is one.
+    pub(super) fn process_info(&self, index: u16) -> Option<ProcessInfo> {
+        let row = self.row(index).ok()?;
+        let state = row.state().ok()?;
+        let alive = match state.status {
+            Status::Free => return None,
+            Status::Burying => false,
+            Status::Reserved | Status::Live => row.is_running(state.generation),
+        };
+        Some(ProcessInfo {
+            slot: Slot { index, generation: state.generation },
+            pid: row.pid(state.generation),
+            parent: row.parent.load(Ordering::Relaxed),
+            name: super::load_text(&row.name),
+            blocked_on: row.sleeps_on(),
+            task: row.task.load(Ordering::Relaxed).checked_sub(1),
+            alive,
+        })
     }
 
     /// Buries every dead process, also those that their parent has still to wait for; says how many
@@ -521,26 +522,6 @@ impl Arena {
             Status::Free | Status::Burying => true,
             Status::Reserved if row.pid(state.generation) == 0 => false,
             Status::Reserved | Status::Live => !row.is_running(state.generation),
-        }
-    }
-}
-
-impl Probe for Arena {
-    fn is_dead(&self, owner: Owner) -> bool {
-        self.is_over(owner.slot(), owner.generation())
-    }
-
-    fn blocked(&self, on: BlockedOn) {
-        if let Ok(row) = self.row(self.me().index) {
-            row.blocked_since.store(Monotonic::now().as_nanos(), Ordering::Relaxed);
-            let word = u64::from(on.object) << 8 | on.operation as u64;
-            row.blocked_on.store(word, Ordering::Release);
-        }
-    }
-
-    fn running(&self) {
-        if let Ok(row) = self.row(self.me().index) {
-            row.blocked_on.store(0, Ordering::Relaxed);
         }
     }
 }

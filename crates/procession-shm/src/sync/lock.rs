@@ -1,7 +1,10 @@
 //! A lock between processes that tells when its owner has died.
 
+use super::algorithm::{Monitor, NotOwner};
 use crate::arena::{Arena, Handle, Kind, ObjectRef, Result, arena_of};
-use crate::wait::{Acquired, BlockedOn, NotLocked, Operation, Owner, OwnerLock, Stopped, Waiting};
+use crate::wait::{
+    Acquired, BlockedOn, NotLocked, Operation, Owner, OwnerLock, Probe, Stopped, Waiting,
+};
 
 /// Mutual exclusion between the processes of a family.
 ///
@@ -111,5 +114,26 @@ impl Lock {
     #[must_use]
     pub fn is_mine(&self) -> bool {
         self.owner() == Some(self.object.arena().owner())
+    }
+}
+
+impl Monitor for Lock {
+    fn leave(&self) -> Result<u64, NotOwner> {
+        if !self.is_mine() {
+            return Err(NotOwner);
+        }
+        self.release().map(|()| 1).map_err(|_| NotOwner)
+    }
+
+    fn enter(&self, _depth: u64, waiting: Waiting) -> Result<Acquired, Stopped> {
+        self.acquire(waiting)
+    }
+
+    fn is_mine(&self) -> bool {
+        Self::is_mine(self)
+    }
+
+    fn is_orphaned(&self) -> bool {
+        self.owner().is_some_and(|owner| self.object.arena().is_dead(owner))
     }
 }

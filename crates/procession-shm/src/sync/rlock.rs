@@ -1,36 +1,16 @@
 //! A lock that the thread which holds it may acquire again.
 
-use procession_os::memory::Shared;
-
+use super::algorithm::{Monitor, NotOwner, ReentrantLock};
 use crate::arena::{Arena, Handle, Kind, ObjectRef, Result, arena_of};
-use crate::atomics::{AtomicU64, Ordering};
-use crate::wait::{Acquired, BlockedOn, Operation, OwnerLock, Stopped, Waiting};
-
-#[repr(C)]
-#[derive(Debug)]
-struct Payload {
-    lock: OwnerLock,
-    /// How often the owner acquired it beyond the first time. Touched by the owner alone; a new
-    /// owner sets it before anything else, so what a dead one left doesn't matter.
-    again: AtomicU64,
-}
-
-#[allow(unsafe_code)]
-// SAFETY: atomics alone.
-unsafe impl Shared for Payload {}
+use crate::wait::{Acquired, BlockedOn, Operation, Probe, Stopped, Waiting};
 
 /// A re-entrant [`Lock`](super::Lock) that belongs to a thread: it alone may release it, as often as
 /// it acquired it.
 #[derive(Clone, Debug)]
 pub struct RLock {
     object: ObjectRef,
-    payload: &'static Payload,
+    lock: &'static ReentrantLock,
 }
-
-/// The calling thread does not hold the lock that it releases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the calling thread does not hold the lock")]
-pub struct NotOwner;
 
 impl RLock {
     /// A free lock.
@@ -38,7 +18,7 @@ impl RLock {
     /// # Errors
     /// If the arena is full.
     pub fn new(arena: &'static Arena, name: &str) -> Result<Self> {
-        Self::over(arena.make::<Payload>(Kind::RLock, name, None, |_| Ok(()))?)
+        Self::over(arena.make::<ReentrantLock>(Kind::RLock, name, None, |_| Ok(()))?)
     }
 
     /// The lock that a handle names.
@@ -50,7 +30,7 @@ impl RLock {
     }
 
     fn over(object: ObjectRef) -> Result<Self> {
-        Ok(Self { payload: object.payload()?, object })
+        Ok(Self { lock: object.payload()?, object })
     }
 
     /// The value that names the lock in other processes.
@@ -62,31 +42,24 @@ impl RLock {
     /// Whether the calling thread holds the lock.
     #[must_use]
     pub fn is_mine(&self) -> bool {
-        self.payload.lock.owner() == Some(self.object.arena().owner())
+        self.lock.owner() == Some(self.object.arena().owner())
     }
 
     /// How often the calling thread has acquired the lock.
     #[must_use]
     pub fn depth(&self) -> u64 {
-        if self.is_mine() { self.payload.again.load(Ordering::Relaxed) + 1 } else { 0 }
+        self.lock.depth(self.object.arena().owner())
+    }
+
+    fn on(&self) -> BlockedOn {
+        BlockedOn { object: self.object.index(), operation: Operation::Acquire }
     }
 
     /// Acquires the lock without waiting.
     #[must_use]
     pub fn try_acquire(&self) -> Option<Acquired> {
         let arena = self.object.arena();
-        let me = arena.owner();
-        if self.payload.lock.owner() == Some(me) {
-            self.payload.again.fetch_add(1, Ordering::Relaxed);
-            return Some(Acquired::Clean);
-        }
-        let acquired = if self.payload.lock.try_lock(me) {
-            Acquired::Clean
-        } else {
-            self.payload.lock.take_from_the_dead(me, arena)?
-        };
-        self.payload.again.store(0, Ordering::Relaxed);
-        Some(acquired)
+        self.lock.try_lock(arena.owner(), arena)
     }
 
     /// Acquires the lock, waiting for it.
@@ -94,15 +67,8 @@ impl RLock {
     /// # Errors
     /// [`Stopped`].
     pub fn acquire(&self, waiting: Waiting) -> Result<Acquired, Stopped> {
-        if self.is_mine() {
-            self.payload.again.fetch_add(1, Ordering::Relaxed);
-            return Ok(Acquired::Clean);
-        }
         let arena = self.object.arena();
-        let on = BlockedOn { object: self.object.index(), operation: Operation::Acquire };
-        let acquired = self.payload.lock.lock(arena.owner(), arena, on, waiting)?;
-        self.payload.again.store(0, Ordering::Relaxed);
-        Ok(acquired)
+        self.lock.lock(arena.owner(), arena, self.on(), waiting)
     }
 
     /// Undoes one acquisition.
@@ -110,15 +76,25 @@ impl RLock {
     /// # Errors
     /// [`NotOwner`].
     pub fn release(&self) -> Result<(), NotOwner> {
-        if !self.is_mine() {
-            return Err(NotOwner);
-        }
-        match self.payload.again.load(Ordering::Relaxed) {
-            0 => self.payload.lock.unlock().map_err(|_| NotOwner),
-            again => {
-                self.payload.again.store(again - 1, Ordering::Relaxed);
-                Ok(())
-            }
-        }
+        self.lock.unlock(self.object.arena().owner())
+    }
+}
+
+impl Monitor for RLock {
+    fn leave(&self) -> Result<u64, NotOwner> {
+        self.lock.unlock_all(self.object.arena().owner())
+    }
+
+    fn enter(&self, depth: u64, waiting: Waiting) -> Result<Acquired, Stopped> {
+        let arena = self.object.arena();
+        self.lock.lock_to(depth, arena.owner(), arena, self.on(), waiting)
+    }
+
+    fn is_mine(&self) -> bool {
+        Self::is_mine(self)
+    }
+
+    fn is_orphaned(&self) -> bool {
+        self.lock.owner().is_some_and(|owner| self.object.arena().is_dead(owner))
     }
 }

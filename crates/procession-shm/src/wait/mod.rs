@@ -17,4 +17,5 @@ mod park;
 
 pub use eventcount::EventCount;
 pub use owner_lock::{Acquired, NotLocked, Owner, OwnerLock};
+pub(crate) use park::wake;
 pub use park::{BlockedOn, Deadline, Gate, Moment, Operation, Probe, Stopped, Waiting, block};

@@ -45,7 +45,7 @@ pub(super) fn sleep_on(word: &AtomicU32, ticket: u32, _until: Monotonic) -> Wake
     Wakeup::Woken
 }
 
-pub(super) fn wake(word: &AtomicU32, count: u32) -> usize {
+pub(crate) fn wake(word: &AtomicU32, count: u32) -> usize {
     let mut sleepers = SLEEPERS.lock().unwrap();
     let before = sleepers.1.len();
     let mut left = count;

@@ -33,6 +33,45 @@ pub enum Operation {
     QueueEnd = 7,
     /// Another process to end.
     Join = 8,
+    /// `Condition::wait`.
+    Condition = 9,
+    /// `Barrier::wait`.
+    Barrier = 10,
+}
+
+impl Operation {
+    const ALL: [Self; 10] = [
+        Self::Acquire,
+        Self::Semaphore,
+        Self::Event,
+        Self::Put,
+        Self::Get,
+        Self::Allocate,
+        Self::QueueEnd,
+        Self::Join,
+        Self::Condition,
+        Self::Barrier,
+    ];
+
+    /// The operation with the number that stands in the process table.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|operation| *operation as u8 == number)
+    }
+}
+
+impl std::fmt::Display for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Acquire | Self::Semaphore => "acquire",
+            Self::Event | Self::Condition | Self::Barrier => "wait",
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Allocate => "allocate",
+            Self::QueueEnd => "reach the end of",
+            Self::Join => "join",
+        })
+    }
 }
 
 /// The object that is waited for, and what for: one word in the process table.
@@ -52,6 +91,11 @@ pub trait Probe {
     fn blocked(&self, on: BlockedOn);
     /// This process runs again.
     fn running(&self);
+    /// This process runs again, and will in a moment go on waiting for the same, unless a signal has
+    /// it do something else.
+    fn paused(&self) {
+        self.running();
+    }
 }
 
 /// Where sleepers lie: a futex word, and how to tell wakers that somebody does.
@@ -127,8 +171,8 @@ const SPIN_MOST: u32 = 50_000;
 const WORTH_SPINNING: u64 = 150_000;
 
 /// The present length of the spin, one for each operation: waits of a kind resemble each other.
-static SPIN: [std::sync::atomic::AtomicU32; 9] =
-    [const { std::sync::atomic::AtomicU32::new(SPIN_MOST) }; 9];
+static SPIN: [std::sync::atomic::AtomicU32; 11] =
+    [const { std::sync::atomic::AtomicU32::new(SPIN_MOST) }; 11];
 
 /// Waits until `attempt` gives a value.
 ///
@@ -159,7 +203,10 @@ pub fn block<T>(
 
     probe.blocked(on);
     let outcome = sleep(waiting, gate, &mut attempt);
-    probe.running();
+    match outcome {
+        Err(Stopped::Interrupted) => probe.paused(),
+        _ => probe.running(),
+    }
 
     let took = Monotonic::now().since(begun).as_nanos() as u64;
     let present = spin.load(Ordering::Relaxed);
@@ -294,11 +341,11 @@ fn sleep_on(word: &AtomicU32, ticket: u32, until: Monotonic) -> futex::Wakeup {
 }
 
 #[cfg(not(model))]
-pub(super) fn wake(word: &AtomicU32, count: u32) -> usize {
+pub(crate) fn wake(word: &AtomicU32, count: u32) -> usize {
     futex::wake(word, count)
 }
 
 #[cfg(model)]
 use super::model::sleep_on;
 #[cfg(model)]
-pub(super) use super::model::wake;
+pub(crate) use super::model::wake;

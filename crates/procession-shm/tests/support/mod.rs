@@ -72,7 +72,7 @@ fn report_panics_of_children() {
 pub struct Child {
     pub pid: u32,
     pidfd: PidFd,
-    slot: Option<Slot>,
+    pub slot: Option<Slot>,
 }
 
 /// Forks a child that runs `body` and leaves with status 0, or 101 if it panics.

@@ -2,8 +2,10 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
 use procession_os::pidfd::PidFd;
 use procession_os::process::{self, Fork};
@@ -18,6 +20,8 @@ use super::error::SpawnError;
 use super::handle::{Child, JoinHandle, SIGKILL};
 use super::order::{self, Order};
 use super::program::{Build, Place};
+use super::report::Report;
+use super::surroundings::{Surroundings, enter_directory};
 use crate::arena::{self, Slot};
 use crate::codec::{self, Named};
 
@@ -72,7 +76,9 @@ where
 pub struct Builder {
     name: Option<String>,
     daemon: bool,
+    die_with_parent: bool,
     method: Option<StartMethod>,
+    around: Surroundings,
 }
 
 impl Builder {
@@ -93,6 +99,43 @@ impl Builder {
     #[must_use]
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.daemon = daemon;
+        self
+    }
+
+    /// Whether it dies with this process though it is no daemon.
+    #[must_use]
+    pub fn die_with_parent(mut self, dies: bool) -> Self {
+        self.die_with_parent = dies;
+        self
+    }
+
+    /// Sets a variable in its environment, which else is this process's.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.around.changes.insert(name.into(), Some(value.into()));
+        self
+    }
+
+    /// Takes a variable out of its environment.
+    #[must_use]
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.around.changes.insert(name.into(), None);
+        self
+    }
+
+    /// Gives it an environment without any variable but those that are set after this.
+    #[must_use]
+    pub fn env_clear(mut self) -> Self {
+        self.around.clear = true;
+        self.around.changes.clear();
+        self
+    }
+
+    /// The directory that it begins in, if not this process's. If it can't go there, its join says
+    /// so ([`JoinError::NotBegun`](super::JoinError::NotBegun)).
+    #[must_use]
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.around.directory = Some(directory.into());
         self
     }
 
@@ -118,6 +161,9 @@ impl Builder {
         R: Serialize + DeserializeOwned + 'static,
     {
         detached::reap();
+        let checked = self.around.check();
+        checked.map_err(|source| SpawnError::Os { what: "the environment", source })?;
+        let bound = self.daemon || self.die_with_parent;
         let name = self.name.unwrap_or_else(|| arena::place(std::panic::Location::caller()));
         let one_thread = process::is_single_threaded();
         let method = self.method.unwrap_or(match one_thread {
@@ -133,9 +179,18 @@ impl Builder {
         let (pid, slot) = match method {
             StartMethod::Fork if !one_thread => return Err(SpawnError::Threads),
             StartMethod::Fork => {
+                let around = &self.around;
+                let run = || {
+                    // SAFETY: the copy of a process with one thread has one.
+                    unsafe { around.enter_environment() };
+                    if let Err(why) = enter_directory(around.directory.as_ref()) {
+                        let _ = Report::NotBegun(why).send(&outbox);
+                        return child::FAILED;
+                    }
+                    child::run(function, &bytes, &outbox)
+                };
                 // SAFETY: this is the process's one thread.
-                let (pid, slot) =
-                    unsafe { fork(&name, self.daemon, || child::run(function, &bytes, &outbox)) }?;
+                let (pid, slot) = unsafe { fork(&name, bound, run) }?;
                 // The child has a share in all that is open here.
                 named = Named::new();
                 (pid, slot)
@@ -154,11 +209,12 @@ impl Builder {
                     name: name.clone(),
                     outbox: outbox.handle().to_bytes(),
                     parent: process::id(),
-                    daemon: self.daemon,
+                    bound,
                     by_main_thread: process::is_main_thread(),
+                    directory: self.around.directory.clone(),
                 };
                 let block = order.write(&bytes)?;
-                let pid = order::start(&block)?;
+                let pid = order::start(&block, &self.around)?;
                 named.push(Box::new(block));
                 (pid, None)
             }
@@ -178,7 +234,7 @@ impl Builder {
 /// As [`process::fork`]: this process has one thread.
 unsafe fn fork(
     name: &str,
-    daemon: bool,
+    bound: bool,
     work: impl FnOnce() -> i32,
 ) -> Result<(u32, Option<Slot>), SpawnError> {
     // What is in the buffer would be printed by both.
@@ -191,7 +247,7 @@ unsafe fn fork(
             if let Ok(arena) = arena::family() {
                 arena.set_name(name);
             }
-            if daemon && let Err(error) = process::die_with_parent(parent, by_main_thread) {
+            if bound && let Err(error) = process::die_with_parent(parent, by_main_thread) {
                 eprintln!("procession: {name} would outlive its parent: {error}");
                 process::exit_now(child::FAILED);
             }

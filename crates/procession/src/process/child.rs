@@ -3,9 +3,10 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use procession_os::process;
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use super::order::{self, Order, VARIABLE};
 use super::program::{Build, Place};
 use super::report::Report;
+use super::surroundings::enter_directory;
 use crate::arena::{self, Handle};
 use crate::codec;
 
@@ -72,12 +74,13 @@ fn take_over(value: &OsStr) -> Result<i32, String> {
     let (order, arguments) = Order::read(&block)?;
     drop(block);
     arena.set_name(&order.name);
-    if order.daemon {
+    if order.bound {
         process::die_with_parent(order.parent, order.by_main_thread)
             .map_err(|error| format!("binding its life to its parent's: {error}"))?;
     }
     let outbox = Queue::open(Handle::from_bytes(order.outbox)).map_err(text)?;
-    match entry_of(&order) {
+    let ready = enter_directory(order.directory.as_ref()).and_then(|()| entry_of(&order));
+    match ready {
         Ok(entry) => Ok(entry(Call { function: order.function, arguments, outbox })),
         Err(why) => {
             Report::NotBegun(why.clone()).send(&outbox).map_err(text)?;
@@ -130,6 +133,7 @@ where
             {
                 return FAILED;
             }
+            note_places_of_panics();
             let returned = catch_unwind(AssertUnwindSafe(|| {
                 let mut bytes = Vec::new();
                 codec::encode(&function(arguments), &mut bytes).map(|()| bytes)
@@ -137,7 +141,10 @@ where
             match returned {
                 Ok(Ok(bytes)) => (Report::Returned(bytes), 0),
                 Ok(Err(error)) => (Report::Unsent(error.to_string()), FAILED),
-                Err(panic) => (Report::Panicked(text_of(&*panic)), PANICKED),
+                Err(panic) => {
+                    let place = PLACE.with(RefCell::take);
+                    (Report::Panicked(place, text_of(&*panic)), PANICKED)
+                }
             }
         }
     };
@@ -151,6 +158,22 @@ where
             FAILED
         }
     }
+}
+
+thread_local! {
+    /// Where this thread panicked last.
+    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Has each panic of this process note where it was, beside what is done about it anyway.
+fn note_places_of_panics() {
+    let usual = take_hook();
+    set_hook(Box::new(move |panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        // Nothing is noted of a panic in a destructor of thread-local values.
+        let _ = PLACE.try_with(|noted| noted.replace(place));
+        usual(panic);
+    }));
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {

@@ -62,12 +62,14 @@ pub enum JoinError {
         code: i32,
     },
     /// The function panicked.
-    #[error("process {pid} panicked: {message}")]
+    #[error("process {pid} panicked at {place}: {message}")]
     Panicked {
         /// Its number.
         pid: u32,
         /// The panic's text.
         message: String,
+        /// Where in the program: file, line and column, as in `src/main.rs:7:5`.
+        place: String,
     },
     /// It could not call the function: another build, or arguments that can't be read.
     #[error("process {pid} could not begin: {reason}")]
@@ -113,6 +115,17 @@ pub enum JoinError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// [`JoinHandle::try_join`] gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum TryJoinError<R> {
+    /// The child still runs. Here is its handle.
+    #[error("process {} still runs", .0.pid())]
+    Running(JoinHandle<R>),
+    /// It ended without a result.
+    #[error(transparent)]
+    Failed(#[from] JoinError),
 }
 
 /// [`JoinHandle::join_timeout`] gave no result.

@@ -13,9 +13,9 @@ use procession_shm::queue::Queue;
 use serde::de::DeserializeOwned;
 
 use super::detached;
-use super::error::{JoinError, JoinTimeoutError};
+use super::error::{JoinError, JoinTimeoutError, TryJoinError};
 use super::report::Report;
-use crate::arena::{self, Slot};
+use crate::arena::{self, ProcessState, Slot};
 use crate::codec::{self, Named};
 
 pub(super) const SIGKILL: i32 = 9;
@@ -129,7 +129,9 @@ impl Child {
             (Some(Report::Returned(bytes)), _) => {
                 codec::decode(&bytes).map_err(|source| JoinError::Decode { pid, source })
             }
-            (Some(Report::Panicked(message)), _) => Err(JoinError::Panicked { pid, message }),
+            (Some(Report::Panicked(place, message)), _) => {
+                Err(JoinError::Panicked { pid, message, place })
+            }
             (Some(Report::NotBegun(reason)), _) => Err(JoinError::NotBegun { pid, reason }),
             (Some(Report::Unsent(reason)), _) => Err(JoinError::Unsent { pid, reason }),
             (_, ExitStatus::Signaled(signal)) => Err(JoinError::Signaled { pid, signal }),
@@ -201,6 +203,41 @@ impl<R> JoinHandle<R> {
     pub fn kill(&self) -> io::Result<()> {
         self.child().pidfd.signal(SIGKILL)
     }
+
+    /// Asks the child and all that it started, directly or not, to end, by SIGTERM; gives how many
+    /// were asked. Each is asked after who started it.
+    ///
+    /// Members of the family are found also if who started them has ended; other programs are not.
+    ///
+    /// # Errors
+    /// As `pidfd_send_signal(2)`, the first of them; all others were asked nonetheless.
+    pub fn terminate_tree(&self) -> io::Result<usize> {
+        arena::signal_tree(&self.child().pidfd, SIGTERM)
+    }
+
+    /// Ends the child and all that it started, directly or not, by SIGKILL, those that are started
+    /// meanwhile included; gives how many there were. Otherwise as [`Self::terminate_tree`].
+    ///
+    /// # Errors
+    /// As [`Self::terminate_tree`].
+    pub fn kill_tree(&self) -> io::Result<usize> {
+        arena::signal_tree(&self.child().pidfd, SIGKILL)
+    }
+
+    /// What the child is doing at this instant: that it waits, and for what and whom, that it runs,
+    /// or that it has ended and is a zombie until it is joined.
+    #[must_use]
+    pub fn state(&self) -> ProcessState {
+        arena::state_of(&self.child().pidfd, self.child().slot)
+    }
+
+    /// How the child ended; `None` while it runs. [`Self::join`] may still be called.
+    ///
+    /// # Errors
+    /// As `waitid(2)`.
+    pub fn exit_status(&self) -> io::Result<Option<ExitStatus>> {
+        self.child().pidfd.peek()
+    }
 }
 
 impl<R: DeserializeOwned> JoinHandle<R> {
@@ -214,6 +251,19 @@ impl<R: DeserializeOwned> JoinHandle<R> {
     pub fn join(mut self) -> Result<R, JoinError> {
         self.child().wait(None)?;
         self.child.take().expect("a handle has its child until it is consumed").join()
+    }
+
+    /// As [`Self::join`] if the child has ended; does not wait.
+    ///
+    /// # Errors
+    /// [`TryJoinError::Running`] has the handle; [`TryJoinError::Failed`] says how the child ended
+    /// instead.
+    pub fn try_join(mut self) -> Result<R, TryJoinError<R>> {
+        if !self.is_finished() {
+            return Err(TryJoinError::Running(self));
+        }
+        let child = self.child.take().expect("a handle has its child until it is consumed");
+        Ok(child.join()?)
     }
 
     /// As [`Self::join`], but waits no longer than `timeout`.

@@ -20,8 +20,11 @@ mod handle;
 mod order;
 mod program;
 mod report;
+mod surroundings;
 
 pub use builder::{Builder, StartMethod, spawn};
 pub use child::init;
-pub use error::{JoinError, JoinTimeoutError, SpawnError};
+pub use error::{JoinError, JoinTimeoutError, SpawnError, TryJoinError};
 pub use handle::JoinHandle;
+pub use procession_os::pidfd::ExitStatus;
+pub use procession_shm::arena::{Blocked, ProcessName, ProcessState};

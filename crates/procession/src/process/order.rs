@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 
 use procession_os::spawn::respawn;
 use procession_shm::memory::SharedBlock;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::SpawnError;
 use super::program::{Build, Place};
+use super::surroundings::Surroundings;
 use crate::arena::{self, Handle};
 use crate::codec;
 
@@ -28,9 +30,11 @@ pub(super) struct Order {
     pub(super) outbox: [u8; 16],
     pub(super) parent: u32,
     /// Whether it dies with its parent.
-    pub(super) daemon: bool,
+    pub(super) bound: bool,
     /// Whether the parent's main thread starts it.
     pub(super) by_main_thread: bool,
+    /// Where it begins, if not where its parent is.
+    pub(super) directory: Option<PathBuf>,
 }
 
 impl Order {
@@ -61,14 +65,14 @@ impl Order {
 }
 
 /// Starts this program anew with an order; gives the child's number.
-pub(super) fn start(order: &SharedBlock) -> Result<u32, SpawnError> {
+pub(super) fn start(order: &SharedBlock, around: &Surroundings) -> Result<u32, SpawnError> {
     let fd = arena::family()?.as_fd();
     // The number is taken here as long as the child is being made, so nothing else has it there.
     let number = fd
         .try_clone_to_owned()
         .map_err(|source| SpawnError::Os { what: "duplicating a descriptor", source })?;
     let value = OsString::from(format!("{} {}", number.as_raw_fd(), order.handle()));
-    respawn(&[(VARIABLE, &value)], fd, number.as_raw_fd())
+    respawn(&around.environment(VARIABLE, &value), fd, number.as_raw_fd())
         .map_err(|source| SpawnError::Os { what: "starting the program anew", source })
 }
 

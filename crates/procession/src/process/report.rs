@@ -15,8 +15,8 @@ pub(super) enum Report {
     NotBegun(String),
     /// The function returned; the result's bytes.
     Returned(Vec<u8>),
-    /// The function panicked; the panic's text.
-    Panicked(String),
+    /// The function panicked; the panic's place and text.
+    Panicked(String, String),
     /// The function returned, but its result could not be sent; why.
     Unsent(String),
 }
@@ -29,7 +29,7 @@ const UNSENT: u8 = 5;
 
 impl Report {
     pub(super) fn send(&self, outbox: &Queue) -> arena::Result<()> {
-        let slot;
+        let (slot, panic);
         let (kind, bytes) = match self {
             Self::Began(begun) => {
                 let [low, high] = begun.index.to_le_bytes();
@@ -39,7 +39,10 @@ impl Report {
             }
             Self::NotBegun(why) => (NOT_BEGUN, why.as_bytes()),
             Self::Returned(result) => (RETURNED, &result[..]),
-            Self::Panicked(text) => (PANICKED, text.as_bytes()),
+            Self::Panicked(place, text) => {
+                panic = format!("{place}\n{text}");
+                (PANICKED, panic.as_bytes())
+            }
             Self::Unsent(why) => (UNSENT, why.as_bytes()),
         };
         match outbox.put(kind, bytes, Waiting::FOREVER) {
@@ -73,7 +76,11 @@ impl Report {
             }),
             (NOT_BEGUN, _) => Self::NotBegun(text(bytes)),
             (RETURNED, _) => Self::Returned(bytes),
-            (PANICKED, _) => Self::Panicked(text(bytes)),
+            (PANICKED, _) => {
+                let text = text(bytes);
+                let (place, text) = text.split_once('\n').unwrap_or(("", &text));
+                Self::Panicked(place.to_owned(), text.to_owned())
+            }
             (UNSENT, _) => Self::Unsent(text(bytes)),
             _ => return Err(arena::Error::Corrupt("a child's report is none that a child makes")),
         })
@@ -91,7 +98,7 @@ mod tests {
             Report::Began(Slot { index: 513, generation: 0x0102_0304 }),
             Report::NotBegun("why".to_owned()),
             Report::Returned(vec![0; 10_000]),
-            Report::Panicked("text".to_owned()),
+            Report::Panicked("place".to_owned(), "two\nlines".to_owned()),
             Report::Unsent("why".to_owned()),
         ];
         for report in &reports {

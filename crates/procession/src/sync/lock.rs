@@ -139,8 +139,12 @@ impl Lock {
     }
 
     /// The guard of a lock that the calling thread has just acquired.
-    fn guard(&self) -> LockGuard<'_> {
+    pub(super) fn guard(&self) -> LockGuard<'_> {
         LockGuard { lock: self, owner: self.inner.me() }
+    }
+
+    pub(super) fn core(&self) -> &sync::Lock {
+        &self.inner
     }
 
     #[cold]
@@ -187,6 +191,23 @@ impl Lock {
     #[must_use]
     pub fn owner(&self) -> Option<Owner> {
         self.inner.owner()
+    }
+}
+
+impl<'l> LockGuard<'l> {
+    pub(super) fn lock(&self) -> &'l Lock {
+        self.lock
+    }
+
+    pub(super) fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// Takes the guard apart; the lock stays held.
+    pub(super) fn into_parts(self) -> (&'l Lock, Owner) {
+        let parts = (self.lock, self.owner);
+        std::mem::forget(self);
+        parts
     }
 }
 

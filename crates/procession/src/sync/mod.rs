@@ -1,12 +1,20 @@
-//! Lock, Semaphore and Event between processes.
+//! Lock, RLock, Semaphore, Condition, Event and Barrier between processes.
 
+mod barrier;
+mod condition;
 mod event;
 mod lock;
+mod owner_died;
+mod rlock;
 mod semaphore;
 
+pub use barrier::{Barrier, BarrierWaitResult, BrokenBarrierError};
+pub use condition::Condition;
 pub use event::Event;
 pub use lock::{Lock, LockError, LockGuard, LockTimeoutError, TryLockError};
+pub use owner_died::{AcquireTimeoutError, OwnedResult, OwnerDied, TryAcquireError};
 pub use procession_shm::sync::ReleaseError;
+pub use rlock::{RLock, RLockGuard};
 pub use semaphore::{Permit, Semaphore};
 
 use std::time::Duration;

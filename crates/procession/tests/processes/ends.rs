@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use procession::process::JoinTimeoutError;
+use procession::process::{ExitStatus, JoinTimeoutError, ProcessState, TryJoinError};
 use procession::{Builder, Event, JoinError, Queue, StartMethod};
 use procession_os::process;
 
@@ -46,7 +46,128 @@ pub(crate) fn a_killed_child_is_told_by_its_signal(method: StartMethod) {
 pub(crate) fn a_panic_comes_back_with_its_text(method: StartMethod) {
     let child = builder(method).spawn(|n: u64| -> u64 { panic!("no {n} today") }, 7).unwrap();
     let error = child.join().unwrap_err();
-    assert!(matches!(&error, JoinError::Panicked { message, .. } if message == "no 7 today"));
+    let JoinError::Panicked { message, place, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(message, "no 7 today");
+    let [file, line, column] = place.rsplitn(3, ':').collect::<Vec<_>>()[..] else {
+        panic!("{place}")
+    };
+    assert!(column.ends_with("ends.rs"), "{place}");
+    assert!(line.parse::<u32>().is_ok() && file.parse::<u32>().is_ok(), "{place}");
+    assert!(error.to_string().contains(&format!("panicked at {place}: no 7 today")), "{error}");
+}
+
+pub(crate) fn a_child_is_not_joined_before_its_end(method: StartMethod) {
+    let go = Event::new().unwrap();
+    let child = builder(method)
+        .spawn(
+            |go: Event| {
+                go.wait();
+                7
+            },
+            go.clone(),
+        )
+        .unwrap();
+    let Err(TryJoinError::Running(child)) = child.try_join() else { panic!("it waits") };
+    assert_eq!(child.exit_status().unwrap(), None);
+    go.set();
+    until(|| child.is_finished());
+    assert_eq!(child.exit_status().unwrap(), Some(ExitStatus::Exited(0)));
+    assert_eq!(child.exit_status().unwrap(), Some(ExitStatus::Exited(0)), "it stays to be joined");
+    assert_eq!(child.try_join().unwrap(), 7);
+}
+
+pub(crate) fn the_state_of_a_child_is_seen(method: StartMethod) {
+    let lock = procession::Lock::named("accounts").unwrap();
+    let guard = lock.lock().unwrap();
+    let child =
+        builder(method).spawn(|lock: procession::Lock| drop(lock.lock()), lock.clone()).unwrap();
+    until(|| matches!(child.state(), ProcessState::Blocked(Some(_))));
+    let ProcessState::Blocked(Some(blocked)) = child.state() else { panic!("it waits") };
+    assert_eq!(blocked.object.unwrap().2, "accounts");
+    assert_eq!(blocked.on.unwrap().pid, process::id());
+    process::kill(child.pid(), 19).unwrap();
+    until(|| child.state() == ProcessState::Stopped);
+    process::kill(child.pid(), 18).unwrap();
+    drop(guard);
+    until(|| child.is_finished());
+    assert_eq!(child.state(), ProcessState::Zombie);
+    child.join().unwrap();
+}
+
+/// Starts a child, which starts a child, and so on; each tells its number.
+fn chain((fork, length, pids): (bool, u32, Pids)) {
+    pids.put(process::id()).unwrap();
+    if length > 0 {
+        let method = if fork { StartMethod::Fork } else { StartMethod::Spawn };
+        let child = builder(method).spawn(chain, (fork, length - 1, pids)).unwrap();
+        let _ = child.join();
+    }
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+pub(crate) fn a_tree_ends_whole(method: StartMethod) {
+    for signal in [9, 15] {
+        let pids = Queue::new().unwrap();
+        let arguments = (method == StartMethod::Fork, 3, pids.clone());
+        let child = builder(method).spawn(chain, arguments).unwrap();
+        let pids: Vec<u32> = (0..4).map(|_| pids.get().unwrap()).collect();
+        if signal == 9 {
+            assert_eq!(child.kill_tree().unwrap(), 4);
+        } else {
+            assert_eq!(child.terminate_tree().unwrap(), 4);
+        }
+        let error = child.join().unwrap_err();
+        assert!(matches!(error, JoinError::Signaled { signal: s, .. } if s == signal), "{error:?}");
+        until(|| !pids.iter().any(|&pid| process::is_alive(pid, 0)));
+    }
+}
+
+pub(crate) fn a_child_may_be_bound_without_being_a_daemon(method: StartMethod) {
+    fn start_bound_and_die((fork, pids, ready): (bool, Pids, Event)) {
+        let method = if fork { StartMethod::Fork } else { StartMethod::Spawn };
+        let bound = builder(method).die_with_parent(true).spawn(sleep_for_ever, ready.clone());
+        ready.wait();
+        pids.put(bound.unwrap().pid()).unwrap();
+        process::kill_self();
+    }
+    let (pids, ready) = (Queue::new().unwrap(), Event::new().unwrap());
+    let arguments = (method == StartMethod::Fork, pids.clone(), ready);
+    let parent = builder(method).spawn(start_bound_and_die, arguments).unwrap();
+    assert!(parent.join().is_err());
+    let pid = pids.get().unwrap();
+    until(|| !process::is_alive(pid, 0));
+}
+
+pub(crate) fn a_daemon_of_a_thread_dies_with_its_killed_process(_: StartMethod) {
+    fn start_by_thread_and_die((lasting, pids, ready): (bool, Pids, Event)) {
+        let tell = ready.clone();
+        let thread = std::thread::spawn(move || {
+            let child = Builder::new().daemon(true).spawn(sleep_for_ever, tell.clone()).unwrap();
+            tell.wait();
+            pids.put(child.pid()).unwrap();
+            if lasting {
+                std::thread::sleep(Duration::from_secs(1000));
+            }
+        });
+        ready.wait();
+        if !lasting {
+            thread.join().unwrap();
+        }
+        std::thread::sleep(Duration::from_secs(1000));
+    }
+    for lasting in [false, true] {
+        let (pids, ready) = (Queue::new().unwrap(), Event::new().unwrap());
+        let arguments = (lasting, pids.clone(), ready);
+        let parent = builder(StartMethod::Spawn).spawn(start_by_thread_and_die, arguments).unwrap();
+        let pid = pids.get().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(process::is_alive(pid, 0));
+        parent.kill().unwrap();
+        assert!(parent.join().is_err());
+        until(|| !process::is_alive(pid, 0));
+    }
 }
 
 pub(crate) fn a_child_that_leaves_is_told_by_its_status(method: StartMethod) {

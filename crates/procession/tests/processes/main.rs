@@ -7,6 +7,7 @@
 mod driver;
 mod ends;
 mod objects;
+mod shared;
 mod starts;
 
 use driver::Promise;
@@ -27,10 +28,17 @@ const PROMISES: &[Promise] = promises![
     starts::a_forged_order_is_refused,
     starts::the_environment_of_a_child_does_not_tell_of_its_order,
     starts::a_child_has_its_name_in_the_process_table,
+    starts::a_child_has_the_surroundings_that_are_chosen,
+    starts::surroundings_that_can_not_be_are_told,
     ends::a_killed_child_is_told_by_its_signal,
     ends::a_panic_comes_back_with_its_text,
     ends::a_child_that_leaves_is_told_by_its_status,
     ends::a_join_that_times_out_gives_the_handle_back,
+    ends::a_child_is_not_joined_before_its_end,
+    ends::the_state_of_a_child_is_seen,
+    ends::a_tree_ends_whole,
+    ends::a_child_may_be_bound_without_being_a_daemon,
+    ends::a_daemon_of_a_thread_dies_with_its_killed_process,
     ends::a_daemon_dies_with_its_killed_parent,
     ends::a_daemon_outlives_the_thread_that_started_it,
     ends::a_child_that_is_no_daemon_outlives_its_parent,
@@ -45,6 +53,14 @@ const PROMISES: &[Promise] = promises![
     objects::a_lock_lets_one_in_at_a_time,
     objects::permits_of_the_dead_come_back_where_asked_for,
     objects::an_event_wakes_all_who_wait,
+    shared::a_value_counts_without_losing,
+    shared::a_dead_owner_of_a_value_is_told_once,
+    shared::a_condition_hands_turns_round,
+    shared::a_killed_waiter_of_a_condition_takes_no_notification_along,
+    shared::a_lock_whose_owner_dies_tells_who_waits_at_its_condition,
+    shared::a_barrier_lets_all_through_or_none,
+    shared::a_barrier_breaks_when_somebody_who_waits_dies,
+    shared::an_action_that_panics_breaks_the_barrier,
     objects::a_stranger_takes_part_by_handles,
 ];
 

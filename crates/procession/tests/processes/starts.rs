@@ -97,6 +97,36 @@ pub(crate) fn the_environment_of_a_child_does_not_tell_of_its_order(method: Star
     assert!(child.unwrap().join().unwrap());
 }
 
+pub(crate) fn a_child_has_the_surroundings_that_are_chosen(method: StartMethod) {
+    fn around(names: Vec<String>) -> (Vec<Option<String>>, usize, String) {
+        let values = names.iter().map(|name| std::env::var(name).ok()).collect();
+        let directory = std::env::current_dir().unwrap().display().to_string();
+        (values, std::env::vars_os().count(), directory)
+    }
+    let names = || vec!["PATH".to_owned(), "COLOUR".to_owned()];
+    let root = || builder(method).current_dir("/").env("COLOUR", "blue");
+    let (values, _, directory) = root().spawn(around, names()).unwrap().join().unwrap();
+    assert_eq!((values[0].clone(), &directory[..]), (std::env::var("PATH").ok(), "/"));
+    assert_eq!(values[1].as_deref(), Some("blue"));
+    let removed = root().env_remove("PATH").env_remove("COLOUR").spawn(around, names()).unwrap();
+    assert_eq!(removed.join().unwrap().0, [None, None]);
+    let cleared = root().env_clear().env("COLOUR", "red").spawn(around, names()).unwrap();
+    let (values, count, _) = cleared.join().unwrap();
+    assert_eq!((values, count), (vec![None, Some("red".to_owned())], 1));
+    assert!(std::env::var("COLOUR").is_err(), "this process keeps its own");
+}
+
+pub(crate) fn surroundings_that_can_not_be_are_told(method: StartMethod) {
+    for (name, value) in [("", "x"), ("A=B", "x"), ("A\0", "x"), ("A", "\0")] {
+        let refused = builder(method).env(name, value).spawn(|()| (), ());
+        assert!(matches!(refused, Err(SpawnError::Os { what: "the environment", .. })));
+    }
+    let lost = builder(method).current_dir("/does/not/exist").spawn(|()| (), ()).unwrap();
+    let error = lost.join().unwrap_err();
+    assert!(matches!(error, procession::JoinError::NotBegun { .. }), "{error:?}");
+    assert!(error.to_string().contains("/does/not/exist: No such file"), "{error}");
+}
+
 pub(crate) fn a_child_has_its_name_in_the_process_table(method: StartMethod) {
     let go = Event::new().unwrap();
     let child = builder(method).name("waiter").spawn(|go: Event| go.wait(), go.clone()).unwrap();

@@ -1,0 +1,250 @@
+//! Signals to a process and all that it started, directly or not.
+//!
+//! # How
+//! The descendants are those whose parent is one, by `/proc` and by what the caller knows of who
+//! started whom; a process whose parent has died is another's child in `/proc`, so what the caller
+//! knows is what finds orphans. Each is named by number *and* start time, and signalled by a pidfd whose
+//! start time was looked at after it was opened, so a stranger with a number that came again is not hit.
+//!
+//! A process to which SIGKILL was sent forks no more (`fork(2)` looks for it under the lock under which
+//! it makes the child visible), but may have done so since one looked. So each one's children are
+//! looked at once more right behind the signal, before it has had the time to leave, and all is done
+//! again until nothing new is found. Nobody is stopped meanwhile.
+//!
+//! What can get away is what can get away from any such search: a process that is no part of what the
+//! caller knows and whose parent had ended before.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use crate::pidfd::PidFd;
+use crate::process;
+use crate::stat::{self, Stat};
+
+const SIGKILL: i32 = 9;
+/// How often one looks again for processes that were started meanwhile. Those that get another signal
+/// may go on starting some; those that get SIGKILL don't, but one can be outrun for a while.
+const ROUNDS: usize = 3;
+const ROUNDS_OF_SIGKILL: usize = 1000;
+/// How long one waits for a process that is about to take its first step.
+const BIRTH: Duration = Duration::from_millis(50);
+
+/// What the caller knows of a process: who started it, also if that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relative {
+    /// Its number; 0 if it is just being started, and will soon be known by it.
+    pub pid: u32,
+    /// The number of who started it.
+    pub parent: u32,
+    /// When it started ([`Stat::started`]).
+    pub started: u64,
+}
+
+/// Sends a signal to a process and its descendants, ancestors first, this process last if it is one
+/// of them; gives how many got it. None do if the process has ended and been reaped.
+///
+/// # Errors
+/// The first that a signal met (`EPERM`); all others got it nonetheless. `EINVAL` for a number that
+/// is no signal.
+pub fn signal_tree(
+    root: &PidFd,
+    signal: i32,
+    mut relatives: impl FnMut() -> Vec<Relative>,
+) -> io::Result<usize> {
+    let Some(stat) = Stat::of(root.pid()).filter(|_| !root.is_reaped()) else { return Ok(0) };
+    let mut hunt = Hunt { signal, known: Vec::new(), signalled: 0, error: None };
+    hunt.add(root.pid(), stat.started);
+    let mut rounds = if signal == SIGKILL { ROUNDS_OF_SIGKILL } else { ROUNDS };
+    let mut patience = BIRTH.as_millis();
+    while rounds > 0 {
+        let relatives = relatives();
+        hunt.look(&relatives);
+        if hunt.signal() {
+            // They may have started others since one looked.
+            rounds -= 1;
+            continue;
+        }
+        let birth = relatives.iter().any(|child| child.pid == 0 && hunt.knows(child.parent));
+        if !birth || patience == 0 {
+            break;
+        }
+        patience -= 1;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    hunt.signal_self();
+    hunt.error.map_or(Ok(hunt.signalled), Err)
+}
+
+struct Known {
+    pid: u32,
+    started: u64,
+    done: bool,
+}
+
+struct Hunt {
+    signal: i32,
+    known: Vec<Known>,
+    signalled: usize,
+    error: Option<io::Error>,
+}
+
+impl Hunt {
+    fn knows(&self, pid: u32) -> bool {
+        self.known.iter().any(|known| known.pid == pid)
+    }
+
+    fn add(&mut self, pid: u32, started: u64) {
+        if !self.known.iter().any(|known| known.pid == pid && known.started == started) {
+            self.known.push(Known { pid, started, done: false });
+        }
+    }
+
+    /// Adds the descendants that there are.
+    fn look(&mut self, relatives: &[Relative]) {
+        let there: Vec<(u32, Stat)> = stat::all().collect();
+        let in_kernel = there.iter().map(|&(pid, stat)| Relative {
+            pid,
+            parent: stat.parent,
+            started: stat.started,
+        });
+        let all: Vec<Relative> = in_kernel.chain(relatives.iter().copied()).collect();
+        // A number that has come again since is another's.
+        let same = |known: &Known| {
+            let now = there.iter().find(|(pid, _)| *pid == known.pid);
+            now.is_none_or(|(_, stat)| stat.started == known.started)
+        };
+        let mut at = 0;
+        // `known` grows while it is gone through: by the children of those that were added.
+        while let Some(parent) = self.known.get(at) {
+            at += 1;
+            if !same(parent) {
+                continue;
+            }
+            let (number, begun) = (parent.pid, parent.started);
+            for child in &all {
+                if child.parent == number && child.pid != 0 && child.started >= begun {
+                    self.add(child.pid, child.started);
+                }
+            }
+        }
+    }
+
+    /// Signals all that have not been, and those that they have started since one looked; says
+    /// whether there were any.
+    fn signal(&mut self) -> bool {
+        let mut any = false;
+        let mut at = 0;
+        while let Some(known) = self.known.get_mut(at) {
+            at += 1;
+            if known.done || known.pid == process::id() {
+                continue;
+            }
+            known.done = true;
+            let (pid, started) = (known.pid, known.started);
+            let Ok(pidfd) = PidFd::open(pid) else { continue };
+            let is_it = || Stat::of(pid).is_some_and(|stat| stat.started == started);
+            if pidfd.has_ended() || !is_it() {
+                continue;
+            }
+            self.send(&pidfd);
+            any = true;
+            for child in children_of(pid) {
+                // Its parent may be another by now: this one is ending.
+                if let Some(stat) = Stat::of(child).filter(|stat| stat.started >= started) {
+                    self.add(child, stat.started);
+                }
+            }
+        }
+        any
+    }
+
+    fn send(&mut self, pidfd: &PidFd) {
+        match pidfd.signal(self.signal) {
+            Ok(()) => self.signalled += 1,
+            // It ended by itself meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) => self.error = self.error.take().or(Some(error)),
+        }
+    }
+
+    fn signal_self(&mut self) {
+        if self.knows(process::id())
+            && let Ok(pidfd) = PidFd::open(process::id())
+        {
+            self.send(&pidfd);
+        }
+    }
+}
+
+/// The children of a process at this moment, of each of its threads (`proc_tid_children(5)`). Empty
+/// where the kernel doesn't tell.
+fn children_of(pid: u32) -> Vec<u32> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|text| text.split_whitespace().flat_map(str::parse).collect::<Vec<_>>())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    /// A shell with two children of its own; gives their numbers too.
+    fn shell() -> (std::process::Child, Vec<u32>) {
+        let script = "sleep 1000 & echo $!; (sleep 1000 & echo $!; wait) & echo $!; wait";
+        let mut shell =
+            Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(shell.stdout.take().unwrap()).lines();
+        let pids = lines.take(3).map(|line| line.unwrap().parse().unwrap()).collect();
+        (shell, pids)
+    }
+
+    #[test]
+    fn descendants_go_along_and_others_stay() {
+        let (mut shell_of_mine, pids) = shell();
+        let (mut other, others) = shell();
+        let root = PidFd::open(shell_of_mine.id()).unwrap();
+        assert_eq!(signal_tree(&root, SIGKILL, Vec::new).unwrap(), 4);
+        shell_of_mine.wait().unwrap();
+        for pid in pids {
+            while process::is_alive(pid, 0) {
+                std::thread::yield_now();
+            }
+        }
+        assert!(others.iter().all(|&pid| process::is_alive(pid, 0)));
+        assert_eq!(signal_tree(&root, SIGKILL, Vec::new).unwrap(), 0, "it is over and reaped");
+        signal_tree(&PidFd::open(other.id()).unwrap(), SIGKILL, Vec::new).unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn an_orphan_is_found_by_who_knows_it() {
+        let mut parent = Command::new("sleep").arg("1000").spawn().unwrap();
+        // Stands for a process whose parent in /proc is another by now.
+        let mut orphan = Command::new("sleep").arg("1000").spawn().unwrap();
+        let root = PidFd::open(parent.id()).unwrap();
+        let started = Stat::of(orphan.id()).unwrap().started;
+        let child = Relative { pid: orphan.id(), parent: parent.id(), started };
+        let (before, after) = (started - 1, started + 1);
+        for wrong in [Relative { started: after, ..child }, Relative { started: before, ..child }] {
+            signal_tree(&root, 18, || vec![wrong]).unwrap();
+        }
+        assert_eq!(signal_tree(&root, SIGKILL, || vec![child]).unwrap(), 2);
+        parent.wait().unwrap();
+        orphan.wait().unwrap();
+    }
+
+    #[test]
+    fn a_number_that_is_no_signal_is_refused() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let root = PidFd::open(child.id()).unwrap();
+        assert!(signal_tree(&root, 1000, Vec::new).is_err());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,151 @@
+//! The condition variable.
+
+use procession_shm::arena::family;
+use procession_shm::sync::{self, Monitor, NotOwner, Waiter};
+use procession_shm::wait::{Acquired, Stopped, Waiting};
+use pyo3::exceptions::{PyAssertionError, PyTypeError};
+use pyo3::prelude::*;
+
+use super::{Lock, RLock, owner_died};
+use crate::errors::{arena_error, handle};
+use crate::waiting::{deadline, wait};
+
+/// A lock of either kind.
+enum AnyLock {
+    Lock(sync::Lock),
+    RLock(sync::RLock),
+}
+
+impl Monitor for AnyLock {
+    fn leave(&self) -> Result<u64, NotOwner> {
+        match self {
+            Self::Lock(lock) => lock.leave(),
+            Self::RLock(lock) => lock.leave(),
+        }
+    }
+
+    fn enter(&self, depth: u64, waiting: Waiting) -> Result<Acquired, Stopped> {
+        match self {
+            Self::Lock(lock) => lock.enter(depth, waiting),
+            Self::RLock(lock) => lock.enter(depth, waiting),
+        }
+    }
+
+    fn is_mine(&self) -> bool {
+        match self {
+            Self::Lock(lock) => lock.is_mine(),
+            Self::RLock(lock) => lock.is_mine(),
+        }
+    }
+
+    fn is_orphaned(&self) -> bool {
+        match self {
+            Self::Lock(lock) => lock.is_orphaned(),
+            Self::RLock(lock) => lock.is_orphaned(),
+        }
+    }
+}
+
+/// Waiting, beside a lock, for another process to say that something has changed.
+#[pyclass(frozen, module = "procession._native")]
+pub(crate) struct Condition {
+    condition: sync::Condition,
+    lock: AnyLock,
+    recovers: bool,
+}
+
+/// Acquires the lock again, whatever signals come. Gives up at the second handler that raises; then
+/// there is no acquisition. `raised` is what a handler has raised before.
+fn relock<M: Monitor + Sync>(
+    py: Python<'_>,
+    waiter: &Waiter<'_, M, procession_shm::arena::Arena>,
+    raised: &mut Option<PyErr>,
+) -> Option<Acquired> {
+    let waiting = Waiting { deadline: None, interruptible: true };
+    loop {
+        if let Ok(acquired) = py.detach(|| waiter.relock(waiting)) {
+            return Some(acquired);
+        }
+        if let Err(error) = py.check_signals()
+            && raised.replace(error).is_some()
+        {
+            return None;
+        }
+    }
+}
+
+#[pymethods]
+impl Condition {
+    #[new]
+    #[pyo3(signature = (lock, *, name="", _handle=None))]
+    fn new(lock: &Bound<'_, PyAny>, name: &str, _handle: Option<&str>) -> PyResult<Self> {
+        let (lock, recovers) = if let Ok(lock) = lock.cast::<Lock>() {
+            (AnyLock::Lock(lock.get().lock.clone()), lock.get().recovers)
+        } else if let Ok(lock) = lock.cast::<RLock>() {
+            (AnyLock::RLock(lock.get().lock.clone()), lock.get().recovers)
+        } else {
+            let class = lock.get_type().qualname()?;
+            return Err(PyTypeError::new_err(format!(
+                "a Condition goes with a Lock or an RLock of procession, not with {class}"
+            )));
+        };
+        let condition = match _handle {
+            Some(text) => sync::Condition::open(handle(text)?),
+            None => family().and_then(|arena| sync::Condition::new(arena, name)),
+        };
+        Ok(Self { condition: condition.map_err(arena_error)?, lock, recovers })
+    }
+
+    #[getter]
+    fn handle(&self) -> String {
+        self.condition.handle().to_string()
+    }
+
+    /// Holds the lock again at the end, also when it raises; but for the exception of a second
+    /// signal handler that raises.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let waiter = self.condition.begin(&self.lock).map_err(|NotOwner| {
+            PyAssertionError::new_err("must acquire() condition before using wait()")
+        })?;
+        let deadline = deadline(timeout);
+        loop {
+            let slept = wait(py, deadline, |waiting| waiter.sleep(waiting));
+            let timed_out = matches!(slept, Ok(None));
+            let mut raised = slept.err();
+            let relocked = relock(py, &waiter, &mut raised);
+            if let Some(error) = raised {
+                waiter.give_up();
+                return Err(error);
+            }
+            let owner_died = || owner_died(py, self.recovers, || {});
+            let clean = relocked == Some(Acquired::Clean);
+            if waiter.take() {
+                return if clean { Ok(true) } else { owner_died() };
+            }
+            if timed_out || !clean {
+                waiter.give_up();
+                return if clean { Ok(false) } else { owner_died() };
+            }
+            waiter.unlock().map_err(|error| PyAssertionError::new_err(error.to_string()))?;
+        }
+    }
+
+    /// Lets `n` of those who wait go on.
+    fn notify(&self, n: i64) -> PyResult<()> {
+        let most = u32::try_from(n.max(0)).unwrap_or(u32::MAX);
+        self.condition
+            .notify(&self.lock, most)
+            .map_err(|NotOwner| PyAssertionError::new_err("lock is not owned"))
+    }
+
+    /// How many wait and have not been notified.
+    fn waiting(&self) -> u32 {
+        self.condition.waiting()
+    }
+
+    /// How many notifications nobody has taken yet.
+    fn notified(&self) -> u32 {
+        self.condition.notified()
+    }
+}

@@ -1,0 +1,255 @@
+//! The barrier.
+
+use std::num::NonZeroU32;
+
+use procession_shm::sync::algorithm::{
+    Arrival, Meeting, MeetingPoint, Outcome, Place, Places, Seat,
+};
+use procession_shm::wait::{Owner, Stopped, Waiting};
+use shuttle::sync::Arc;
+use shuttle::sync::atomic::{AtomicU32, Ordering};
+use shuttle::thread;
+
+use crate::{Family, ON, explore, owner};
+
+#[derive(Default)]
+struct Body([Place; 6]);
+
+impl Places for Body {
+    fn count(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    fn at(&self, index: u32) -> Option<&Place> {
+        self.0.get(index as usize)
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    family: Family,
+    point: MeetingPoint,
+    body: Body,
+    arrived: AtomicU32,
+    acted: AtomicU32,
+    passed: AtomicU32,
+}
+
+impl Shared {
+    fn meeting(&self, parties: u32, me: Owner) -> Meeting<'_, Body, Family> {
+        Meeting {
+            point: &self.point,
+            places: &self.body,
+            parties: NonZeroU32::new(parties).unwrap(),
+            probe: &self.family,
+            on: ON,
+            me,
+        }
+    }
+
+    /// Comes to the barrier and goes on from it; gives the number of the arrival.
+    fn wait(&self, parties: u32, slot: u16, acts: bool, waiting: Waiting) -> Result<u32, Outcome> {
+        let meeting = self.meeting(parties, owner(slot));
+        self.arrived.fetch_add(1, Ordering::SeqCst);
+        let wait = |seat: Seat| loop {
+            match meeting.wait(seat, waiting) {
+                Ok(outcome) => return outcome,
+                Err(Stopped::TimedOut) => return Outcome::Broken,
+                Err(Stopped::Interrupted) => {}
+            }
+        };
+        let (seat, outcome) = match meeting.arrive(acts, Waiting::FOREVER).unwrap() {
+            Arrival::Completes(index) => return Ok(index),
+            Arrival::Broken => return Err(Outcome::Broken),
+            Arrival::Early(seat) => (seat, wait(seat)),
+            Arrival::Leads(seat) => {
+                self.acted.fetch_add(1, Ordering::SeqCst);
+                (seat, meeting.lead(seat))
+            }
+        };
+        meeting.leave(seat);
+        if outcome == Outcome::Passed { Ok(seat.index) } else { Err(outcome) }
+    }
+}
+
+fn spawn<R: Send + 'static>(
+    shared: &Arc<Shared>,
+    body: impl FnOnce(&Shared) -> R + Send + 'static,
+) -> thread::JoinHandle<R> {
+    let shared = shared.clone();
+    thread::spawn(move || body(&shared))
+}
+
+fn all_pass(acts: bool) {
+    const ROUNDS: u32 = 2;
+    let shared = Arc::new(Shared::default());
+    let threads: Vec<_> = (1..4)
+        .map(|slot| {
+            spawn(&shared, move |shared| {
+                for round in 1..=ROUNDS {
+                    let index = shared.wait(3, slot, acts, Waiting::FOREVER).unwrap();
+                    assert!(shared.arrived.load(Ordering::SeqCst) >= 3 * round);
+                    let acted = shared.acted.load(Ordering::SeqCst);
+                    assert!(!acts || acted >= round, "somebody went on before the action");
+                    shared.passed.fetch_add(1 << (8 * index), Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    // Each number came once in each round.
+    assert_eq!(shared.passed.load(Ordering::SeqCst), ROUNDS * 0x01_0101);
+    assert_eq!(shared.acted.load(Ordering::SeqCst), if acts { ROUNDS } else { 0 });
+    assert_eq!(shared.meeting(3, owner(0)).waiting(), 0);
+}
+
+#[test]
+fn all_go_on_when_all_have_come() {
+    explore(false, || all_pass(false));
+}
+
+#[test]
+fn all_go_on_when_one_has_acted() {
+    explore(false, || all_pass(true));
+}
+
+#[test]
+fn a_reset_is_told_to_those_who_waited_and_to_nobody_else() {
+    explore(false, || {
+        let shared = Arc::new(Shared::default());
+        let threads: Vec<_> = (1..3)
+            .map(|slot| {
+                spawn(&shared, move |shared| {
+                    let mut resets = 0;
+                    while let Err(outcome) = shared.wait(2, slot, false, Waiting::FOREVER) {
+                        assert_eq!(outcome, Outcome::Reset);
+                        resets += 1;
+                    }
+                    resets
+                })
+            })
+            .collect();
+        shared.meeting(2, owner(3)).reset();
+        let resets: u32 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert!(resets <= 1, "with two there it would have passed");
+        assert!(!shared.meeting(2, owner(0)).is_broken());
+    });
+}
+
+#[test]
+fn an_abort_ends_all_waits_until_there_is_a_reset() {
+    explore(false, || {
+        let shared = Arc::new(Shared::default());
+        let threads: Vec<_> = (1..3)
+            .map(|slot| {
+                spawn(&shared, move |shared| {
+                    let end = shared.wait(3, slot, false, Waiting::FOREVER);
+                    assert_eq!(end, Err(Outcome::Broken));
+                })
+            })
+            .collect();
+        let meeting = shared.meeting(3, owner(0));
+        meeting.abort();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(meeting.is_broken());
+        meeting.reset();
+        assert!(!meeting.is_broken());
+        assert_eq!(meeting.waiting(), 0);
+    });
+}
+
+#[test]
+fn how_a_meeting_ended_is_known_to_who_looks_late() {
+    explore(false, || {
+        let shared = Arc::new(Shared::default());
+        let meeting = shared.meeting(2, owner(0));
+        let Arrival::Early(seat) = meeting.arrive(false, Waiting::FOREVER).unwrap() else {
+            panic!("one alone is early");
+        };
+        assert_eq!(meeting.waiting(), 1);
+        let others: Vec<_> = (1..3)
+            .map(|slot| {
+                spawn(&shared, move |shared| {
+                    if slot == 1 {
+                        shared.wait(2, slot, false, Waiting::FOREVER).unwrap();
+                    }
+                    while shared.passed.load(Ordering::SeqCst) == 0 && slot == 2 {
+                        thread::yield_now();
+                    }
+                    shared.passed.store(1, Ordering::SeqCst);
+                    shared.wait(2, slot, true, Waiting::FOREVER).unwrap();
+                    shared.meeting(2, owner(slot)).abort();
+                })
+            })
+            .collect();
+        assert_eq!(meeting.wait(seat, Waiting::FOREVER), Ok(Outcome::Passed));
+        meeting.leave(seat);
+        others.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(meeting.is_broken());
+    });
+}
+
+#[test]
+fn who_waits_no_longer_breaks_it_for_all() {
+    explore(false, || {
+        let shared = Arc::new(Shared::default());
+        let threads: Vec<_> = (1..3)
+            .map(|slot| {
+                let now = Waiting::until(Some(procession_os::clock::Monotonic::from_nanos(0)));
+                let waiting = if slot == 1 { now } else { Waiting::FOREVER };
+                spawn(&shared, move |shared| shared.wait(2, slot, true, waiting).is_ok())
+            })
+            .collect();
+        let ends: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(ends[0], ends[1], "it passed for one alone");
+        assert_eq!(shared.meeting(2, owner(0)).is_broken(), !ends[0]);
+    });
+}
+
+fn one_dies(acts: bool) {
+    let shared = Arc::new(Shared::default());
+    let mortal = spawn(&shared, move |shared| {
+        let life = || shared.wait(3, 3, acts, Waiting::FOREVER).is_ok();
+        shared.family.mortal(3, life)
+    });
+    let survivors: Vec<_> = (1..3)
+        .map(|slot| {
+            spawn(&shared, move |shared| {
+                let end = shared.wait(3, slot, acts, Waiting::FOREVER);
+                // Where death left the words, the next meeting must be as good as any.
+                end.map(drop)
+            })
+        })
+        .collect();
+    let lived = mortal.join().unwrap();
+    let meeting = shared.meeting(3, owner(0));
+    let before = ["lock.acquired", "barrier.arriving", "barrier.noted"];
+    if lived.is_err_and(|point| before.contains(&point)) && shared.acted.load(Ordering::SeqCst) == 0
+    {
+        // It never came: the others would wait for ever.
+        meeting.abort();
+    }
+    let ends: Vec<_> = survivors.into_iter().map(|thread| thread.join().unwrap()).collect();
+    assert_eq!(ends[0], ends[1], "it ended differently for two");
+    if lived == Ok(true) {
+        assert_eq!(ends[0], Ok(()));
+    }
+    assert_eq!(meeting.is_broken(), ends[0].is_err());
+    meeting.reset();
+    assert!(!meeting.is_broken());
+    assert_eq!(meeting.waiting(), 0);
+    let again: Vec<_> = (1..3)
+        .map(|slot| spawn(&shared, move |shared| shared.wait(2, slot, acts, Waiting::FOREVER)))
+        .collect();
+    assert!(again.into_iter().all(|thread| thread.join().unwrap().is_ok()));
+}
+
+#[test]
+fn nobody_waits_for_the_dead() {
+    explore(true, || one_dies(false));
+}
+
+#[test]
+fn nobody_waits_for_one_who_dies_while_acting() {
+    explore(true, || one_dies(true));
+}

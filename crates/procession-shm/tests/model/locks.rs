@@ -1,0 +1,227 @@
+//! Lock, RLock and Event.
+
+use procession_shm::sync::algorithm::{Flag, NotOwner, ReentrantLock};
+use procession_shm::wait::{Acquired, OwnerLock, Waiting};
+use shuttle::sync::Arc;
+use shuttle::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use shuttle::thread;
+
+use crate::{Family, ON, explore, owner};
+
+#[derive(Default)]
+struct Locked {
+    family: Family,
+    lock: OwnerLock,
+    inside: AtomicBool,
+    told: AtomicU32,
+}
+
+impl Locked {
+    fn lock(&self, slot: u16) {
+        let acquired = self.lock.lock(owner(slot), &self.family, ON, Waiting::FOREVER).unwrap();
+        let found = self.inside.swap(true, Ordering::SeqCst);
+        match acquired {
+            Acquired::Clean => assert!(!found, "two were inside the lock"),
+            Acquired::OwnerDied(_) => {
+                self.told.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn unlock(&self) {
+        self.inside.store(false, Ordering::SeqCst);
+        self.lock.unlock().unwrap();
+    }
+}
+
+#[test]
+fn a_lock_excludes_and_wakes_all_who_wait() {
+    explore(false, || {
+        let locked = Arc::new(Locked::default());
+        let threads: Vec<_> = (1..4)
+            .map(|slot| {
+                let locked = locked.clone();
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        locked.lock(slot);
+                        thread::yield_now();
+                        locked.unlock();
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(locked.told.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn the_death_of_an_owner_is_told_exactly_once() {
+    explore(true, || {
+        let locked = Arc::new(Locked::default());
+        let mortal = locked.clone();
+        let mortal = thread::spawn(move || {
+            mortal.lock(1);
+            mortal.family.dead[1].store(true, Ordering::SeqCst);
+        });
+        let others: Vec<_> = (2..4)
+            .map(|slot| {
+                let locked = locked.clone();
+                thread::spawn(move || {
+                    locked.lock(slot);
+                    thread::yield_now();
+                    locked.unlock();
+                })
+            })
+            .collect();
+        mortal.join().unwrap();
+        others.into_iter().for_each(|thread| thread.join().unwrap());
+        // Whoever comes after, if the others were before.
+        locked.lock(0);
+        locked.unlock();
+        assert_eq!(locked.told.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn whoever_dies_with_a_lock_hangs_nobody_and_is_told_of_once() {
+    explore(true, || {
+        let locked = Arc::new(Locked::default());
+        let mortals: Vec<_> = (1..3)
+            .map(|slot| {
+                let locked = locked.clone();
+                thread::spawn(move || {
+                    let life = || {
+                        locked.lock(slot);
+                        locked.unlock();
+                    };
+                    let died = locked.family.mortal(slot, life).err();
+                    u32::from(matches!(died, Some("lock.acquired" | "lock.releasing")))
+                })
+            })
+            .collect();
+        locked.lock(3);
+        locked.unlock();
+        let with_it: u32 = mortals.into_iter().map(|mortal| mortal.join().unwrap()).sum();
+        locked.lock(4);
+        locked.unlock();
+        locked.lock(4);
+        assert_eq!(locked.told.load(Ordering::SeqCst), with_it);
+    });
+}
+
+#[derive(Default)]
+struct Reentered {
+    family: Family,
+    lock: ReentrantLock,
+    inside: AtomicU32,
+}
+
+impl Reentered {
+    fn lock(&self, slot: u16) -> Acquired {
+        self.lock.lock(owner(slot), &self.family, ON, Waiting::FOREVER).unwrap()
+    }
+
+    fn use_twice(&self, slot: u16) {
+        let me = owner(slot);
+        if self.lock(slot) == Acquired::Clean {
+            assert_eq!(self.inside.load(Ordering::SeqCst), 0, "two were inside the lock");
+        }
+        self.inside.store(1, Ordering::SeqCst);
+        assert_eq!(self.lock.depth(me), 1, "a dead owner's depth is not handed on");
+        assert_eq!(self.lock(slot), Acquired::Clean);
+        assert_eq!(self.lock.depth(me), 2);
+        self.lock.unlock(me).unwrap();
+        assert_eq!(self.lock.depth(me), 1);
+        assert_eq!(self.lock.unlock(owner(4)), Err(NotOwner));
+        self.inside.store(0, Ordering::SeqCst);
+        self.lock.unlock(me).unwrap();
+    }
+}
+
+#[test]
+fn an_rlock_excludes_and_counts() {
+    explore(false, || {
+        let reentered = Arc::new(Reentered::default());
+        let threads: Vec<_> = (1..4)
+            .map(|slot| {
+                let reentered = reentered.clone();
+                thread::spawn(move || reentered.use_twice(slot))
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+#[test]
+fn an_rlock_is_handed_on_wherever_its_owner_dies() {
+    explore(true, || {
+        let reentered = Arc::new(Reentered::default());
+        let threads: Vec<_> = (1..4)
+            .map(|slot| {
+                let reentered = reentered.clone();
+                thread::spawn(move || {
+                    if slot < 3 {
+                        let life = || reentered.use_twice(slot);
+                        let _ = reentered.family.mortal(slot, life);
+                    } else {
+                        reentered.use_twice(slot);
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let _ = reentered.lock(0);
+        reentered.lock.unlock(owner(0)).unwrap();
+        assert_eq!(reentered.lock(0), Acquired::Clean);
+    });
+}
+
+#[test]
+fn an_event_that_is_set_and_cleared_lets_all_go_on() {
+    explore(false, || {
+        let shared = Arc::new((Flag::default(), Family::default()));
+        let waits = AtomicU32::new(0);
+        let shared = Arc::new((shared, waits));
+        let waiters: Vec<_> = (0..2)
+            .map(|_| {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    let (flag, family) = &*shared.0;
+                    flag.wait(family, ON, Waiting::FOREVER).unwrap();
+                    shared.1.fetch_add(1, Ordering::SeqCst);
+                })
+            })
+            .collect();
+        let (flag, _) = &*shared.0;
+        flag.set();
+        flag.clear();
+        assert!(!flag.is_set());
+        // For those who came after it was cleared.
+        flag.set();
+        waiters.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(shared.1.load(Ordering::SeqCst), 2);
+    });
+}
+
+#[test]
+fn an_event_that_was_set_by_one_who_died_lets_all_go_on() {
+    explore(true, || {
+        let shared = Arc::new((Flag::default(), Family::default()));
+        let threads: Vec<_> = (0..3)
+            .map(|slot| {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    let (flag, family) = &*shared;
+                    match slot {
+                        0 => drop(family.mortal(slot, || flag.set())),
+                        1 => drop(family.mortal(slot, || flag.wait(family, ON, Waiting::FOREVER))),
+                        _ => flag.wait(family, ON, Waiting::FOREVER).unwrap(),
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(shared.0.is_set());
+    });
+}

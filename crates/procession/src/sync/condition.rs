@@ -1,0 +1,182 @@
+//! Waiting, beside a lock, for another process to say that something has changed.
+
+use std::panic::Location;
+use std::time::Duration;
+
+use procession_os::clock::Monotonic;
+use procession_shm::sync::{self, Monitor, NotOwner};
+use procession_shm::wait::{Acquired, Owner, Stopped, Waiting};
+
+use super::lock::LockGuard;
+use super::owner_died::{OwnedResult, OwnerDied};
+use crate::arena::{self, Handle, Result};
+use crate::codec::travels_by_handle;
+
+/// A condition variable between processes, as [`std::sync::Condvar`]; always used with one
+/// [`Lock`](crate::Lock).
+///
+/// A waiter that is killed blocks nobody and takes no notification with it. If a process dies with the
+/// lock, one of those who wait for either is told.
+///
+/// ```
+/// use procession::{Condition, Lock, SharedBlock, spawn};
+///
+/// fn raise((lock, raised, level): (Lock, Condition, SharedBlock)) {
+///     let guard = lock.lock().unwrap();
+///     level.write_u64(0, 7).unwrap();
+///     raised.notify_all(&guard);
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     procession::init();
+///     let (lock, raised, level) = (Lock::new()?, Condition::new()?, SharedBlock::new(8)?);
+///     let child = spawn(raise, (lock.clone(), raised.clone(), level.clone()))?;
+///     let guard = lock.lock().unwrap();
+///     let guard = raised.wait_while(guard, || level.read_u64(0).unwrap() == 0).unwrap();
+///     assert_eq!(level.read_u64(0)?, 7);
+///     drop(guard);
+///     child.join()?;
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Condition {
+    inner: sync::Condition,
+}
+
+/// The lock by which a guard holds it, whichever thread of this process has the guard.
+struct Held<'l> {
+    lock: &'l sync::Lock,
+    owner: Owner,
+}
+
+impl Monitor for Held<'_> {
+    fn leave(&self) -> Result<u64, NotOwner> {
+        if !self.is_mine() {
+            return Err(NotOwner);
+        }
+        self.lock.release_as(self.owner).map(|()| 1).map_err(|_| NotOwner)
+    }
+
+    fn enter(&self, _depth: u64, waiting: Waiting) -> Result<Acquired, Stopped> {
+        self.lock.acquire(waiting)
+    }
+
+    fn is_mine(&self) -> bool {
+        self.lock.owner() == Some(self.owner)
+    }
+
+    fn is_orphaned(&self) -> bool {
+        self.lock.is_orphaned()
+    }
+}
+
+impl Condition {
+    /// A condition that nobody waits for, named after the place of the call.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    #[track_caller]
+    pub fn new() -> Result<Self> {
+        Self::named(&arena::place(Location::caller()))
+    }
+
+    /// A condition with a name, for who looks at the family.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    pub fn named(name: &str) -> Result<Self> {
+        Ok(Self { inner: sync::Condition::new(arena::family()?, name)? })
+    }
+
+    /// The condition that a handle names.
+    ///
+    /// # Errors
+    /// If it is no more, is no condition, or belongs to another family.
+    pub fn open(handle: Handle) -> Result<Self> {
+        Ok(Self { inner: sync::Condition::open(handle)? })
+    }
+
+    /// The value that names the condition in other processes.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.inner.handle()
+    }
+
+    /// Releases the lock, waits, and takes the lock again; says also whether there was a notification.
+    fn pause<'l>(
+        &self,
+        guard: LockGuard<'l>,
+        waiting: Waiting,
+    ) -> OwnedResult<(LockGuard<'l>, bool)> {
+        let (lock, owner) = guard.into_parts();
+        let held = Held { lock: lock.core(), owner };
+        let waited = self.inner.wait(&held, waiting);
+        let waited = waited.expect("a guard holds its lock, unless another language released it");
+        let guard = lock.guard();
+        match waited.acquired {
+            Acquired::Clean => Ok((guard, waited.notified)),
+            Acquired::OwnerDied(_) => Err(OwnerDied::new((guard, waited.notified))),
+        }
+    }
+
+    /// Releases the lock, waits for a notification, and takes the lock again. What one waits for must
+    /// be looked at afterwards: others may have been faster ([`Self::wait_while`] does so).
+    ///
+    /// # Errors
+    /// [`OwnerDied`], with the guard; also without a notification, as none may come any more.
+    ///
+    /// # Panics
+    /// If another language took the lock away from its guard.
+    pub fn wait<'l>(&self, guard: LockGuard<'l>) -> OwnedResult<LockGuard<'l>> {
+        match self.pause(guard, Waiting::FOREVER) {
+            Ok((guard, _)) => Ok(guard),
+            Err(died) => Err(died.map(|(guard, _)| guard)),
+        }
+    }
+
+    /// As [`Self::wait`], but waits no longer than `timeout`; says whether there was a notification.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn wait_timeout<'l>(
+        &self,
+        guard: LockGuard<'l>,
+        timeout: Duration,
+    ) -> OwnedResult<(LockGuard<'l>, bool)> {
+        self.pause(guard, Waiting::until(Some(Monotonic::now().after(timeout))))
+    }
+
+    /// Waits as long as `condition` holds, which is looked at with the lock held.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn wait_while<'l>(
+        &self,
+        mut guard: LockGuard<'l>,
+        mut condition: impl FnMut() -> bool,
+    ) -> OwnedResult<LockGuard<'l>> {
+        while condition() {
+            guard = self.wait(guard)?;
+        }
+        Ok(guard)
+    }
+
+    /// Lets one of those who wait go on, once it gets the lock.
+    pub fn notify_one(&self, guard: &LockGuard<'_>) {
+        self.notify(guard, 1);
+    }
+
+    /// Lets all who wait go on, one after the other.
+    pub fn notify_all(&self, guard: &LockGuard<'_>) {
+        self.notify(guard, u32::MAX);
+    }
+
+    fn notify(&self, guard: &LockGuard<'_>, most: u32) {
+        let held = Held { lock: guard.lock().core(), owner: guard.owner() };
+        // If another language released the lock, whoever holds it now will notify.
+        let _ = self.inner.notify(&held, most);
+    }
+}
+
+travels_by_handle!(Condition);

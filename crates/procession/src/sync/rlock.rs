@@ -1,0 +1,167 @@
+//! A lock that a thread may take again.
+
+use std::marker::PhantomData;
+use std::panic::Location;
+use std::time::Duration;
+
+use procession_shm::sync;
+use procession_shm::wait::{Acquired, Waiting};
+
+use super::owner_died::{AcquireTimeoutError, OwnedResult, OwnerDied, TryAcquireError};
+use super::waiting_for;
+use crate::arena::{self, Handle, Result};
+use crate::codec::travels_by_handle;
+
+/// A lock that the thread which holds it may take again, and that is free when all guards are gone.
+///
+/// It gives no access to data: two guards of one thread would be two `&mut` of the same. What it
+/// protects is reached by copies ([`SharedBlock`](crate::SharedBlock)) or by messages.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let lock = procession::RLock::new()?;
+/// let outer = lock.lock().unwrap();
+/// let inner = lock.lock().unwrap(); // a Lock would wait for ever
+/// assert_eq!(lock.depth(), 2);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A guard belongs to its thread and its process:
+///
+/// ```compile_fail,E0277
+/// let lock = procession::RLock::new().unwrap();
+/// let guard = lock.lock().unwrap();
+/// std::thread::scope(|scope| {
+///     scope.spawn(move || drop(guard));
+/// });
+/// ```
+#[derive(Clone, Debug)]
+pub struct RLock {
+    inner: sync::RLock,
+}
+
+/// The lock is held for as long as this lives.
+#[derive(Debug)]
+#[must_use = "the lock is released when the guard is dropped"]
+pub struct RLockGuard<'l> {
+    lock: &'l RLock,
+    /// The thread that took the lock is the one that must release it.
+    not_send: PhantomData<*const ()>,
+}
+
+impl RLock {
+    /// A free lock, named after the place of the call.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    #[track_caller]
+    pub fn new() -> Result<Self> {
+        Self::named(&arena::place(Location::caller()))
+    }
+
+    /// A free lock with a name, for who looks at the family.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    pub fn named(name: &str) -> Result<Self> {
+        Ok(Self { inner: sync::RLock::new(arena::family()?, name)? })
+    }
+
+    /// The lock that a handle names.
+    ///
+    /// # Errors
+    /// If it is no more, is no such lock, or belongs to another family.
+    pub fn open(handle: Handle) -> Result<Self> {
+        Ok(Self { inner: sync::RLock::open(handle)? })
+    }
+
+    /// The value that names the lock in other processes.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.inner.handle()
+    }
+
+    fn guard(&self, acquired: Acquired) -> OwnedResult<RLockGuard<'_>> {
+        let guard = RLockGuard { lock: self, not_send: PhantomData };
+        match acquired {
+            Acquired::Clean => Ok(guard),
+            Acquired::OwnerDied(_) => Err(OwnerDied::new(guard)),
+        }
+    }
+
+    /// Takes the lock, waiting for it.
+    ///
+    /// # Errors
+    /// [`OwnerDied`], with the guard.
+    pub fn lock(&self) -> OwnedResult<RLockGuard<'_>> {
+        let acquired = self.inner.acquire(Waiting::FOREVER);
+        self.guard(acquired.expect("a wait without a deadline that no signal interrupts"))
+    }
+
+    /// Takes the lock if it is free, the calling thread's already, or its holder dead.
+    ///
+    /// # Errors
+    /// [`TryAcquireError`].
+    pub fn try_lock(&self) -> Result<RLockGuard<'_>, TryAcquireError<RLockGuard<'_>>> {
+        let acquired = self.inner.try_acquire().ok_or(TryAcquireError::WouldBlock)?;
+        Ok(self.guard(acquired)?)
+    }
+
+    /// Takes the lock, waiting for it no longer than `timeout`.
+    ///
+    /// # Errors
+    /// [`AcquireTimeoutError`].
+    pub fn lock_timeout(
+        &self,
+        timeout: Duration,
+    ) -> Result<RLockGuard<'_>, AcquireTimeoutError<RLockGuard<'_>>> {
+        let acquired = self.inner.acquire(waiting_for(timeout));
+        let acquired = acquired.map_err(|_| AcquireTimeoutError::TimedOut(timeout))?;
+        Ok(self.guard(acquired)?)
+    }
+
+    /// How many guards the calling thread has.
+    #[must_use]
+    pub fn depth(&self) -> u64 {
+        self.inner.depth()
+    }
+}
+
+impl Drop for RLockGuard<'_> {
+    fn drop(&mut self) {
+        // As this is the thread that took it, only another language could have released it.
+        let _ = self.lock.inner.release();
+    }
+}
+
+travels_by_handle!(RLock);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_takes_it_again_and_others_wait_for_the_last_guard() {
+        let lock = RLock::new().unwrap();
+        let outer = lock.lock().unwrap();
+        let inner = lock.try_lock().unwrap();
+        assert_eq!(lock.depth(), 2);
+        let held = || {
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| {
+                    let short = Duration::from_millis(2);
+                    assert_eq!(lock.depth(), 0);
+                    matches!(lock.try_lock(), Err(TryAcquireError::WouldBlock))
+                        && matches!(lock.lock_timeout(short), Err(AcquireTimeoutError::TimedOut(_)))
+                });
+                other.join().unwrap()
+            })
+        };
+        assert!(held());
+        drop(outer);
+        assert!(held());
+        drop(inner);
+        assert!(!held());
+    }
+}

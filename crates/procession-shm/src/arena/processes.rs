@@ -33,6 +33,8 @@ pub(super) const NAME_WORDS: usize = 6;
 /// The slot of a process that was forked by itself when the table was full: it is in the table nowhere,
 /// and its death can't be seen.
 const NOBODY: u16 = Owner::SLOTS;
+/// The generation that goes with it, so that foreign bytes are not taken for such a process.
+const NOBODYS: u32 = 0x6e_6f_62;
 
 /// How long a reservation outlives its maker.
 const GRACE: Duration = Duration::from_secs(1);
@@ -312,7 +314,7 @@ impl Arena {
             self.forget_half_open();
         } else {
             // Not as its parent: what needs a row fails from here on.
-            self.set_me(Slot { index: NOBODY, generation: 0 });
+            self.set_me(Slot { index: NOBODY, generation: NOBODYS });
         }
     }
 
@@ -510,7 +512,7 @@ impl Arena {
 
     /// Whether the process with this slot and generation is over.
     pub(super) fn is_over(&self, slot: u16, generation: u32) -> bool {
-        if slot == NOBODY {
+        if slot == NOBODY && generation == NOBODYS {
             return false;
         }
         let Ok(row) = self.row(slot) else { return true };

@@ -108,7 +108,8 @@ __all__ = [
 ]
 
 
-_OURS = {"forkserver", "pool", "queues", "sharedctypes", "spawn", "synchronize"}
+_LATE = {"BlockedOn": "states", "Member": "states", "ProcessState": "states", "family": "states"}
+_OURS = {"forkserver", "pool", "queues", "sharedctypes", "spawn", "states", "synchronize"}
 _STANDARD = {
     "connection",
     "dummy",
@@ -130,6 +131,8 @@ SUBWARNING = 25
 
 def __getattr__(name: str) -> Any:
     # Submodules come when they are asked for: what is imported is copied at each fork.
+    if name in _LATE:
+        return getattr(importlib.import_module(f".{_LATE[name]}", __name__), name)
     if name in _OURS:
         return importlib.import_module(f".{name}", __name__)
     if name in _STANDARD:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import context as _stdlib
 from multiprocessing.context import (
     AuthenticationError,
@@ -13,7 +13,7 @@ from multiprocessing.context import (
     get_spawning_popen,
     set_spawning_popen,
 )
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, current_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .pool import Pool
     from .process import Popen
     from .queues import Queue, SimpleQueue
+    from .states import ProcessState
     from .synchronize import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 
 __all__ = [
@@ -47,9 +48,87 @@ def _missing(what: str) -> NoReturn:
 
 
 class Process(BaseProcess):
-    """A process of the default context; subclass it or give it a target."""
+    """A process of the default context; subclass it or give it a target.
+
+    Parameters
+    ----------
+    group, target, name, args, kwargs, daemon
+        As for `multiprocessing.Process`.
+    die_with_parent : bool, optional
+        Whether it is ended by SIGKILL when the process that starts it ends, by whatever cause; a
+        daemon always is. By default what the current process was made with.
+    may_have_children : bool, optional
+        Whether it may start processes even if it is a daemon. By default what the current process
+        was made with.
+    """
 
     _start_method: str | None = None
+
+    def __init__(
+        self,
+        group: None = None,
+        target: Callable[..., object] | None = None,
+        name: str | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] = {},
+        *,
+        daemon: bool | None = None,
+        die_with_parent: bool | None = None,
+        may_have_children: bool | None = None,
+    ) -> None:
+        super().__init__(group, target, name, args, kwargs, daemon=daemon)
+        config = self._config  # type: ignore[attr-defined]
+        if die_with_parent is not None:
+            config["die_with_parent"] = die_with_parent
+        if may_have_children is not None:
+            config["may_have_children"] = may_have_children
+
+    def start(self) -> None:
+        """Start the process; once for each object."""
+        config = current_process()._config  # type: ignore[attr-defined]
+        if not (config.get("daemon") and config.get("may_have_children")):
+            super().start()
+            return
+        # A daemon is refused children by this entry alone.
+        del config["daemon"]
+        try:
+            super().start()
+        finally:
+            config["daemon"] = True
+
+    @property
+    def state(self) -> ProcessState:
+        """What the process is doing; see `procession.states.ProcessState`."""
+        from .states import ProcessState
+
+        self._check_closed()  # type: ignore[attr-defined]
+        if self is current_process():
+            return ProcessState("running")
+        if self._popen is None:  # type: ignore[attr-defined]
+            return ProcessState("new")
+        state: ProcessState = self._popen.state()  # type: ignore[attr-defined]
+        return state
+
+    def terminate(self, *, tree: bool = False) -> None:
+        """Send SIGTERM to the process, with `tree` to all that it started as well."""
+        if tree:
+            self._check_closed()  # type: ignore[attr-defined]
+            self._popen.terminate_tree()  # type: ignore[attr-defined]
+        else:
+            super().terminate()
+
+    def kill(self, *, tree: bool = False) -> None:
+        """Send SIGKILL to the process, with `tree` to all that it started as well."""
+        if tree:
+            self._check_closed()  # type: ignore[attr-defined]
+            self._popen.kill_tree()  # type: ignore[attr-defined]
+        else:
+            super().kill()
+
+    def interrupt(self) -> None:
+        """Send SIGINT to the process, as Ctrl-C does."""
+        self._check_closed()  # type: ignore[attr-defined]
+        self._popen.interrupt()  # type: ignore[attr-defined]
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Popen:

@@ -92,8 +92,9 @@ class ForkServerPopen(Popen):
         payload = write_payload(self, process_obj, environment=dict(os.environ))
         try:
             shares = _native.reserve()
+            dies = process_obj.daemon or process_obj._config.get("die_with_parent")  # type: ignore[attr-defined]
             try:
-                return _forkserver.request(payload, self._fds, shares, bool(process_obj.daemon))
+                return _forkserver.request(payload, self._fds, shares, bool(dies))
             except BaseException:
                 _native.unreserve(shares)
                 raise

@@ -79,6 +79,21 @@ class Popen:
         # The descriptor goes with the child's object.
         pass
 
+    def terminate_tree(self) -> None:
+        if self.returncode is None:
+            self._child.signal_tree(signal.SIGTERM)
+
+    def kill_tree(self) -> None:
+        if self.returncode is None:
+            self._child.signal_tree(signal.SIGKILL)
+
+    def state(self) -> Any:
+        from .states import ProcessState, state_of
+
+        return (
+            ProcessState("ended") if self.returncode is not None else state_of(self._child.state())
+        )
+
     def task(self) -> int | None:
         """Return the task that a pool's worker has not finished, alive or dead."""
         return self._child.task()
@@ -151,7 +166,7 @@ def run(process_obj: BaseProcess, parent: Any) -> int:
     from .context import _force_start_method
 
     _native.begin(process_obj.name)
-    if process_obj.daemon:
+    if process_obj.daemon or process_obj._config.get("die_with_parent"):  # type: ignore[attr-defined]
         parent.take_along()
     method = getattr(process_obj, "_start_method", None)
     if method is not None:

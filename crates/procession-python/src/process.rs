@@ -12,7 +12,7 @@ use procession_os::process;
 use procession_os::program;
 use procession_os::report::Report;
 use procession_os::spawn::inherited;
-use procession_shm::arena::{self, Slot, is_founded};
+use procession_shm::arena::{self, Member, ProcessState, Slot, is_founded};
 use procession_shm::wait::{BlockedOn, Operation, Probe};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -285,6 +285,16 @@ impl Child {
         }
     }
 
+    /// Sends a signal to the process and all that it started, directly or not; gives how many got it.
+    fn signal_tree(&self, py: Python<'_>, number: i32) -> PyResult<usize> {
+        py.detach(|| arena::signal_tree(&self.pidfd, number)).map_err(os_error)
+    }
+
+    /// What the process is doing.
+    fn state(&self, py: Python<'_>) -> StateParts {
+        parts_of(&py.detach(|| arena::state_of(&self.pidfd, self.slot)))
+    }
+
     /// The task that the process has written down and not finished, by its number; also after it was
     /// waited for, whoever did that.
     fn task(&self) -> Option<u64> {
@@ -293,6 +303,37 @@ impl Child {
             None => arena::family().ok()?.task_of(self.slot?),
         }
     }
+}
+
+/// A state in one word; if it is known what is waited for: the operation, the object's handle, kind and
+/// name, the seconds so far, and the pid and name of who is waited for.
+type StateParts = (&'static str, Option<BlockedParts>);
+type BlockedParts = (String, Option<(String, String, String)>, f64, Option<(u32, String)>);
+
+fn parts_of(state: &ProcessState) -> StateParts {
+    let ProcessState::Blocked(Some(blocked)) = state else { return (state.name(), None) };
+    let object = blocked
+        .object
+        .as_ref()
+        .map(|(handle, kind, name)| (handle.to_string(), kind.to_string(), name.clone()));
+    let seconds = Monotonic::now().since(blocked.since).as_secs_f64();
+    let on = blocked.on.as_ref().map(|process| (process.pid, process.name.clone()));
+    (state.name(), Some((blocked.operation.to_string(), object, seconds, on)))
+}
+
+/// A process of the family: pid, parent's pid, depth, name, state, task.
+type MemberParts = (u32, u32, usize, String, StateParts, Option<u64>);
+
+/// The processes of the family, each before its children.
+#[pyfunction]
+pub(crate) fn tree(py: Python<'_>) -> PyResult<Vec<MemberParts>> {
+    let arena = arena::family().map_err(arena_error)?;
+    let members = py.detach(|| arena.tree());
+    let parts = |member: Member| {
+        let state = parts_of(&member.state);
+        (member.pid, member.parent, member.depth, member.name, state, member.task)
+    };
+    Ok(members.into_iter().map(parts).collect())
 }
 
 /// Says that the task of this process, if any, is done.

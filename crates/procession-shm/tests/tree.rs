@@ -120,6 +120,26 @@ fn an_orphan_of_the_family_goes_along() {
 }
 
 #[test]
+fn those_that_a_server_forks_belong_to_who_asked_for_them() {
+    let _alone = alone("those_that_a_server_forks_belong_to_who_asked_for_them");
+    only_me();
+    let there = Words::new(1);
+    let client = child(sleep_for_ever);
+    // Stands for a server: this process forks what belongs to the client.
+    let served = child(|| {
+        arena().set_parent(client.pid);
+        there.set(0, 1);
+        sleep_for_ever();
+    });
+    while there.get(0) == 0 {
+        millis(1);
+    }
+    assert_eq!(arena::signal_tree(&PidFd::open(client.pid).unwrap(), SIGKILL).unwrap(), 2);
+    client.join();
+    served.join();
+}
+
+#[test]
 fn a_process_may_end_its_own_tree_itself_last() {
     let _alone = alone("a_process_may_end_its_own_tree_itself_last");
     only_me();

@@ -356,6 +356,13 @@ impl Arena {
         }
     }
 
+    /// Says who started this process, where that is not who forked it: a server that forks for others.
+    pub fn set_parent(&self, pid: u32) {
+        if let Ok(row) = self.row(self.me().index) {
+            row.parent.store(pid, Ordering::Relaxed);
+        }
+    }
+
     /// The task word of this process's row.
     pub fn task(&self) -> Result<&AtomicU64> {
         Ok(&self.row(self.me().index)?.task)

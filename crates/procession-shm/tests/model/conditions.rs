@@ -225,6 +225,37 @@ fn a_notification_is_not_lost_with_one_who_is_interrupted() {
 }
 
 #[test]
+fn a_notification_is_not_lost_with_one_who_was_woken_and_does_not_take_it() {
+    explore(false, || {
+        let shared = Arc::new(Shared::default());
+        let patient = spawn(&shared, |shared| {
+            assert!(shared.wait(1, 1, Waiting::FOREVER).notified);
+            shared.unlock(1);
+        });
+        let other = spawn(&shared, |shared| {
+            let lock = &shared.lock;
+            let _ = lock.lock(owner(2), &shared.family, ON, Waiting::FOREVER).unwrap();
+            shared.came.fetch_or(1 << 2, Ordering::SeqCst);
+            let mine = shared.as_seen_by(2);
+            let waiter = shared.notices.begin(&mine, &shared.family, ON).unwrap();
+            waiter.sleep(Waiting::FOREVER).unwrap();
+            let _ = waiter.relock(Waiting::FOREVER).unwrap();
+            waiter.give_up();
+            shared.unlock(2);
+        });
+        shared.lock_when_came(0, 1..3);
+        shared.notices.notify(1);
+        shared.unlock(0);
+        patient.join().unwrap();
+        shared.lock_when(0, || true);
+        shared.notices.notify(ALL);
+        shared.unlock(0);
+        other.join().unwrap();
+        shared.nothing_is_left();
+    });
+}
+
+#[test]
 fn a_notification_is_not_lost_with_one_who_dies() {
     explore(true, || {
         let shared = Arc::new(Shared::default());

@@ -74,6 +74,8 @@ fn take_over(value: &OsStr) -> Result<i32, String> {
     let (order, arguments) = Order::read(&block)?;
     drop(block);
     arena.set_name(&order.name);
+    // It may be an orphan by now, and its parent in the kernel another.
+    arena.set_parent(order.parent);
     if order.bound {
         process::die_with_parent(order.parent, order.by_main_thread)
             .map_err(|error| format!("binding its life to its parent's: {error}"))?;

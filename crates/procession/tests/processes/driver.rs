@@ -27,16 +27,27 @@ pub(crate) fn main(promises: &[Promise]) -> ExitCode {
         (promise.run)(*method);
         return ExitCode::SUCCESS;
     }
+    let told = |option: &str| arguments.iter().any(|text| text == option);
     let filters: Vec<_> = arguments.iter().filter(|text| !text.starts_with('-')).collect();
     let mut failed = 0;
     for promise in promises {
-        if !filters.is_empty() && !filters.iter().any(|text| promise.name.contains(&text[..])) {
-            continue;
-        }
         for (method, _) in METHODS {
+            let name = format!("{}::{method}", promise.name);
+            // As the standard harness does, and nextest expects of one; nothing here is ignored.
+            if told("--list") {
+                if !told("--ignored") {
+                    println!("{name}: test");
+                }
+                continue;
+            }
+            let wanted =
+                |text: &String| if told("--exact") { name == *text } else { name.contains(text) };
+            if !filters.is_empty() && !filters.iter().any(|text| wanted(text)) {
+                continue;
+            }
             let outcome = watch(promise.name, method);
             let text = outcome.as_ref().err().map_or("ok", |why| &why[..]);
-            println!("test {} ({method}) ... {text}", promise.name);
+            println!("test {name} ... {text}");
             failed += usize::from(outcome.is_err());
         }
     }

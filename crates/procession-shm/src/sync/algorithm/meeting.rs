@@ -303,13 +303,16 @@ impl<L: Places, P: Probe> Meeting<'_, L, P> {
             Phase::Acting => return Attempt::Acting(state.meeting),
             Phase::Filling => {}
         }
-        let here: Vec<u32> = self
+        let mut here: Vec<u32> = self
             .places()
             .filter_map(|(_, place)| place.taken_at(state.meeting))
             .map(|(_, index)| index)
             .collect();
-        // Somebody may have left again by an exception, so it need not be the count.
-        let index = (0..self.parties.get()).find(|index| !here.contains(index)).unwrap_or(0);
+        // The first number that is free: somebody may have left again by an exception, so it need not
+        // be the count.
+        here.sort_unstable();
+        let gap = here.iter().zip(0..).find(|(taken, number)| *taken != number);
+        let index = gap.map_or(here.len() as u32, |(_, number)| number);
         let last = here.len() as u64 + 1 >= u64::from(self.parties.get());
         if last && self.is_left(state) {
             self.end(state, Outcome::Broken, Phase::Broken);

@@ -1,5 +1,5 @@
 //! How the objects work, apart from where they lie: over [`crate::atomics`], without an arena, so
-//! that the same code runs under a model checker with death as a step (`tests/model.rs`).
+//! that the same code runs under a model checker with death as a step (`tests/model`).
 //!
 //! `Lock` has none here: it is an [`OwnerLock`](crate::wait::OwnerLock) and nothing else.
 

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find crates python -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml) \
 	Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: help demo test lint test-rust test-python bench clean
+.PHONY: help demo test lint test-rust test-python conformance bench clean
 
 help: ## Print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ test-rust: ## Run the tests of the crates
 
 test-python: $(VENV)/installed ## Run the tests of the Python package
 	$(BIN)/pytest
+
+conformance: $(VENV)/installed ## Run CPython's own tests of multiprocessing, under all start methods
+	$(BIN)/python tests/conformance/run.py $(CONFORMANCE)
 
 bench: $(VENV)/installed ## Compare with multiprocessing, ipc-channel, crossbeam and parking_lot
 	$(BIN)/python benches/compare.py

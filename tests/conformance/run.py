@@ -1,6 +1,6 @@
 """Runs CPython's own test suite of multiprocessing, as it is installed, on procession.
 
-    run.py [-m START_METHOD]... [-k PATTERN]... [-v]
+    run.py [-m START_METHOD]... [-k PART_OF_A_CLASS_NAME]... [-v]
 
 Each class of tests runs as a program of its own under ``procession run``, with a time limit, in a
 temporary folder. A test that is named in `not_portable.toml` may fail, and is expected to: it uses
@@ -24,6 +24,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 START_METHODS = ("fork", "spawn", "forkserver")
+
+PARTS = [
+    "TestProcess",
+    "TestSubclassingProcess",
+    "TestLock",
+    "TestSemaphore",
+    "TestCondition",
+    "TestEvent",
+    "TestBarrier",
+    "TestValue",
+    "TestArray",
+    "TestSharedCTypes",
+    "TestStartMethod",
+    "TestWait",
+    "TestInitializers",
+    "ForkBomb",
+    "StartMethod",
+    "IgnoreEINTR",
+    "CloseFds",
+    "Flags",
+]
+"""What of the suite is run if nothing else is said: parts of its classes' names."""
 
 CLASS_SECONDS = 300
 """How long a class of tests may take before it counts as hung."""
@@ -65,7 +87,9 @@ def tests_of(module: str, folder: Path) -> dict[str, list[str]]:
     listed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     match = re.search(r"^TESTS (.*)$", listed.stdout, re.M)
     if match is None:
-        sys.exit(f"the suite can't be loaded; is CPython's `test` package installed?\n{listed.stderr}")
+        sys.exit(
+            f"the suite can't be loaded; is CPython's `test` package installed?\n{listed.stderr}"
+        )
     classes: dict[str, list[str]] = {}
     for test in match[1].split():
         classes.setdefault(test.rpartition(".")[0], []).append(test)
@@ -161,15 +185,30 @@ def run_method(method: str, patterns: list[str], verbose: bool) -> bool:
     return not counts["failed"]
 
 
+def run_main_handling() -> bool:
+    """Run the suite of how the main module is prepared, for all start methods."""
+    name = "test.test_multiprocessing_main_handling"
+    with tempfile.TemporaryDirectory() as temporary:
+        output = run_class(name, [], Path(temporary)).output
+    good = re.search(r"^OK", output, re.M) is not None
+    print(f"{name}: passed" if good else output, flush=True)
+    return good
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-m", dest="methods", action="append", choices=START_METHODS)
     parser.add_argument("-k", dest="patterns", action="append", default=[])
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show what failed classes print")
+    parser.add_argument(
+        "-v", dest="verbose", action="store_true", help="show what failed classes print"
+    )
     given = parser.parse_args()
     methods = given.methods or START_METHODS
+    patterns = given.patterns or PARTS
     # All of them, also after a failure.
-    results = [run_method(method, given.patterns, given.verbose) for method in methods]
+    results = [run_method(method, patterns, given.verbose) for method in methods]
+    if not given.patterns:
+        results.append(run_main_handling())
     sys.exit(not all(results))
 
 

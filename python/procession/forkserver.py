@@ -360,15 +360,15 @@ class Template:
             self.selector.unregister(self.requests)
             return
         answers: socket.socket | None = None
-        trusted = False
+        requester, owner = 0, -1
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 answers = socket.socket(fileno=struct.unpack("i", data)[0])
             elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                trusted = _CREDENTIALS.unpack(data)[1] == os.getuid()
+                requester, owner, _ = _CREDENTIALS.unpack(data)
         if answers is None:
             return
-        if not trusted or len(message) < _REQUEST.size:
+        if owner != os.getuid() or len(message) < _REQUEST.size:
             answers.close()
             return
         shares, count, daemon = _REQUEST.unpack(message[: _REQUEST.size])
@@ -381,7 +381,7 @@ class Template:
                 break
         try:
             if len(fds) == count:
-                self._copy(answers, shares, daemon, streams, fds)
+                self._copy(answers, requester, shares, daemon, streams, fds)
             else:
                 answers.close()
         finally:
@@ -391,6 +391,7 @@ class Template:
     def _copy(
         self,
         answers: socket.socket,
+        requester: int,
         shares: int,
         daemon: bool,
         streams: list[int],
@@ -404,7 +405,7 @@ class Template:
                 answers.send(_ANSWER.pack(-(error.errno or 1), 0))
             return
         if pid == 0:
-            leave_with(lambda: self._be_the_copy(answers, shares, streams, fds))
+            leave_with(lambda: self._be_the_copy(answers, requester, shares, streams, fds))
         slot = _native.forked_for_another(pid)
         pidfd = os.pidfd_open(pid)
         copy = self.copies[pid] = Copy(pid, slot, pidfd, answers)
@@ -450,6 +451,7 @@ class Template:
     def _be_the_copy(
         self,
         answers: socket.socket,
+        requester: int,
         shares: int,
         streams: list[int],
         fds: list[int],
@@ -476,6 +478,7 @@ class Template:
                     os.close(stream)
         payload, sentinel, *_forkserver._inherited_fds = rest
         _forkserver._requests = socket.socket(fileno=requests)
+        _native.set_parent(requester)
         _native.take_over(shares)
         return serve(payload, Requester(sentinel))
 

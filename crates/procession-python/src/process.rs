@@ -192,6 +192,13 @@ pub(crate) fn begin(name: &str) {
     }
 }
 
+/// Says that this process was started by another than the one that forked it.
+#[pyfunction]
+pub(crate) fn set_parent(pid: u32) -> PyResult<()> {
+    arena::family().map_err(arena_error)?.set_parent(pid);
+    Ok(())
+}
+
 /// Binds the life of this process to that of its parent.
 #[pyfunction]
 pub(crate) fn die_with_parent(parent: u32, by_main_thread: bool) -> PyResult<()> {

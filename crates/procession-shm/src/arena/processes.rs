@@ -335,6 +335,8 @@ impl Arena {
     /// seen even if it never came to say so itself.
     pub fn started(&self, slot: Slot, pid: u32) {
         let Ok(row) = self.row(slot.index) else { return };
+        // It may have been forked, and the slot reserved, by another on this process's behalf.
+        row.parent.store(process::id(), Ordering::Relaxed);
         row.followed.store(u64::from(slot.generation), Ordering::Release);
         let seen = row.pid.load(Ordering::Acquire);
         // Not if the child has said so itself, nor if it has come and gone.

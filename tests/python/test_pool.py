@@ -1142,7 +1142,7 @@ def test_a_worker_may_have_a_pool_of_its_own(ctx: Any, method: str) -> None:
         assert pool.map(nested, [method] * 4, 1) == [[0, 1, 4, 9, 16]] * 4
 
 
-interrupts = [KeyboardInterrupt()]
+interrupts: list[KeyboardInterrupt] = []
 
 
 def interrupted_once(value: int) -> int:
@@ -1160,6 +1160,7 @@ class InterruptedOnce:
 
 
 def test_an_interrupt_while_a_result_is_unpickled_loses_no_result(ctx: Any) -> None:
+    interrupts.append(KeyboardInterrupt())
     with ctx.Pool(1) as pool:
         results = [
             pool.apply_async(f, (n,)) for n, f in enumerate([square, InterruptedOnce, square])

@@ -7,6 +7,12 @@ default context, as there.
 from __future__ import annotations
 
 import importlib
+import os
+
+from . import late as late
+
+# isort: split
+# Only now: what is imported with it is less.
 from multiprocessing import (
     AuthenticationError,
     BufferTooShort,
@@ -20,7 +26,13 @@ from multiprocessing import (
 
 from . import context as context
 from . import process as process
-from ._native import ArenaError, OwnerDiedError, StaleHandleError, __version__
+from ._native import (
+    ArenaError,
+    OwnerDiedError,
+    StaleHandleError,
+    __version__,
+    prepare_pickling,
+)
 from .context import Process
 from .errors import PoolTerminatedError, WorkerDiedError
 from .replacement import install, standard
@@ -28,6 +40,8 @@ from .replacement import install, standard
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+os.register_at_fork(before=prepare_pickling)
 
 _default = context._default_context
 

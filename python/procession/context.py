@@ -293,9 +293,9 @@ class BaseContext(_stdlib.BaseContext):
 
     def set_executable(self, executable: str) -> None:
         """Choose the interpreter that spawn and forkserver start."""
-        from .spawn import set_executable
+        from .replacement import standard
 
-        set_executable(executable)
+        standard("spawn").set_executable(executable)
 
     def set_forkserver_preload(self, module_names: list[str]) -> None:
         """Choose what the process that is kept ready imports, when it is started.

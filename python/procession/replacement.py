@@ -12,6 +12,8 @@ import importlib
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 
+from .late import LateModule
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,6 +135,9 @@ def install() -> None:
     if sys.modules.get(_REPLACED) is procession:
         return
     for name, module in list(sys.modules.items()):
+        if module.__class__ is LateModule:
+            # It is looked for, and found here, when it is needed.
+            continue
         if name == _REPLACED:
             _keep(module, STANDARD)
         elif name.startswith(f"{_REPLACED}."):

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import sys
 import threading
+from _pickle import load
 from multiprocessing import process as _process
 from multiprocessing import reduction, util
 from multiprocessing.context import set_spawning_popen
@@ -30,23 +30,13 @@ if TYPE_CHECKING:
 __all__ = [
     "freeze_support",
     "get_command_line",
-    "get_executable",
     "get_preparation_data",
     "import_main_path",
     "is_forking",
     "old_main_modules",
     "prepare",
-    "set_executable",
     "spawn_main",
 ]
-
-_stdlib = standard("spawn")
-_check_not_importing_main = _stdlib._check_not_importing_main
-get_executable = _stdlib.get_executable
-import_main_path = _stdlib.import_main_path
-is_forking = _stdlib.is_forking
-old_main_modules = _stdlib.old_main_modules
-set_executable = _stdlib.set_executable
 
 _ARENA, _PAYLOAD, _FIRST_OTHER = 3, 4, 5
 """The descriptors that a program is started with."""
@@ -169,7 +159,7 @@ def get_preparation_data(name: str) -> dict[str, Any]:
 
     from .context import _default_context
 
-    _check_not_importing_main()
+    standard("spawn")._check_not_importing_main()
     data: dict[str, Any] = {
         "name": name,
         "authkey": current_process().authkey,
@@ -236,9 +226,43 @@ def prepare(data: dict[str, Any]) -> None:
     if "start_method" in data:
         _default_context.set_start_method(data["start_method"], force=True)
     if "init_main_from_name" in data:
-        _stdlib._fixup_main_from_name(data["init_main_from_name"])
+        standard("spawn")._fixup_main_from_name(data["init_main_from_name"])
     elif "init_main_from_path" in data:
-        _stdlib._fixup_main_from_path(data["init_main_from_path"])
+        import_main_path(data["init_main_from_path"])
+
+
+def import_main_path(path: str) -> None:
+    """Run the program at a path as ``__mp_main__``, and make that the main module.
+
+    Does nothing where the main module is that program's already.
+    """
+    if not path.endswith(".py") or not os.path.isfile(path):
+        # A folder, an archive, or something like that.
+        standard("spawn").import_main_path(path)
+        return
+    before = sys.modules["__main__"]
+    if os.path.basename(path) == "ipython.py" or getattr(before, "__file__", None) == path:
+        return
+    old_main_modules.append(before)
+    main = type(sys)("__mp_main__")
+    main.__dict__.update(__file__=path, __cached__=None, __package__="", __builtins__=__builtins__)
+    sys.modules["__mp_main__"] = main
+    argument, sys.argv[0] = sys.argv[0], path
+    try:
+        with io.open_code(path) as file:
+            exec(compile(file.read(), path, "exec"), main.__dict__)
+    finally:
+        sys.argv[0] = argument
+    sys.modules["__main__"] = main
+
+
+old_main_modules: list[Any] = []
+"""They must not go while something of them may be in use."""
+
+
+def is_forking(argv: list[str]) -> bool:
+    """Return whether a command line is that of a child that is to be."""
+    return len(argv) >= 2 and argv[1] == "--multiprocessing-fork"
 
 
 # The child's side.
@@ -260,7 +284,7 @@ def interpreter_command(code: str) -> list[str | bytes]:
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     program = f"import sys; sys.path.append({home!r}); from {code}"
     flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return [get_executable(), *flags, "-c", program, "--multiprocessing-fork"]
+    return [standard("spawn").get_executable(), *flags, "-c", program, "--multiprocessing-fork"]
 
 
 def freeze_support() -> None:
@@ -301,10 +325,10 @@ def serve(payload: int, parent: Any) -> int:
     current_process()._inheriting = True  # type: ignore[attr-defined]
     try:
         with open(payload, "rb") as file:
-            data = pickle.load(file)
+            data = load(file)
             name = data["name"]
             prepare(data)
-            process_obj = pickle.load(file)
+            process_obj = load(file)
     except Exception:
         sys.stderr.write(f"Process {name}, while it was being prepared:\n")
         import traceback
@@ -316,3 +340,8 @@ def serve(payload: int, parent: Any) -> int:
         del current_process()._inheriting  # type: ignore[attr-defined]
     _native.drop_unopened()
     return run(process_obj, parent)
+
+
+def __getattr__(name: str) -> Any:
+    # Where the interpreter is chosen, and private names that the public relies on.
+    return getattr(standard("spawn"), name)

@@ -29,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Capturing is suspended at this time: this is the terminal, whatever a test does with stderr.
     terminal = os.fdopen(os.dup(sys.__stderr__.fileno()), "w")
     config.stash[_terminal] = terminal
+    # Where the tests were started in the background of a shell, SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -20,8 +20,6 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
-    // Before any thread could be in the middle of it while another forks.
-    pickling::prepare(py)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("OwnerDiedError", py.get_type::<errors::OwnerDiedError>())?;
     module.add("StaleHandleError", py.get_type::<errors::StaleHandleError>())?;
@@ -56,6 +54,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(queues::join_task, module)?)?;
     module.add_function(wrap_pyfunction!(queues::split_task, module)?)?;
     module.add_function(wrap_pyfunction!(pickling::dumps, module)?)?;
+    module.add_function(wrap_pyfunction!(pickling::prepare_pickling, module)?)?;
     module.add_function(wrap_pyfunction!(arena::found, module)?)?;
     module.add_function(wrap_pyfunction!(arena::processes, module)?)?;
     module.add_function(wrap_pyfunction!(arena::objects, module)?)?;

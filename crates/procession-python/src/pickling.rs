@@ -31,23 +31,28 @@ struct Pickle {
 
 fn pickle(py: Python<'_>) -> PyResult<&'static Pickle> {
     static PICKLE: PyOnceLock<Pickle> = PyOnceLock::new();
-    PICKLE.get_or_try_init(py, || {
-        let pickle = py.import("pickle")?;
-        let copyreg = py.import("copyreg")?;
-        let reduction = py.import("multiprocessing.reduction")?;
-        Ok(Pickle {
-            bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
-            pickler: pickle.getattr("Pickler")?.unbind(),
-            dumps: pickle.getattr("dumps")?.unbind(),
-            loads: pickle.getattr("loads")?.unbind(),
-            copyreg_table: copyreg.getattr("dispatch_table")?.cast_into::<PyDict>()?.unbind(),
-            forking_pickler: reduction.getattr("ForkingPickler")?.unbind(),
-        })
-    })
+    if let Some(pickle) = PICKLE.get(py) {
+        return Ok(pickle);
+    }
+    let pickle = py.import("pickle")?;
+    let copyreg = py.import("copyreg")?;
+    let reduction = py.import("multiprocessing.reduction")?;
+    let found = Pickle {
+        bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
+        pickler: pickle.getattr("Pickler")?.unbind(),
+        dumps: pickle.getattr("dumps")?.unbind(),
+        loads: pickle.getattr("loads")?.unbind(),
+        copyreg_table: copyreg.getattr("dispatch_table")?.cast_into::<PyDict>()?.unbind(),
+        forking_pickler: reduction.getattr("ForkingPickler")?.unbind(),
+    };
+    // Made outside the lock, which no other thread's fork can find taken for long then.
+    Ok(PICKLE.get_or_init(py, || found))
 }
 
-/// Looks up what this module needs of the interpreter's.
-pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+/// Looks up what this module needs of the interpreter's: before a fork, lest another thread is in the
+/// middle of it then.
+#[pyfunction]
+pub(crate) fn prepare_pickling(py: Python<'_>) -> PyResult<()> {
     pickle(py).map(|_| ())
 }
 

@@ -9,6 +9,7 @@ import enum
 import math
 import os
 import pickle
+import random
 import signal
 import threading
 import time
@@ -801,12 +802,13 @@ def test_a_stopped_producer_keeps_nobody_from_giving_up(ctx: Any) -> None:
     queue = ctx.Queue()
     producer = ctx.Process(target=put_for_ever, args=(queue,))
     producer.start()
-    queue.get()
+    assert eventually(lambda: not queue.empty())
     before = signal.signal(signal.SIGALRM, ring)
     try:
         # It is stopped anywhere, so sooner or later where it has the end of the queue.
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
+            time.sleep(random.uniform(0, 0.002))
             os.kill(producer.pid, signal.SIGSTOP)
             signal.setitimer(signal.ITIMER_REAL, 0.2)
             try:
@@ -815,7 +817,6 @@ def test_a_stopped_producer_keeps_nobody_from_giving_up(ctx: Any) -> None:
             except AlarmRang:
                 break
             os.kill(producer.pid, signal.SIGCONT)
-            queue.get()
         else:
             pytest.fail("the producer was never stopped within the queue")
     finally:

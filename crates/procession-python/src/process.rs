@@ -134,7 +134,7 @@ pub(crate) fn follow(
 ) -> PyResult<Child> {
     let slot = slot.map(unpacked);
     if let Some(slot) = slot {
-        arena::family().map_err(arena_error)?.started(slot, pid);
+        arena::family().map_err(arena_error)?.follow(slot, pid);
     }
     let pidfd = match pidfd {
         Some(number) => PidFd::from_fd(pid, inherited(number).map_err(os_error)?),

@@ -331,12 +331,19 @@ impl Arena {
         self.join().map(|_| ())
     }
 
+    /// As [`Self::started`], for a process that another forked, and reserved the slot for, on this
+    /// one's behalf: from now on it is this process's child.
+    pub fn follow(&self, slot: Slot, pid: u32) {
+        if let Ok(row) = self.row(slot.index) {
+            row.parent.store(process::id(), Ordering::Relaxed);
+        }
+        self.started(slot, pid);
+    }
+
     /// The parent's side: tells which process has the slot that was reserved, so that its end can be
     /// seen even if it never came to say so itself.
     pub fn started(&self, slot: Slot, pid: u32) {
         let Ok(row) = self.row(slot.index) else { return };
-        // It may have been forked, and the slot reserved, by another on this process's behalf.
-        row.parent.store(process::id(), Ordering::Relaxed);
         row.followed.store(u64::from(slot.generation), Ordering::Release);
         let seen = row.pid.load(Ordering::Acquire);
         // Not if the child has said so itself, nor if it has come and gone.

@@ -28,7 +28,7 @@ from multiprocessing import util
 from multiprocessing.process import BaseProcess, current_process
 
 from . import _native
-from .process import Popen, leave_with
+from .process import Popen, dies_with_parent, leave_with
 from .spawn import (
     get_preparation_data,
     import_main_path,
@@ -92,9 +92,9 @@ class ForkServerPopen(Popen):
         payload = write_payload(self, process_obj, environment=dict(os.environ))
         try:
             shares = _native.reserve()
-            dies = process_obj.daemon or process_obj._config.get("die_with_parent")  # type: ignore[attr-defined]
+            dies = dies_with_parent(process_obj)
             try:
-                return _forkserver.request(payload, self._fds, shares, bool(dies))
+                return _forkserver.request(payload, self._fds, shares, dies)
             except BaseException:
                 _native.unreserve(shares)
                 raise

@@ -153,6 +153,12 @@ class Parent:
         _native.die_with_parent(self.pid, self.by_main_thread)
 
 
+def dies_with_parent(process_obj: BaseProcess) -> bool:
+    """Return whether a process is to end when the one that starts it does."""
+    asked = process_obj._config.get("die_with_parent")  # type: ignore[attr-defined]
+    return bool(process_obj.daemon or asked)
+
+
 def run(process_obj: BaseProcess, parent: Any) -> int:
     """Be the child that a process object stands for; return the exit status.
 
@@ -166,7 +172,7 @@ def run(process_obj: BaseProcess, parent: Any) -> int:
     from .context import _force_start_method
 
     _native.begin(process_obj.name)
-    if process_obj.daemon or process_obj._config.get("die_with_parent"):  # type: ignore[attr-defined]
+    if dies_with_parent(process_obj):
         parent.take_along()
     method = getattr(process_obj, "_start_method", None)
     if method is not None:

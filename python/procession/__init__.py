@@ -6,7 +6,6 @@ default context, as there.
 
 from __future__ import annotations
 
-import importlib
 import os
 
 from . import late as late
@@ -122,7 +121,7 @@ __all__ = [
 ]
 
 
-_LATE = {"BlockedOn": "states", "Member": "states", "ProcessState": "states", "family": "states"}
+_LATE = {"BlockedOn", "Member", "ProcessState", "family"}
 _OURS = {"forkserver", "pool", "queues", "sharedctypes", "spawn", "states", "synchronize"}
 _STANDARD = {
     "connection",
@@ -146,9 +145,13 @@ SUBWARNING = 25
 def __getattr__(name: str) -> Any:
     # Submodules come when they are asked for: what is imported is copied at each fork.
     if name in _LATE:
-        return getattr(importlib.import_module(f".{_LATE[name]}", __name__), name)
+        from . import states
+
+        return getattr(states, name)
     if name in _OURS:
-        return importlib.import_module(f".{name}", __name__)
+        from importlib import import_module
+
+        return import_module(f".{name}", __name__)
     if name in _STANDARD:
         return standard(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import context as _stdlib
 from multiprocessing.context import (
     AuthenticationError,
@@ -17,6 +16,7 @@ from multiprocessing.process import BaseProcess, current_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any, NoReturn
 
     from .pool import Pool

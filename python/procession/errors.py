@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from multiprocessing import ProcessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
 
 
 class WorkerDiedError(ProcessError):
@@ -28,8 +31,10 @@ class WorkerDiedError(ProcessError):
     @property
     def signal(self) -> signal.Signals | None:
         """The signal that ended the worker, or None if it left by itself."""
+        from signal import Signals
+
         try:
-            return signal.Signals(-self.exitcode)
+            return Signals(-self.exitcode)
         except ValueError:
             return None
 

@@ -1,19 +1,24 @@
 """Modules of the standard library that are loaded when something of them is used.
 
 A spawned child imports this package before anything else, and most of what `multiprocessing`
-imports with it (sockets, subprocesses) it never needs. Where these are imported already nothing
-changes.
+imports with it (sockets, subprocesses, threads, enumerations) it may never need. While
+`multiprocessing` is imported, *stand-ins* take the place of these; it keeps them, and nobody else
+finds them. Where these modules are imported already nothing changes.
 """
 
 from __future__ import annotations
 
+import _functools
+import _signal
+import _thread
 import sys
-from importlib import import_module
-from types import ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Any
+else:
+    ModuleType = type(sys)
 
 
 class LateModule(ModuleType):
@@ -23,33 +28,84 @@ class LateModule(ModuleType):
         if attribute.startswith("__"):
             # The import system looks whether there is this and that.
             raise AttributeError(attribute)
+        return getattr(self._loaded(), attribute)
+
+    def _loaded(self) -> ModuleType:
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         # By the import system, with its locks; everyone gets the same module.
-        return getattr(import_module(self.__name__), attribute)
+        from importlib import import_module
+
+        return import_module(self.__name__)
 
 
-def import_light() -> None:
-    """Import `multiprocessing` without what it needs for connections and programs alone."""
-    if "multiprocessing" in sys.modules:
-        return
-    sys.modules["multiprocessing.reduction"] = LateModule("multiprocessing.reduction")
-    if "subprocess" in sys.modules:
-        return
-    late = LateModule("subprocess")
-    # The one thing that is bound at once.
-    late._args_from_interpreter_flags = _args_from_interpreter_flags  # type: ignore[attr-defined]
-    sys.modules["subprocess"] = late
-    try:
-        import_module("multiprocessing.util")
-    finally:
-        if sys.modules.get("subprocess") is late:
-            del sys.modules["subprocess"]
+class LateThreading(LateModule):
+    """Stands for `threading`, of which a process asks at its begin and end."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        if "threading" not in sys.modules:
+            # Who never had threads has none to put right after a fork, nor to wait for.
+            if attribute == "_HAVE_THREAD_NATIVE_ID":
+                return False
+            if attribute == "_shutdown":
+                return lambda: None
+        return super().__getattr__(attribute)
 
 
 def _args_from_interpreter_flags() -> list[str]:
-    flags: list[str] = import_module("subprocess")._args_from_interpreter_flags()
+    import subprocess
+
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return flags
 
 
-import_light()
+def _stand_in(name: str) -> ModuleType:
+    """Return what stands for a module, with what is bound while others are imported."""
+    late: ModuleType = LateThreading(name) if name == "threading" else LateModule(name)
+    if name == "subprocess":
+        late._args_from_interpreter_flags = _args_from_interpreter_flags  # type: ignore[attr-defined]
+    elif name == "threading":
+        late.local = _thread._local  # type: ignore[attr-defined]
+    elif name == "functools":
+        late.partial = _functools.partial  # type: ignore[attr-defined]
+    elif name == "signal":
+        # Looked through for the names of signals.
+        vars(late).update(
+            (signal, number) for signal, number in vars(_signal).items() if signal[:3] == "SIG"
+        )
+    return late
+
+
+class Absent:
+    """A ``with`` block in which modules have stand-ins, as far as they are not imported yet.
+
+    Parameters
+    ----------
+    *names : str
+        Of the modules that `_stand_in` knows.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.stand_ins = {name: _stand_in(name) for name in names if name not in sys.modules}
+
+    def __enter__(self) -> None:
+        sys.modules.update(self.stand_ins)
+
+    def __exit__(self, *_: object) -> None:
+        for name, late in self.stand_ins.items():
+            if sys.modules.get(name) is late:
+                del sys.modules[name]
+            if name == "signal":
+                # From now on its numbers are enumerated.
+                for signal in [bound for bound in vars(late) if bound[:3] == "SIG"]:
+                    delattr(late, signal)
+
+
+if "multiprocessing" not in sys.modules:
+    # It is kept until connections are used.
+    sys.modules["multiprocessing.reduction"] = LateModule("multiprocessing.reduction")
+    with Absent("subprocess", "threading", "signal"):
+        from multiprocessing import util as util
+if "_pickle" not in sys.modules:
+    with Absent("functools"):
+        import _pickle as _pickle

@@ -6,10 +6,10 @@ process has ended, and no other process can be taken for it.
 
 from __future__ import annotations
 
+import _thread
 import os
-import signal
 import sys
-import threading
+from _signal import SIGINT, SIGKILL, SIGTERM
 from multiprocessing import process as _stdlib
 from multiprocessing import util
 from multiprocessing.process import (
@@ -67,13 +67,13 @@ class Popen:
             self._child.signal(number)
 
     def terminate(self) -> None:
-        self._send_signal(signal.SIGTERM)
+        self._send_signal(SIGTERM)
 
     def kill(self) -> None:
-        self._send_signal(signal.SIGKILL)
+        self._send_signal(SIGKILL)
 
     def interrupt(self) -> None:
-        self._send_signal(signal.SIGINT)
+        self._send_signal(SIGINT)
 
     def close(self) -> None:
         # The descriptor goes with the child's object.
@@ -81,11 +81,11 @@ class Popen:
 
     def terminate_tree(self) -> None:
         if self.returncode is None:
-            self._child.signal_tree(signal.SIGTERM)
+            self._child.signal_tree(SIGTERM)
 
     def kill_tree(self) -> None:
         if self.returncode is None:
-            self._child.signal_tree(signal.SIGKILL)
+            self._child.signal_tree(SIGKILL)
 
     def state(self) -> Any:
         from .states import ProcessState, state_of
@@ -106,7 +106,7 @@ class ForkPopen(Popen):
 
     def _launch(self, process_obj: BaseProcess) -> _native.Child:
         parent = os.getpid()
-        by_main_thread = threading.get_native_id() == parent
+        by_main_thread = _thread.get_native_id() == parent
         try:
             _native.prepare_fork()
             pid = os.fork()

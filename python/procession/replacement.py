@@ -8,9 +8,9 @@ which procession has no form yet are still to be had by their usual names.
 
 from __future__ import annotations
 
-import importlib
 import sys
-from importlib.machinery import ModuleSpec, PathFinder
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import PathFinder
 
 from .late import LateModule
 
@@ -37,6 +37,13 @@ _OURS = {
 }
 
 
+def _import_module(name: str) -> ModuleType:
+    # Not needed by a child before it is prepared.
+    from importlib import import_module
+
+    return import_module(name)
+
+
 class _Found:
     """A loader of a module that is there already."""
 
@@ -60,7 +67,7 @@ class _Finder:
     ) -> ModuleSpec | None:
         package, _, module = name.partition(".")
         if package == _REPLACED and module in _OURS:
-            found = importlib.import_module(f"procession.{module}")
+            found = _import_module(f"procession.{module}")
         elif package == _REPLACED and module:
             return self._standard(name, module)
         elif name.startswith(f"{STANDARD}."):
@@ -77,8 +84,8 @@ class _Finder:
 def standard(name: str) -> Any:
     """Return a module of the standard library's package, also where it has been replaced."""
     if _REPLACED in sys.modules and f"{STANDARD}" not in sys.modules:
-        return importlib.import_module(f"{_REPLACED}.{name}")
-    return importlib.import_module(f"{STANDARD}.{name}")
+        return _import_module(f"{_REPLACED}.{name}")
+    return _import_module(f"{STANDARD}.{name}")
 
 
 def loaded(name: str) -> Any:
@@ -89,7 +96,7 @@ def loaded(name: str) -> Any:
 def _load(name: str) -> ModuleType | None:
     """Load a module of the standard library's package that nobody has imported yet."""
     package, _, _ = f"{STANDARD}.{name}".rpartition(".")
-    where = importlib.import_module(package).__path__
+    where = _import_module(package).__path__
     spec = PathFinder.find_spec(f"{STANDARD}.{name}", where)
     if spec is None or spec.loader is None:
         return None

@@ -9,10 +9,10 @@ does meanwhile.
 
 from __future__ import annotations
 
+import _thread
 import io
 import os
 import sys
-import threading
 from _pickle import load
 from multiprocessing import process as _process
 from multiprocessing import reduction, util
@@ -70,7 +70,7 @@ class SpawnPopen(Popen):
         payload = write_payload(self, process_obj)
         try:
             slot = _native.reserve()
-            main_thread = threading.get_native_id() == os.getpid()
+            main_thread = _thread.get_native_id() == os.getpid()
             command = get_command_line(slot=slot, parent=os.getpid(), main_thread=int(main_thread))
             return start_program(command, slot, [payload, *self._fds])
         finally:
@@ -344,4 +344,7 @@ def serve(payload: int, parent: Any) -> int:
 
 def __getattr__(name: str) -> Any:
     # Where the interpreter is chosen, and private names that the public relies on.
+    if name.startswith("__"):
+        # The import system looks whether there is this and that.
+        raise AttributeError(name)
     return getattr(standard("spawn"), name)

@@ -479,6 +479,39 @@ def test_processes_leave_no_descriptors(ctx: Any) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+THREAD_OF_A_CHILD = """
+import sys
+import procession
+
+def work():
+    # A copy of the template has all that the template has.
+    assert sys.argv[1] == "forkserver" or "threading" not in sys.modules, "the test is void"
+    import threading, time
+    from multiprocessing import process
+    assert process.threading.main_thread() is threading.current_thread()
+    assert process.signal.SIGTERM is __import__("signal").Signals.SIGTERM
+
+    def later():
+        time.sleep(0.3)
+        print("the thread has ended")
+
+    threading.Thread(target=later).start()
+
+if __name__ == "__main__":
+    child = procession.get_context(sys.argv[1]).Process(target=work)
+    child.start()
+    child.join()
+    sys.exit(child.exitcode)
+"""
+
+
+def test_a_child_that_comes_to_have_threads_waits_for_them(run_program: Any) -> None:
+    ending = run_program(THREAD_OF_A_CHILD)
+
+    assert ending.stdout == "the thread has ended\n", ending.stderr
+    assert ending.exit_code == 0, ending.stderr
+
+
 def test_many_processes_may_run_at_once(ctx: Any) -> None:
     event = ctx.Event()
     processes = [start(ctx, event.wait) for _ in range(60)]

@@ -26,7 +26,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from multiprocessing import util
 from multiprocessing.connection import Pipe, wait
@@ -53,6 +53,9 @@ _BATCH = 256
 _GRACE = 1.0
 """Seconds that terminated workers have to leave before they are killed."""
 
+_NO_TASK = 2**64 - 1
+"""The number of an outcome that says no more than that there may be news."""
+
 _STILLBORN_MOST = 10
 """Workers in a row, beyond the size of the pool, that may end before one is ready for tasks."""
 
@@ -62,6 +65,10 @@ _TICK = 1.0
 
 def call_each(func: Callable[[Any], Any], items: tuple[Any, ...]) -> list[Any]:
     return [func(item) for item in items]
+
+
+def call_each_star(func: Callable[..., Any], items: tuple[Iterable[Any], ...]) -> list[Any]:
+    return [func(*item) for item in items]
 
 
 def _put_result(results: _native.Queue, number: int, ok: bool, value: Any) -> None:
@@ -115,13 +122,26 @@ def _work(
 class Result(Protocol):
     """What a task's outcome is given to."""
 
-    _has_come: bool
-    """Whether the outcome is here."""
-    _is_ready: bool
-    """Whether its callback has been called as well, if it has one."""
+    @property
+    def _has_come(self) -> bool:
+        """Whether the outcome is here."""
+
+    @property
+    def _is_ready(self) -> bool:
+        """Whether its callback has been called as well, if it has one."""
 
     def _done(self, index: int, ok: bool, value: Any) -> None:
         """Take the outcome of one of its tasks. The second time for the same does nothing."""
+
+
+class FedResult(Result, Protocol):
+    """A result whose tasks are submitted by a thread, bit by bit."""
+
+    def submitted(self, count: int) -> None:
+        """Take it that all tasks are submitted, and how many there are."""
+
+    def no_more(self, error: BaseException) -> None:
+        """Take it that no more tasks come, and why."""
 
 
 class Crew:
@@ -156,10 +176,12 @@ class Crew:
         # What follows changes under the lock.
         self.lock = threading.RLock()
         self.jobs: dict[int, tuple[Result, int]] = {}
+        # Whose tasks a thread still takes from an iterable.
+        self.fed: set[FedResult] = set()
         self.inbox: deque[tuple[int, bool, Any]] = deque()
         self.turn: int | None = None
         self.awaited: set[Result] = set()
-        self.due: dict[Result, tuple[Callable[[Any], object], Any]] = {}
+        self.due: dict[Any, tuple[Callable[[Any], object], Any]] = {}
         self.collector: threading.Thread | None = None
         # Who waits for a turn or a result, or for either.
         self.gates: dict[SimpleQueue[None], Result | None] = {}
@@ -240,7 +262,7 @@ class Crew:
             # This comes behind all that the worker put, so a result that it still gave counts.
             error = WorkerDiedError(worker.pid, worker.exitcode, number)
             self.results._put_result(number, False, error)
-        if self.state == CLOSE and (worker.exitcode != 0 or number is not None):
+        if self.end is not None and (worker.exitcode != 0 or number is not None):
             # It may have died with the end in its hands.
             self.tasks.put(None)
 
@@ -256,7 +278,7 @@ class Crew:
         """Start workers in place of those that have left, while there is something to do."""
         while len(self.workers) < self.size and (
             self.state == RUN
-            or (self.state == CLOSE and self.end is not None and self.tasks._got() < self.end)
+            or (self.state == CLOSE and (self.end is None or self.tasks._got() < self.end))
         ):
             try:
                 self._start_worker()
@@ -302,10 +324,11 @@ class Crew:
         self.check_process()
         task = _native.join_task(self.name_of(func), args, kwds)
         with self.lock:
-            if self.state != RUN:
+            # What was begun before the pool was closed is finished.
+            if self.state != RUN and not (self.state == CLOSE and result in self.fed):
                 raise ValueError("Pool not running")
             self.jobs[self.tasks._put_task(task)] = (result, index)
-            if self.state != RUN:
+            if self.state not in (RUN, CLOSE):
                 # The watcher gave up meanwhile, and may not have seen this one.
                 self._fail_the_rest()
 
@@ -313,9 +336,66 @@ class Crew:
         with self.lock:
             if self.state != RUN:
                 return
-            self.end = self.tasks._got() + self.tasks.qsize()
             self.state = CLOSE
+            self._end_tasks()
+        self.ring()
+
+    def _end_tasks(self) -> None:
+        """Put the end behind the tasks of a closed pool, if no more come. The lock is held."""
+        if self.state == CLOSE and not self.fed and self.end is None:
+            self.end = self.tasks._got() + self.tasks.qsize()
             self.tasks.put(None)
+
+    def feed(self, result: FedResult, submit_all: Callable[[], int]) -> None:
+        """Have a thread submit the tasks of a result.
+
+        Parameters
+        ----------
+        result : FedResult
+            What it is told how many there are, or why there are no more.
+        submit_all : callable
+            Submits the tasks one by one, and returns how many there were.
+        """
+        feeder = threading.Thread(
+            target=self._feed, args=(result, submit_all), name="procession tasks", daemon=True
+        )
+        try:
+            with self.lock:
+                self.fed.add(result)
+            feeder.start()
+        except BaseException:
+            if feeder.ident is None:
+                self._end_feeding(result)
+            raise
+
+    def _feed(self, result: FedResult, submit_all: Callable[[], int]) -> None:
+        try:
+            result.submitted(submit_all())
+        except BaseException as error:
+            # Also what is no Exception: somebody waits for it.
+            result.no_more(error)
+        finally:
+            self._end_feeding(result)
+
+    def submit_fed(
+        self, result: FedResult, func: Callable[..., Any], args: Any, index: int
+    ) -> None:
+        """Submit a task of a result that is fed; its failure is an outcome like others."""
+        try:
+            self.submit(result, func, args, {}, index)
+        except Exception as error:
+            failure = error
+            if self.state not in (RUN, CLOSE):
+                failure = PoolTerminatedError("the pool was terminated before the task was done")
+            with self.lock:
+                result._done(index, False, failure)
+            self._nudge()
+
+    def _end_feeding(self, result: FedResult) -> None:
+        with self.lock:
+            self.fed.discard(result)
+            self._end_tasks()
+        self._nudge()
         self.ring()
 
     def terminate(self) -> None:
@@ -427,6 +507,11 @@ class Crew:
             self.turn = None
             self._wake()
 
+    def _nudge(self) -> None:
+        """Have all who wait look around, also the one who waits for outcomes."""
+        self.results._put_result(_NO_TASK, True, None)
+        self._wake()
+
     def _wake(self) -> None:
         for gate in tuple(self.gates):
             gate.put(None)
@@ -459,6 +544,9 @@ class Crew:
         for number in tuple(self.jobs):
             error = PoolTerminatedError(f"the pool {why}")
             self.results._put_result(number, False, error)
+        for result in tuple(self.fed):
+            # Its thread may be held up for ever by what it takes the tasks from.
+            result.no_more(PoolTerminatedError(f"the pool {why}"))
 
     # Callbacks.
 

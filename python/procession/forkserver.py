@@ -156,6 +156,15 @@ class ForkServer:
             finally:
                 os.close(payload)
         self._requests = ours
+        # After the children that the program's end waits for.
+        util.Finalize(None, self._leave, exitpriority=-10)
+
+    def _leave(self) -> None:
+        """Need the template no more."""
+        with self._lock:
+            if self._requests is not None:
+                self._requests.close()
+                self._requests = None
 
     def _lose(self, lost: socket.socket) -> None:
         """Forget a template that does not answer any more."""
@@ -175,10 +184,8 @@ class ForkServer:
 
     def _stop(self) -> None:
         """End the template, for tests of the standard library."""
+        self._leave()
         with self._lock:
-            if self._requests is not None:
-                self._requests.close()
-                self._requests = None
             if self._template is not None:
                 self._template.signal(signal.SIGKILL)
                 self._template.wait()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
-from multiprocessing import TimeoutError, util
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing import util
 from typing import Any
 
 from .crew import (
@@ -17,16 +17,21 @@ from .crew import (
     ExceptionWithTraceback,
     MaybeEncodingError,
     call_each,
+    call_each_star,
 )
 from .errors import WorkerDiedError
 from .replacement import standard
+from .results import AsyncResult, Chunks, IMapIterator, IMapUnorderedIterator, MapResult
 
 __all__ = [
     "CLOSE",
     "RUN",
     "TERMINATE",
+    "ApplyResult",
     "AsyncResult",
     "ExceptionWithTraceback",
+    "IMapIterator",
+    "IMapUnorderedIterator",
     "MapResult",
     "MaybeEncodingError",
     "Pool",
@@ -38,104 +43,7 @@ __all__ = [
 _stdlib = standard("pool")
 RemoteTraceback: Any = _stdlib.RemoteTraceback
 ThreadPool = _stdlib.ThreadPool
-
-
-class AsyncResult:
-    """The outcome of a task that may not be done yet.
-
-    Made by `Pool.apply_async`.
-    """
-
-    def __init__(
-        self,
-        crew: Crew,
-        callback: Callable[[Any], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
-    ) -> None:
-        self._crew = crew
-        self._callback = callback
-        self._error_callback = error_callback
-        self._has_come = False
-        self._is_ready = False
-        self._success = False
-        self._value: Any = None
-
-    def ready(self) -> bool:
-        """Return whether the task is done."""
-        return self._is_ready or self._crew.collect(self, 0)
-
-    def successful(self) -> bool:
-        """Return whether the task ended without an exception.
-
-        Raises
-        ------
-        ValueError
-            If it is not done.
-        """
-        if not self.ready():
-            raise ValueError(f"{self!r} not ready")
-        return self._success
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until the task is done, for `timeout` seconds at the longest."""
-        if not self._is_ready:
-            self._crew.collect(self, timeout)
-
-    def get(self, timeout: float | None = None) -> Any:
-        """Return the task's result, or raise the exception that it raised.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            The seconds to wait at the longest.
-
-        Raises
-        ------
-        multiprocessing.TimeoutError
-            If the task is not done by then.
-        procession.WorkerDiedError
-            If the worker died while it ran the task.
-        """
-        if not self._is_ready and not self._crew.collect(self, timeout):
-            raise TimeoutError
-        if self._success:
-            return self._value
-        raise self._value
-
-    def _done(self, index: int, ok: bool, value: Any) -> None:
-        self._set(ok, value)
-
-    def _set(self, ok: bool, value: Any) -> None:
-        self._success = ok
-        self._value = value
-        callback = self._callback if ok else self._error_callback
-        self._is_ready = not self._crew.callback_due(self, callback, value)
-        self._has_come = True
-        self._callback = self._error_callback = None
-
-
 ApplyResult = AsyncResult
-
-
-class MapResult(AsyncResult):
-    """The outcome of `Pool.map_async`: a list, in the order of the arguments."""
-
-    def __init__(self, *args: Any, length: int, chunksize: int) -> None:
-        super().__init__(*args)
-        self._chunksize = chunksize
-        self._open = set(range(-(-length // chunksize)))
-        self._values: list[Any] = [None] * length
-        self._failure: BaseException | None = None
-
-    def _done(self, index: int, ok: bool, value: Any) -> None:
-        if ok:
-            self._values[index * self._chunksize : (index + 1) * self._chunksize] = value
-        elif self._failure is None:
-            self._failure = value
-        self._open.discard(index)
-        if not self._open:
-            failed = self._failure is not None
-            self._set(not failed, self._failure if failed else self._values)
 
 
 class Pool:
@@ -290,12 +198,42 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> MapResult:
         """Begin what `map` does; return its result to come."""
+        return self._map(call_each, func, iterable, chunksize, callback, error_callback)
+
+    def starmap(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+    ) -> list[Any]:
+        """Return ``[func(*args) for args in iterable]``, called in the workers; see `map`."""
+        return self.starmap_async(func, iterable, chunksize).get()  # type: ignore[no-any-return]
+
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult:
+        """Begin what `starmap` does; return its result to come."""
+        return self._map(call_each_star, func, iterable, chunksize, callback, error_callback)
+
+    def _map(
+        self,
+        call: Callable[..., list[Any]],
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> MapResult:
         sized: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
         items, length = iter(sized), len(sized)
         if chunksize is None:
             chunksize = -(-length // (self._processes * 4)) or 1
-        if chunksize < 1:
-            raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+        _check_chunksize(chunksize)
         with self._crew.lock:
             result: MapResult = self._result(
                 MapResult, callback, error_callback, length=length, chunksize=chunksize
@@ -304,15 +242,55 @@ class Pool:
                 result._set(True, [])
                 return result
         try:
-            for index in itertools.count():
-                chunk = tuple(itertools.islice(items, chunksize))
-                if not chunk:
-                    break
-                self._crew.submit(result, call_each, (func, chunk), {}, index)
+            for index, chunk in enumerate(_chunks(items, chunksize)):
+                self._crew.submit(result, call, (func, chunk), {}, index)
         except BaseException:
             self._crew.expect_none(result)
             raise
         return result
+
+    def imap(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapIterator:
+        """Return an iterator over ``func(x)`` for each ``x`` of an iterable, called in the workers.
+
+        The iterable is read by a thread of this process, as fast as it goes.
+
+        Parameters
+        ----------
+        func : callable
+            Something that pickle can carry.
+        iterable : iterable
+            Its arguments. What it raises is raised where its result would have been.
+        chunksize : int
+            How many a worker takes at a time.
+
+        Raises
+        ------
+        ValueError
+            If the pool is closed, or `chunksize` less than 1.
+        """
+        return self._imap(IMapIterator, func, iterable, chunksize)  # type: ignore[no-any-return]
+
+    def imap_unordered(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapUnorderedIterator:
+        """As `imap`, with the results in the order in which they come."""
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize)  # type: ignore[no-any-return]
+
+    def _imap(
+        self, kind: Any, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int
+    ) -> Any:
+        _check_chunksize(chunksize)
+        crew = self._crew
+        crew.check_process()
+        with crew.lock:
+            if crew.state != RUN:
+                raise ValueError("Pool not running")
+            iterator = kind(self, crew, chunksize)
+            chunks = iterator._chunks
+            crew.feed(chunks, lambda: _submit_each(crew, chunks, func, iterable, chunksize))
+        return iterator
 
     def close(self) -> None:
         """Take no more tasks; the workers leave when all are done."""
@@ -356,6 +334,31 @@ class Pool:
                 stacklevel=2,
                 source=self,
             )
+
+
+def _check_chunksize(chunksize: int) -> None:
+    if chunksize < 1:
+        raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+
+
+def _chunks(items: Iterator[Any], chunksize: int) -> Iterator[tuple[Any, ...]]:
+    while chunk := tuple(itertools.islice(items, chunksize)):
+        yield chunk
+
+
+def _submit_each(
+    crew: Crew, chunks: Chunks, func: Callable[[Any], Any], iterable: Iterable[Any], size: int
+) -> int:
+    """Submit a task for each chunk of an iterable; return how many there are."""
+    count = 0
+    for chunk in _chunks(iter(iterable), size):
+        if not chunks.expect(count):
+            break
+        crew.submit_fed(chunks, call_each, (func, chunk), count)
+        count += 1
+        if crew.state not in (RUN, CLOSE):
+            break
+    return count
 
 
 def __getattr__(name: str) -> Any:

@@ -17,11 +17,11 @@ from multiprocessing.process import BaseProcess, current_process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import Any, NoReturn
+    from typing import Any
 
     from .pool import Pool
     from .process import Popen
-    from .queues import Queue, SimpleQueue
+    from .queues import JoinableQueue, Queue, SimpleQueue
     from .states import ProcessState
     from .synchronize import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 
@@ -39,12 +39,6 @@ __all__ = [
     "get_spawning_popen",
     "set_spawning_popen",
 ]
-
-
-def _missing(what: str) -> NoReturn:
-    raise NotImplementedError(
-        f"procession has no {what} yet: use a Lock, an Event or a Queue, or multiprocessing.{what}"
-    )
 
 
 class Process(BaseProcess):
@@ -245,9 +239,11 @@ class BaseContext(_stdlib.BaseContext):
 
         return SimpleQueue(ctx=self.get_context())
 
-    def JoinableQueue(self, maxsize: int = 0) -> NoReturn:
-        """Raise: there is no JoinableQueue yet."""
-        _missing("JoinableQueue")
+    def JoinableQueue(self, maxsize: int = 0, *, name: str = "") -> JoinableQueue:  # type: ignore[override]
+        """Return a queue of tasks; see `procession.queues.JoinableQueue`."""
+        from .queues import JoinableQueue
+
+        return JoinableQueue(maxsize, ctx=self.get_context(), name=name)
 
     def Pool(  # type: ignore[override]
         self,

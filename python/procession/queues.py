@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Empty", "Full", "Queue", "SimpleQueue"]
+__all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 
 
 class Queue(_native.Queue):
@@ -42,6 +42,44 @@ class Queue(_native.Queue):
 
     def cancel_join_thread(self) -> None:
         """Do nothing: an unread queue keeps no process from leaving."""
+
+    @staticmethod
+    def _on_queue_feeder_error(e: Exception, obj: Any) -> None:
+        """Take an object that can't be pickled; a subclass that overrides this gets them all.
+
+        There is no feeder, `put` raises; unless a subclass wants them, as that of
+        `concurrent.futures` does.
+        """
+        import traceback
+
+        traceback.print_exception(e)
+
+    def __init_subclass__(cls, **kwds: Any) -> None:
+        super().__init_subclass__(**kwds)
+        if "_on_queue_feeder_error" in vars(cls) and "put" not in vars(cls):
+            cls.put = _native.Queue._put_or_hand_over  # type: ignore[method-assign]
+
+
+class JoinableQueue(Queue):
+    """A queue whose objects are tasks, and that can be waited for until they are all done.
+
+    Takes what `Queue` does. A task that a process died with stays open, until another process calls
+    `task_done` for it.
+    """
+
+    def task_done(self) -> None:
+        """Say that an object that was got has been dealt with.
+
+        Raises
+        ------
+        ValueError
+            If that was said of as many as were put.
+        """
+        self._task_done()
+
+    def join(self) -> None:
+        """Wait until all objects that were put have been dealt with."""
+        self._join()
 
 
 class SimpleQueue(_native.Queue):

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use procession_shm::arena::family;
 use procession_shm::queue::{self, QueueError};
 use procession_shm::wait::{Deadline, Stopped, Waiting};
-use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 
@@ -251,6 +251,31 @@ impl Queue {
         decode(slf.py(), kind, &message)
     }
 
+    /// As `put`; what can't be pickled is given to `_on_queue_feeder_error`, as the standard library's
+    /// feeder thread does.
+    #[pyo3(signature = (obj, block=true, timeout=None))]
+    fn _put_or_hand_over(
+        slf: &Bound<'_, Self>,
+        obj: &Bound<'_, PyAny>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
+        let this = slf.get();
+        let py = slf.py();
+        this.open_still(slf)?;
+        let mut pickled = false;
+        let put = encode(obj, |kind, message| {
+            pickled = true;
+            this.put_bytes(py, kind, message, || until(block, timeout))
+        });
+        match put {
+            Err(error) if !pickled && error.is_instance_of::<PyException>(py) => {
+                slf.call_method1("_on_queue_feeder_error", (error, obj)).map(|_| ())
+            }
+            put => put.map(|_| ()),
+        }
+    }
+
     fn put_nowait(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         Self::put(slf, obj, false, None)
     }
@@ -382,6 +407,27 @@ impl Queue {
             self.interrupted.lock().expect(NO_PANIC).extend(messages);
         }
         outcomes
+    }
+
+    /// Says that an object that was got has been dealt with.
+    fn _task_done(&self) -> PyResult<()> {
+        self.queue
+            .task_done()
+            .map_err(|_| PyValueError::new_err("task_done() called too many times"))
+    }
+
+    /// Waits until all objects that were put are done.
+    fn _join(&self, py: Python<'_>) -> PyResult<()> {
+        let waiting = Waiting { interruptible: true, ..Waiting::FOREVER };
+        while py.detach(|| self.queue.join(waiting)).is_err() {
+            py.check_signals()?;
+        }
+        Ok(())
+    }
+
+    /// How many objects were put and are not done yet.
+    fn _unfinished(&self) -> u64 {
+        self.queue.unfinished()
     }
 
     /// How many objects were got from the queue so far.

@@ -144,6 +144,7 @@ pub const ALL: &[&str] = &[
     "queue.get.block.owned",
     "queue.get.unlocked",
     "queue.get.block.copied",
+    "queue.task_done.counted",
     "process.reserved",
     "process.burying",
     "process.buried",

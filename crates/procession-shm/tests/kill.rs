@@ -175,6 +175,7 @@ impl Scenario {
             let before =
                 record.at(Record::got(producer, sequence)).swap(number + 1, Ordering::SeqCst);
             assert_eq!(before, 0, "message {sequence} of {producer} came twice");
+            self.queue.task_done().unwrap();
         }
     }
 
@@ -299,6 +300,7 @@ impl Scenario {
         support::only_me();
         assert_eq!(self.queue.check().unwrap(), 0);
         self.judge_messages(&killed);
+        self.judge_tasks(&killed);
 
         // What the dead had in hands is freed already, not only when the queue ends: there is the
         // chunk that both ends are in, and a body each for queue, permits and record.
@@ -312,6 +314,19 @@ impl Scenario {
         drop(self);
         support::nothing_left();
         (killed, told)
+    }
+
+    /// Open are those tasks alone that a consumer died with.
+    fn judge_tasks(&self, killed: &[(Role, usize)]) {
+        let open = self.queue.unfinished();
+        let most = killed.iter().filter(|(role, _)| *role == Role::Consumer).count();
+        assert!(open <= most as u64, "{open} tasks are open, {most} consumers were killed");
+        for _ in 0..open {
+            assert!(self.queue.join(Waiting::NOT).is_err());
+            self.queue.task_done().unwrap();
+        }
+        self.queue.join(Waiting::FOREVER).unwrap();
+        assert!(self.queue.task_done().is_err());
     }
 
     fn judge_messages(&self, killed: &[(Role, usize)]) {
@@ -354,6 +369,7 @@ fn role_that_reaches(name: &str) -> Role {
     let floors = [
         ("queue.put.", Role::Producer),
         ("queue.get.", Role::Consumer),
+        ("queue.task_done.", Role::Consumer),
         ("lock.", Role::Locker),
         ("object.", Role::Maker),
         ("heap.", Role::Allocator),

@@ -98,5 +98,5 @@ pub use arena::Handle;
 pub use codec::{DecodeError, EncodeError};
 pub use memory::{Array, SharedBlock, Value};
 pub use process::{Builder, JoinError, JoinHandle, SpawnError, StartMethod, init, spawn};
-pub use queue::{ByteQueue, Queue};
+pub use queue::{ByteQueue, JoinableQueue, Queue};
 pub use sync::{Barrier, Condition, Event, Lock, RLock, Semaphore};

@@ -24,6 +24,7 @@
 
 mod chunks;
 mod end;
+mod tasks;
 
 use std::time::Duration;
 
@@ -35,6 +36,9 @@ use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
 use crate::wait::{BlockedOn, EventCount, Operation, Stopped, Waiting, block};
 use end::{End, Taken};
+use tasks::Tasks;
+
+pub use tasks::DoneTooOften;
 
 /// Longer messages have a block of their own.
 pub const INLINE_MOST: usize = 4096;
@@ -62,7 +66,8 @@ struct Control {
     not_full: EventCount,
     /// The most messages that it holds; 0 is no bound.
     most: AtomicU64,
-    unused: [AtomicU64; 5],
+    tasks: Tasks,
+    unused: [AtomicU64; 3],
 }
 
 #[allow(unsafe_code)]

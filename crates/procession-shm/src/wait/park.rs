@@ -37,10 +37,12 @@ pub enum Operation {
     Condition = 9,
     /// `Barrier::wait`.
     Barrier = 10,
+    /// `Queue::join`: all its tasks to be done.
+    TasksDone = 11,
 }
 
 impl Operation {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Acquire,
         Self::Semaphore,
         Self::Event,
@@ -51,6 +53,7 @@ impl Operation {
         Self::Join,
         Self::Condition,
         Self::Barrier,
+        Self::TasksDone,
     ];
 
     /// The operation with the number that stands in the process table.
@@ -69,7 +72,7 @@ impl std::fmt::Display for Operation {
             Self::Get => "get",
             Self::Allocate => "allocate",
             Self::QueueEnd => "reach the end of",
-            Self::Join => "join",
+            Self::Join | Self::TasksDone => "join",
         })
     }
 }
@@ -171,8 +174,8 @@ const SPIN_MOST: u32 = 50_000;
 const WORTH_SPINNING: u64 = 150_000;
 
 /// The present length of the spin, one for each operation: waits of a kind resemble each other.
-static SPIN: [std::sync::atomic::AtomicU32; 11] =
-    [const { std::sync::atomic::AtomicU32::new(SPIN_MOST) }; 11];
+static SPIN: [std::sync::atomic::AtomicU32; Operation::ALL.len() + 1] =
+    [const { std::sync::atomic::AtomicU32::new(SPIN_MOST) }; Operation::ALL.len() + 1];
 
 /// Waits until `attempt` gives a value.
 ///

@@ -29,7 +29,7 @@ use crate::sync::{NOT_AT_ALL, waiting_for};
 /// ```
 #[derive(Clone, Debug)]
 pub struct ByteQueue {
-    inner: queue::Queue,
+    pub(super) inner: queue::Queue,
 }
 
 /// What a [`ByteQueue`] carries.

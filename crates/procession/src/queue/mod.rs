@@ -1,4 +1,5 @@
-//! Messages between processes: [`Queue`] of typed values, and [`ByteQueue`] of bytes.
+//! Messages between processes: [`Queue`] of typed values, [`JoinableQueue`] of tasks that somebody waits
+//! for, and [`ByteQueue`] of bytes.
 //!
 //! A message is in the queue when `put` returns, whatever happens to its sender then, and each goes
 //! to one receiver. Those of one sender arrive in the order in which it put them. There is no thread
@@ -6,10 +7,13 @@
 
 mod bytes;
 mod error;
+mod joinable;
 mod typed;
 
 pub use bytes::{ByteQueue, Message};
 pub use error::{GetError, PutError, PutManyError};
+pub use joinable::JoinableQueue;
+pub use procession_shm::queue::DoneTooOften;
 pub use typed::{Iter, Queue, TryIter};
 
 /// The kind of a message that is plain bytes.

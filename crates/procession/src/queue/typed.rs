@@ -33,7 +33,7 @@ use crate::sync::{NOT_AT_ALL, waiting_for};
 /// }
 /// ```
 pub struct Queue<T> {
-    bytes: ByteQueue,
+    pub(super) bytes: ByteQueue,
     values: PhantomData<fn(T) -> T>,
 }
 

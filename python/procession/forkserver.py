@@ -14,6 +14,7 @@ another.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import os
@@ -156,8 +157,7 @@ class ForkServer:
             finally:
                 os.close(payload)
         self._requests = ours
-        # After the children that the program's end waits for.
-        util.Finalize(None, self._leave, exitpriority=-10)
+        atexit.register(self._leave)
 
     def _leave(self) -> None:
         """Need the template no more."""
@@ -352,9 +352,10 @@ class Template:
 
     def serve(self) -> None:
         # Once nobody can make requests it stays for those whose end it is to see.
-        while self.open or self.copies:
-            for key, _ in self.selector.select():
-                key.data()
+        with self.requests:
+            while self.open or self.copies:
+                for key, _ in self.selector.select():
+                    key.data()
 
     def _take_request(self) -> None:
         message, ancillary, _, _ = self.requests.recvmsg(

@@ -199,6 +199,7 @@ def leave_with(serve: Any) -> None:
             if sys.version_info >= (3, 13):
                 atexit._run_exitfuncs()
     finally:
+        _native.leave_with(code)
         os._exit(code)
 
 

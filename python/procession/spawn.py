@@ -339,7 +339,9 @@ def serve(payload: int, parent: Any) -> int:
     finally:
         del current_process()._inheriting  # type: ignore[attr-defined]
     _native.drop_unopened()
-    return run(process_obj, parent)
+    code = run(process_obj, parent)
+    _native.leave_with(code)
+    return code
 
 
 def __getattr__(name: str) -> Any:

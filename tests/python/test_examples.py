@@ -30,6 +30,36 @@ EXPECTED_LINES = {
     "traffic_light.py": "red again: 0 of 3 late cars have passed",
 }
 
+# Those that show what the standard library has not, as they are; each with all that it prints.
+OF_PROCESSION = {
+    "orphans_and_zombies.py": """\
+ended, and not joined: zombie
+joined: ended
+nobody joined it, and it is gone
+its parent ended with exit code -9
+the orphan lives: yes
+known by who started it: yes
+told to end, it ended
+a daemon went with its parent
+""",
+    "daemon.py": """\
+the daemon works: yes
+its parent ended with exit code -9
+the daemon ended with it
+""",
+    "process_tree.py": """\
+1 is blocked: wait Event never
+  1.1 is blocked: wait Event never
+    1.1.1 is blocked: wait Event never
+    1.1.2 is blocked: wait Event never
+  1.2 is blocked: wait Event never
+    1.2.1 is blocked: wait Event never
+    1.2.2 is blocked: wait Event never
+the root ended with exit code -9
+of 7 processes none is left
+""",
+}
+
 # Runs index.py with a function in it that kills the worker which calls it.
 INDEX_WITH_DYING_WORKERS = f"""
 import os
@@ -70,6 +100,14 @@ def test_a_program_leaves_no_process_behind(launcher: str, program: str) -> None
 @pytest.mark.parametrize("program", EXPECTED_LINES)
 def test_a_program_prints_the_same_under_both_launchers(program: str) -> None:
     assert ending_of("procession", program).stdout == ending_of("python", program).stdout
+
+
+@pytest.mark.parametrize(("program", "output"), OF_PROCESSION.items())
+def test_a_program_shows_what_procession_adds(program: str, output: str) -> None:
+    ending = run("python", EXAMPLES / program)
+    assert ending.exit_code == 0, ending.stderr
+    assert ending.stdout == output
+    assert not ending.left_processes
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

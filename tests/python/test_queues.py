@@ -485,6 +485,33 @@ def test_closing_concerns_this_process_alone(ctx: Any) -> None:
     assert queue.get() == 1
 
 
+def put_and_get(queue: Any, answers: Any) -> None:
+    queue.put(2)
+    answers.put(queue.get())
+
+
+def test_a_forked_process_has_not_closed_what_its_parent_has() -> None:
+    ctx = procession.get_context("fork")
+    queue, answers = ctx.Queue(), ctx.Queue()
+    queue.close()
+    process = ctx.Process(target=put_and_get, args=(queue, answers))
+    process.start()
+    process.join()
+    assert answers.get(timeout=60) == 2
+
+
+def test_a_closed_queue_tells_its_size_unless_it_was_put_into(ctx: Any) -> None:
+    unused, used = ctx.Queue(), ctx.Queue()
+    used.put(1)
+    unused.close()
+    used.close()
+    assert unused.empty()
+    assert used.qsize() == 1
+    # As the standard library's, whose pipe is closed then.
+    with pytest.raises(OSError, match="is closed"):
+        used.empty()
+
+
 def close_and_tell(queue: Any, closed: Any) -> None:
     queue.close()
     closed.set()

@@ -205,6 +205,17 @@ pub(crate) fn die_with_parent(parent: u32, by_main_thread: bool) -> PyResult<()>
     process::die_with_parent(parent, by_main_thread).map_err(os_error)
 }
 
+/// Says that this process is about to leave, and with which exit code, if it belongs to a family.
+#[pyfunction]
+pub(crate) fn leave_with(code: i32) {
+    if is_founded()
+        && let Ok(arena) = arena::family()
+    {
+        // As the kernel does with what is given to `_exit(2)`.
+        arena.leave_with(code as u8);
+    }
+}
+
 impl Child {
     fn bury(&self) {
         if let Some(slot) = self.slot
@@ -231,7 +242,7 @@ impl Child {
     }
 
     /// Waits for the end; gives the exit code (negative for a signal, 255 where someone else took
-    /// it), or None if the timeout came first.
+    /// it and nothing tells), or None if the timeout came first.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
         let deadline = deadline(timeout);
@@ -267,9 +278,9 @@ impl Child {
                     Some(report) => match py.detach(|| report.exit_code()) {
                         Some(code) if code < 0 => Some(ExitStatus::Signaled(-code)),
                         Some(code) => Some(ExitStatus::Exited(code)),
-                        None => self.pidfd.reap().map_err(os_error)?,
+                        None => arena::reap(&self.pidfd, self.slot).map_err(os_error)?,
                     },
-                    None => self.pidfd.reap().map_err(os_error)?,
+                    None => arena::reap(&self.pidfd, self.slot).map_err(os_error)?,
                 };
                 let Some(status) = status else { return Ok(None) };
                 let task = self.task();

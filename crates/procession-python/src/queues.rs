@@ -1,12 +1,12 @@
 //! `procession.queues`: messages between processes.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use procession_shm::arena::family;
 use procession_shm::queue::{self, QueueError};
 use procession_shm::wait::{Deadline, Stopped, Waiting};
-use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyValueError};
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 
@@ -14,11 +14,38 @@ use crate::errors::{arena_error, handle, open_as};
 use crate::pickling::{append, decode, encode, queue_error, split};
 use crate::waiting::deadline;
 
+/// Something that is so in this process, and not in those that are forked from it.
+#[derive(Default)]
+struct InProcess {
+    /// The process's number; 0 in none.
+    pid: AtomicU32,
+}
+
+impl InProcess {
+    fn note(&self) {
+        self.pid.store(std::process::id(), Ordering::Relaxed);
+    }
+
+    /// As [`Self::note`], if it was so in no process yet: without a system call mostly, for `put`.
+    fn note_first(&self) {
+        if self.pid.load(Ordering::Relaxed) == 0 {
+            self.note();
+        }
+    }
+
+    fn is_so(&self) -> bool {
+        let pid = self.pid.load(Ordering::Relaxed);
+        pid != 0 && pid == std::process::id()
+    }
+}
+
 /// A queue between processes, as `multiprocessing.Queue`, without feeder thread and pipe.
 #[pyclass(subclass, frozen, module = "procession._native")]
 pub(crate) struct Queue {
     queue: queue::Queue,
-    closed: AtomicBool,
+    closed: InProcess,
+    /// Whether something was put.
+    has_put: InProcess,
     /// Outcomes that were got when the user interrupted their unpickling. Used with the interpreter
     /// attached and left before anything else runs, so no fork finds it locked.
     interrupted: Mutex<Vec<Vec<u8>>>,
@@ -39,14 +66,15 @@ impl Queue {
     fn over(queue: queue::Queue) -> Self {
         Self {
             queue,
-            closed: AtomicBool::new(false),
+            closed: InProcess::default(),
+            has_put: InProcess::default(),
             interrupted: Mutex::default(),
             spoilt: Mutex::default(),
         }
     }
 
     fn open_still(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
-        if self.closed.load(Ordering::Relaxed) {
+        if self.closed.is_so() {
             let name = slf.repr()?;
             return Err(PyValueError::new_err(format!("Queue {name} is closed")));
         }
@@ -223,7 +251,7 @@ impl Queue {
 
     #[getter]
     fn _closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        self.closed.is_so()
     }
 
     #[pyo3(signature = (obj, block=true, timeout=None))]
@@ -235,6 +263,7 @@ impl Queue {
     ) -> PyResult<()> {
         let this = slf.get();
         this.open_still(slf)?;
+        this.has_put.note_first();
         this.put_message(slf.py(), obj, || until(block, timeout)).map(|_| ())
     }
 
@@ -263,6 +292,7 @@ impl Queue {
         let this = slf.get();
         let py = slf.py();
         this.open_still(slf)?;
+        this.has_put.note_first();
         let mut pickled = false;
         let put = encode(obj, |kind, message| {
             pickled = true;
@@ -294,6 +324,7 @@ impl Queue {
     ) -> PyResult<usize> {
         let this = slf.get();
         this.open_still(slf)?;
+        this.has_put.note_first();
         let mut messages = Vec::new();
         for object in objs.try_iter()? {
             messages.push(encode(&object?, |kind, bytes| Ok((kind, bytes.to_vec())))?);
@@ -439,8 +470,13 @@ impl Queue {
         self.queue.len()
     }
 
-    fn empty(&self) -> bool {
-        self.queue.is_empty()
+    /// Whether there is no object; an error where the standard library's queue has closed its pipe: in
+    /// a process that has put something and then closed the queue.
+    fn empty(&self) -> PyResult<bool> {
+        if self.closed.is_so() && self.has_put.is_so() {
+            return Err(PyOSError::new_err("handle is closed"));
+        }
+        Ok(self.queue.is_empty())
     }
 
     fn full(&self) -> bool {
@@ -449,7 +485,7 @@ impl Queue {
 
     /// Says that this process uses the queue no more.
     fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        self.closed.note();
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String,))> {

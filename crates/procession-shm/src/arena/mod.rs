@@ -38,7 +38,7 @@ pub use processes::{ProcessInfo, Slot};
 pub use registry::{
     arena_of, attach, family, forked, inherit, inherit_as, is_founded, prepare_fork,
 };
-pub use states::{Blocked, Member, ProcessName, ProcessState, signal_tree, state_of};
+pub use states::{Blocked, Member, ProcessName, ProcessState, reap, signal_tree, state_of};
 
 use crate::atomics::{AtomicU64, Ordering};
 use crate::wait::Owner;

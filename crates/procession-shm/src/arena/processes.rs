@@ -60,6 +60,8 @@ pub(super) struct Row {
     orphaned: AtomicU64,
     /// The generation whose parent will wait for it, and read what it left before it buries it.
     followed: AtomicU64,
+    /// The exit code that the process is about to leave with, + 1; 0 if it has not said so.
+    leaving: AtomicU64,
 }
 
 #[allow(unsafe_code)]
@@ -172,6 +174,7 @@ impl Row {
         self.pid.store(u64::from(generation) << 32 | u64::from(pid), Ordering::Release);
         self.blocked_on.store(0, Ordering::Relaxed);
         self.task.store(0, Ordering::Relaxed);
+        self.leaving.store(0, Ordering::Relaxed);
     }
 
     /// The number of the process with this generation; 0 while nobody has told it.
@@ -385,6 +388,22 @@ impl Arena {
         (state.generation == slot.generation && task != 0).then(|| task - 1)
     }
 
+    /// Says that this process is about to leave, and with which exit code.
+    pub fn leave_with(&self, code: u8) {
+        if let Ok(row) = self.row(self.me().index) {
+            row.leaving.store(u64::from(code) + 1, Ordering::Release);
+        }
+    }
+
+    /// The exit code that the process of a slot, which is over, said that it was about to leave with.
+    /// For those whose status someone else took.
+    pub fn exit_code_of(&self, slot: Slot) -> Option<u8> {
+        let row = self.row(slot.index).ok()?;
+        let state = row.state().ok()?;
+        let code = row.leaving.load(Ordering::Acquire).checked_sub(1)?;
+        (state.generation == slot.generation).then(|| u8::try_from(code).ok())?
+    }
+
     /// What is known of each process of the family.
     pub fn processes(&self) -> Vec<ProcessInfo> {
         (0..self.slots_used()).filter_map(|index| self.process_info(index)).collect()
@@ -494,6 +513,7 @@ impl Arena {
             word.store(0, Ordering::Relaxed);
         }
         row.orphaned.store(0, Ordering::Relaxed);
+        row.leaving.store(0, Ordering::Relaxed);
         row.pid.store(0, Ordering::Release);
         failpoint!("process.buried");
         row.change(burying, State { status: Status::Free, ..burying })

@@ -7,7 +7,7 @@
 use std::{fmt, io};
 
 use procession_os::clock::Monotonic;
-use procession_os::pidfd::PidFd;
+use procession_os::pidfd::{ExitStatus, PidFd};
 use procession_os::process;
 use procession_os::stat::{RunState, Stat, on_processor};
 use procession_os::tree::{self, Relative};
@@ -120,6 +120,24 @@ impl fmt::Display for Blocked {
             write!(f, "{held} {} ({:?})", process.pid, process.name)?;
         }
         write!(f, ", for {:.1} s", Monotonic::now().since(self.since).as_secs_f64())
+    }
+}
+
+/// Takes the status of a child that has ended, as [`PidFd::reap`] does; where someone else has taken it,
+/// and the kernel does not tell it a second time, it is what the child itself said before it left.
+///
+/// # Errors
+/// As [`PidFd::reap`].
+pub fn reap(child: &PidFd, slot: Option<Slot>) -> io::Result<Option<ExitStatus>> {
+    let status = child.reap()?;
+    Ok(status.map(|status| or_as_said(status, slot)))
+}
+
+pub(super) fn or_as_said(status: ExitStatus, slot: Option<Slot>) -> ExitStatus {
+    let said = || family().ok()?.exit_code_of(slot?);
+    match status {
+        ExitStatus::Unknown => said().map_or(status, |code| ExitStatus::Exited(code.into())),
+        known => known,
     }
 }
 

@@ -153,6 +153,15 @@ class Parent:
         _native.die_with_parent(self.pid, self.by_main_thread)
 
 
+def reap_unjoined() -> None:
+    """Take the status of children that have ended: nobody may ever join them.
+
+    As `start` and `active_children` do; called as well by whoever waits for something of ours.
+    """
+    if _stdlib._children:  # type: ignore[attr-defined]
+        _stdlib._cleanup()  # type: ignore[attr-defined]
+
+
 def dies_with_parent(process_obj: BaseProcess) -> bool:
     """Return whether a process is to end when the one that starts it does."""
     asked = process_obj._config.get("die_with_parent")  # type: ignore[attr-defined]

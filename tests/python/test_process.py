@@ -16,7 +16,7 @@ from typing import Any
 import procession
 import pytest
 from conftest import template
-from processes import children_of, eventually, is_running, members_of
+from processes import children_of, eventually, is_running, members_of, stat
 
 # What children do.
 
@@ -335,6 +335,45 @@ def test_an_exit_code_survives_a_foreign_wait(ctx: Any) -> None:
     release = tuple(int(part) for part in os.uname().release.split(".")[:2])
     assert process.exitcode == (7 if release >= (6, 15) else 255)
     assert not process.is_alive()
+
+
+def end_and_see_it_gone(go: Any, pid: int, gone: Any) -> None:
+    go.set()
+    while stat(pid) is not None:
+        time.sleep(0.005)
+    gone.put(True)
+
+
+def wait_event(event: Any) -> None:
+    event.wait()
+
+
+def join_other(gone: Any, other: Any) -> None:
+    other.join()
+
+
+def get_from_queue(gone: Any, other: Any) -> None:
+    gone.get()
+
+
+def acquire_semaphore(gone: Any, other: Any) -> None:
+    nobody = procession.Semaphore(0)
+    while gone.empty():
+        nobody.acquire(timeout=0.4)
+
+
+@pytest.mark.parametrize("wait_somehow", [join_other, get_from_queue, acquire_semaphore])
+def test_a_child_that_nobody_joins_is_no_zombie_for_long(ctx: Any, wait_somehow: Any) -> None:
+    go, gone = ctx.Event(), ctx.Queue()
+    forgotten = start(ctx, wait_event, go)
+    # The last start, which reaps who has ended before.
+    other = start(ctx, end_and_see_it_gone, go, forgotten.pid, gone)
+
+    wait_somehow(gone, other)
+
+    assert stat(forgotten.pid) is None
+    assert forgotten.exitcode == 0
+    other.join()
 
 
 def test_several_threads_may_join_one_process(ctx: Any) -> None:

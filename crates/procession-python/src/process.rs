@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use procession_os::clock::Monotonic;
 use procession_os::pidfd::{ExitStatus, PidFd};
@@ -18,7 +19,7 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::errors::{arena_error, os_error, text_of};
-use crate::waiting::deadline;
+use crate::waiting::{deadline, look_around};
 
 /// A child process, followed by pidfd.
 #[pyclass(frozen, module = "procession._native")]
@@ -57,6 +58,9 @@ fn followed(pid: u32) -> PyResult<PidFd> {
 }
 
 const SIGKILL: i32 = 9;
+
+/// After what time who joins a child looks after the others.
+const TICK: Duration = Duration::from_millis(500);
 
 /// The parent's side of a fork: gives the child to follow.
 #[pyfunction]
@@ -253,13 +257,16 @@ impl Child {
                 arena.blocked(BlockedOn { object, operation: Operation::Join });
             }
             let ended = loop {
-                match py.detach(|| self.pidfd.ended_by(deadline)) {
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
-                        if let Err(raised) = py.check_signals() {
-                            break Err(raised);
-                        }
-                    }
+                let now = Monotonic::now();
+                let tick = now.after(TICK);
+                let until = deadline.map_or(tick, |deadline| deadline.min(tick));
+                match py.detach(|| self.pidfd.ended_by(Some(until))) {
+                    Ok(false) if deadline.is_none_or(|deadline| deadline > until) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                     other => break other.map_err(os_error),
+                }
+                if let Err(raised) = look_around(py) {
+                    break Err(raised);
                 }
             };
             if let Some(arena) = arena {

@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyType};
 
 use crate::errors::{arena_error, handle, open_as};
 use crate::pickling::{append, decode, encode, queue_error, split};
-use crate::waiting::deadline;
+use crate::waiting::{deadline, look_around};
 
 /// Something that is so in this process, and not in those that are forked from it.
 #[derive(Default)]
@@ -115,7 +115,7 @@ impl Queue {
             match py.detach(|| self.queue.put(kind, message, waiting)) {
                 Ok(number) => return Ok(number),
                 Err(QueueError::Stopped(Stopped::TimedOut)) => return Err(queue_error(py, "Full")),
-                Err(QueueError::Stopped(Stopped::Interrupted)) => py.check_signals()?,
+                Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(py)?,
                 Err(QueueError::Arena(error)) => return Err(arena_error(error)),
             }
         }
@@ -150,7 +150,7 @@ impl Queue {
                 Err(QueueError::Stopped(Stopped::TimedOut)) => {
                     return Err(queue_error(py, "Empty"));
                 }
-                Err(QueueError::Stopped(Stopped::Interrupted)) => py.check_signals()?,
+                Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(py)?,
                 Err(QueueError::Arena(error)) => return Err(arena_error(error)),
             }
         }
@@ -335,7 +335,7 @@ impl Queue {
             let rest = messages[put..].iter().map(|(kind, bytes)| (*kind, bytes.as_slice()));
             match slf.py().detach(|| this.queue.put_many(rest, waiting)) {
                 Ok(run) => put += run,
-                Err(QueueError::Stopped(Stopped::Interrupted)) => slf.py().check_signals()?,
+                Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(slf.py())?,
                 Err(QueueError::Stopped(Stopped::TimedOut)) if put > 0 => break,
                 Err(QueueError::Stopped(Stopped::TimedOut)) => {
                     return Err(queue_error(slf.py(), "Full"));
@@ -451,7 +451,7 @@ impl Queue {
     fn _join(&self, py: Python<'_>) -> PyResult<()> {
         let waiting = Waiting { interruptible: true, ..Waiting::FOREVER };
         while py.detach(|| self.queue.join(waiting)).is_err() {
-            py.check_signals()?;
+            look_around(py)?;
         }
         Ok(())
     }

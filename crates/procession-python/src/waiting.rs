@@ -6,6 +6,7 @@ use std::time::Duration;
 use procession_os::clock::Monotonic;
 use procession_shm::wait::{Deadline, Stopped, Waiting};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 /// The deadline that a timeout in seconds means: `None` is never, negative is now.
 pub(crate) fn deadline(timeout: Option<f64>) -> Deadline {
@@ -13,6 +14,18 @@ pub(crate) fn deadline(timeout: Option<f64>) -> Deadline {
         let span = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
         Monotonic::now().after(span)
     })
+}
+
+/// What is to be done whenever a wait comes back before its end: signal handlers are called, which may
+/// raise, and children that have ended are reaped, for it may be that nobody joins them.
+pub(crate) fn look_around(py: Python<'_>) -> PyResult<()> {
+    static REAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    py.check_signals()?;
+    let reap = REAP.import(py, "procession.process", "reap_unjoined");
+    if let Err(error) = reap.and_then(|reap| reap.call0()) {
+        error.write_unraisable(py, None);
+    }
+    Ok(())
 }
 
 /// Calls `wait` until it ends otherwise than by a signal whose handler lets the program go on.
@@ -26,7 +39,7 @@ pub(crate) fn wait<T: Send>(
         match py.detach(|| wait(waiting)) {
             Ok(value) => return Ok(Some(value)),
             Err(Stopped::TimedOut) => return Ok(None),
-            Err(Stopped::Interrupted) => py.check_signals()?,
+            Err(Stopped::Interrupted) => look_around(py)?,
         }
     }
 }

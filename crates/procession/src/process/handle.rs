@@ -21,11 +21,13 @@ use crate::codec::{self, Named};
 pub(super) const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
+/// After what time who joins a child looks after those that nobody will join.
+const TICK: Duration = Duration::from_millis(500);
+
 /// A child process: its result is got by [`join`](Self::join).
 ///
-/// Dropping it leaves the child to itself, as with [`std::thread::JoinHandle`]. Its zombie goes with
-/// the next [`spawn`](crate::spawn) or the next handle that is dropped after the child has ended; if
-/// neither comes, with this process.
+/// Dropping it leaves the child to itself, as with [`std::thread::JoinHandle`]. Its zombie goes when
+/// this process next spawns, joins or drops a child; if it does nothing of that, with this process.
 pub struct JoinHandle<R> {
     /// There until it is joined or dropped.
     child: Option<Box<Child>>,
@@ -150,13 +152,17 @@ impl Child {
     /// Waits until the child has ended; says whether it has.
     fn wait(&self, deadline: Option<Monotonic>) -> Result<bool, JoinError> {
         loop {
-            match self.pidfd.ended_by(deadline) {
+            let tick = Monotonic::now().after(TICK);
+            let until = deadline.map_or(tick, |deadline| deadline.min(tick));
+            match self.pidfd.ended_by(Some(until)) {
+                Ok(false) if deadline.is_none_or(|deadline| deadline > until) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => {
                     return Err(JoinError::Os { what: "waiting for", pid: self.pid, source });
                 }
                 Ok(ended) => return Ok(ended),
             }
+            detached::reap();
         }
     }
 }

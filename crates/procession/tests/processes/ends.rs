@@ -251,6 +251,22 @@ pub(crate) fn a_detached_child_leaves_no_zombie(method: StartMethod) {
     assert_eq!(procession::arena::family().unwrap().processes().len(), 1);
 }
 
+pub(crate) fn a_detached_child_leaves_no_zombie_while_another_is_joined(method: StartMethod) {
+    let go = Event::new().unwrap();
+    let forgotten = builder(method).spawn(|go: Event| go.wait(), go.clone()).unwrap();
+    let pid = forgotten.pid();
+    drop(forgotten);
+    // The last start, which reaps who has ended before.
+    let other = builder(method).spawn(
+        |(go, pid): (Event, u32)| {
+            go.set();
+            until(|| !processes().any(|other| other.pid == pid));
+        },
+        (go, pid),
+    );
+    other.unwrap().join().unwrap();
+}
+
 pub(crate) fn a_joined_child_leaves_nothing_in_the_arena(method: StartMethod) {
     let arena = procession::arena::family().unwrap();
     for _ in 0..10 {

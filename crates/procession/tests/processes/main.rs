@@ -43,6 +43,7 @@ const PROMISES: &[Promise] = promises![
     ends::a_daemon_outlives_the_thread_that_started_it,
     ends::a_child_that_is_no_daemon_outlives_its_parent,
     ends::a_detached_child_leaves_no_zombie,
+    ends::a_detached_child_leaves_no_zombie_while_another_is_joined,
     ends::a_joined_child_leaves_nothing_in_the_arena,
     ends::the_descriptor_of_a_handle_is_readable_at_the_end,
     objects::a_queue_goes_through_a_queue,

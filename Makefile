@@ -24,6 +24,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check python tests examples benches
 	$(BIN)/mypy
 	MYPYPATH=python $(BIN)/python -m mypy.stubtest procession._native --ignore-disjoint-bases \
+		--mypy-config-file pyproject.toml \
 		--allowlist tests/python/stubtest-allowed.txt --ignore-unused-allowlist
 
 test-rust: ## Run the tests of the crates

@@ -587,19 +587,25 @@ def test_a_recovering_semaphores_permits_come_back(ctx: Any) -> None:
     semaphore.release()
 
 
-def test_a_waiter_gets_a_dead_holders_permit(ctx: Any) -> None:
+@pytest.mark.parametrize("waiting", [1, 4])
+def test_those_who_wait_get_a_dead_holders_permit(ctx: Any, waiting: int) -> None:
     semaphore = ctx.Semaphore(1, recover=True)
     held, answers = ctx.Event(), ctx.Queue()
     holder = ctx.Process(target=hold, args=(semaphore, held))
     holder.start()
     held.wait()
-    waiter = ctx.Process(target=say_how_acquire_ends, args=(semaphore, answers))
-    waiter.start()
-    assert eventually(lambda: is_asleep(waiter.pid))
+    waiters = [
+        ctx.Process(target=say_how_acquire_ends, args=(semaphore, answers)) for _ in range(waiting)
+    ]
+    for waiter in waiters:
+        waiter.start()
+    for waiter in waiters:
+        assert eventually(lambda: is_asleep(waiter.pid))  # noqa: B023
     holder.kill()
-    assert answers.get() == "acquired"
-    waiter.join()
-    holder.join()
+    # Each gives the permit back, and the next has it.
+    assert [answers.get() for _ in waiters] == ["acquired"] * waiting
+    for process in [*waiters, holder]:
+        process.join()
 
 
 def test_a_plain_semaphores_permits_stay_with_the_dead(ctx: Any) -> None:

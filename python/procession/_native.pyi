@@ -119,6 +119,7 @@ class Queue:
         ctx: Any = None,
         name: str = "",
         _handle: str | None = None,
+        _joinable: bool = False,
     ) -> Self: ...
     @classmethod
     def open(cls, text: str) -> Self: ...

@@ -63,9 +63,11 @@ class Queue(_native.Queue):
 class JoinableQueue(Queue):
     """A queue whose objects are tasks, and that can be waited for until they are all done.
 
-    Takes what `Queue` does. A task that a process died with stays open, until another process calls
-    `task_done` for it.
+    Takes what `Queue` does. If a process dies with a task, `join` tells.
     """
+
+    def __new__(cls, *args: Any, **kwds: Any) -> JoinableQueue:
+        return super().__new__(cls, *args, _joinable=True, **kwds)
 
     def task_done(self) -> None:
         """Say that an object that was got has been dealt with.
@@ -78,7 +80,14 @@ class JoinableQueue(Queue):
         self._task_done()
 
     def join(self) -> None:
-        """Wait until all objects that were put have been dealt with."""
+        """Wait until all objects that were put have been dealt with.
+
+        Raises
+        ------
+        procession.OwnerDiedError
+            If processes died with some that they had got, and not called done. One of those who
+            wait is told; the lost count as done, so joining again waits for the others.
+        """
         self._join()
 
 

@@ -46,6 +46,15 @@ def children_of(parent: int) -> set[int]:
     return {pid for pid, fields in rows if fields is not None and int(fields[1]) == parent}
 
 
+def descendants_of(ancestor: int) -> set[int]:
+    """A process and all that it started, directly or not."""
+    found, found_last = {ancestor}, {ancestor}
+    while found_last:
+        found_last = set().union(*map(children_of, found_last)) - found
+        found |= found_last
+    return found
+
+
 def members_of(session: int) -> set[int]:
     """The processes of a session that have not ended."""
     rows = ((pid, stat(pid)) for pid in all_pids())

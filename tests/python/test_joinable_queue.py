@@ -11,6 +11,7 @@ from typing import Any
 import procession
 import pytest
 from processes import eventually
+from procession import OwnerDiedError
 
 
 def work(tasks: Any, done: Any) -> None:
@@ -25,6 +26,15 @@ def take(tasks: Any, taken: Any) -> None:
     tasks.get()
     taken.set()
     signal.pause()
+
+
+def say_how_join_ends(tasks: Any, endings: Any) -> None:
+    try:
+        tasks.join()
+    except OwnerDiedError:
+        endings.put("told")
+    else:
+        endings.put("joined")
 
 
 def join(tasks: Any, joined: Any) -> None:
@@ -98,24 +108,52 @@ def test_too_many_are_refused(ctx: Any) -> None:
     tasks.join()
 
 
-def test_a_task_that_a_process_died_with_stays_open(ctx: Any) -> None:
-    tasks, taken = ctx.JoinableQueue(), ctx.Event()
+@pytest.mark.parametrize("waiting", [0, 1, 4])
+def test_one_is_told_of_tasks_that_a_process_died_with(ctx: Any, waiting: int) -> None:
+    tasks, taken, endings = ctx.JoinableQueue(), ctx.Event(), ctx.Queue()
     tasks.put("a task")
+    victim = ctx.Process(target=take, args=(tasks, taken))
+    victim.start()
+    taken.wait()
+    joiners = [ctx.Process(target=say_how_join_ends, args=(tasks, endings)) for _ in range(waiting)]
+    for joiner in joiners:
+        joiner.start()
+    for joiner in joiners:
+        assert eventually(lambda: joiner.state.blocked_on is not None)  # noqa: B023
+    assert endings.empty()
+
+    victim.kill()
+    victim.join()
+    if waiting == 0:
+        with pytest.raises(OwnerDiedError, match="processes died with 1 of the tasks"):
+            tasks.join()
+
+    found = [endings.get(timeout=60) for _ in joiners]
+    assert sorted(found) == ["joined"] * (waiting - 1) + ["told"] * min(waiting, 1)
+    tasks.join()
+    for joiner in joiners:
+        joiner.join()
+
+
+def test_tasks_of_the_living_are_waited_for(ctx: Any) -> None:
+    tasks, taken = ctx.JoinableQueue(), ctx.Event()
+    tasks.put("a task of this process")
+    tasks.get()
+    tasks.put("another")
     victim = ctx.Process(target=take, args=(tasks, taken))
     victim.start()
     taken.wait()
     victim.kill()
     victim.join()
-    assert victim.exitcode == -signal.SIGKILL
 
+    with pytest.raises(OwnerDiedError):
+        tasks.join()
     joined = threading.Event()
     joiner = threading.Thread(target=join, args=(tasks, joined))
     joiner.start()
-    assert not joined.wait(0.1)
-    # Whoever knows of the death says so.
+    assert not joined.wait(0.3)
     tasks.task_done()
     joiner.join()
-    assert joined.is_set()
 
 
 def test_a_joinable_queue_is_a_queue(ctx: Any) -> None:

@@ -4,13 +4,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use procession_shm::arena::family;
-use procession_shm::queue::{self, QueueError};
+use procession_shm::queue::{self, JoinError, QueueError};
 use procession_shm::wait::{Deadline, Stopped, Waiting};
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 
-use crate::errors::{arena_error, handle, open_as};
+use crate::errors::{OwnerDiedError, arena_error, handle, open_as};
 use crate::pickling::{append, decode, encode, queue_error, split};
 use crate::waiting::{deadline, look_around};
 
@@ -218,19 +218,21 @@ fn until(block: bool, timeout: Option<f64>) -> Deadline {
 #[pymethods]
 impl Queue {
     #[new]
-    #[pyo3(signature = (maxsize=0, *, ctx=None, name="", _handle=None))]
+    #[pyo3(signature = (maxsize=0, *, ctx=None, name="", _handle=None, _joinable=false))]
     fn new(
         maxsize: i64,
         ctx: Option<Bound<'_, PyAny>>,
         name: &str,
         _handle: Option<&str>,
+        _joinable: bool,
     ) -> PyResult<Self> {
         let _ = ctx;
         if let Some(text) = _handle {
             return Ok(Self::over(queue::Queue::open(handle(text)?).map_err(arena_error)?));
         }
         let most = u64::try_from(maxsize).ok().filter(|&most| most > 0);
-        let made = family().and_then(|arena| queue::Queue::new(arena, name, most));
+        let make = if _joinable { queue::Queue::joinable } else { queue::Queue::new };
+        let made = family().and_then(|arena| make(arena, name, most));
         Ok(Self::over(made.map_err(arena_error)?))
     }
 
@@ -450,10 +452,13 @@ impl Queue {
     /// Waits until all objects that were put are done.
     fn _join(&self, py: Python<'_>) -> PyResult<()> {
         let waiting = Waiting { interruptible: true, ..Waiting::FOREVER };
-        while py.detach(|| self.queue.join(waiting)).is_err() {
-            look_around(py)?;
+        loop {
+            match py.detach(|| self.queue.join(waiting)) {
+                Ok(()) => return Ok(()),
+                Err(JoinError::Stopped(_)) => look_around(py)?,
+                Err(lost) => return Err(OwnerDiedError::new_err(lost.to_string())),
+            }
         }
-        Ok(())
     }
 
     /// How many objects were put and are not done yet.

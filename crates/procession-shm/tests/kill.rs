@@ -14,7 +14,7 @@ use procession_os::process::{self, Fork};
 use procession_shm::arena;
 use procession_shm::failpoint;
 use procession_shm::memory::SharedBlock;
-use procession_shm::queue::{Queue, QueueError};
+use procession_shm::queue::{JoinError, Queue, QueueError};
 use procession_shm::sync::{Event, Lock, RLock, Semaphore};
 use procession_shm::wait::{Acquired, Stopped, Waiting};
 use support::{Child, Random, SIGKILL, Words, alone, arena, at, child, micros};
@@ -110,7 +110,7 @@ impl Scenario {
     fn new(most: Option<u64>) -> Self {
         Self {
             record: Record::new(),
-            queue: Queue::new(arena(), "queue", most).unwrap(),
+            queue: Queue::joinable(arena(), "queue", most).unwrap(),
             lock: Lock::new(arena(), "lock").unwrap(),
             permits: Semaphore::recovering(arena(), "permits", PERMITS).unwrap(),
         }
@@ -316,14 +316,14 @@ impl Scenario {
         (killed, told)
     }
 
-    /// Open are those tasks alone that a consumer died with.
+    /// Open are those tasks alone that a consumer died with, and that is told.
     fn judge_tasks(&self, killed: &[(Role, usize)]) {
         let open = self.queue.unfinished();
         let most = killed.iter().filter(|(role, _)| *role == Role::Consumer).count();
         assert!(open <= most as u64, "{open} tasks are open, {most} consumers were killed");
-        for _ in 0..open {
-            assert!(self.queue.join(Waiting::NOT).is_err());
-            self.queue.task_done().unwrap();
+        if open > 0 {
+            let joined = self.queue.join(Waiting::FOREVER);
+            assert_eq!(joined, Err(JoinError::Lost(open)));
         }
         self.queue.join(Waiting::FOREVER).unwrap();
         assert!(self.queue.task_done().is_err());
@@ -382,8 +382,8 @@ fn role_that_reaches(name: &str) -> Role {
 #[test]
 fn survivors_go_on_wherever_somebody_is_killed() {
     let _alone = alone("survivors_go_on_wherever_somebody_is_killed");
-    // Those of conditions, events and barriers have their own tests.
-    let apart = ["condition.", "event.", "barrier."];
+    // Those of conditions, events, barriers and joins have their own tests.
+    let apart = ["condition.", "event.", "barrier.", "queue.join."];
     let here = |name: &&&str| !apart.iter().any(|floor| name.starts_with(floor));
     for name in failpoint::ALL.iter().filter(here) {
         for nth in [1, 2, 5] {
@@ -412,6 +412,97 @@ fn survivors_go_on_wherever_somebody_is_killed() {
             assert_eq!(told, u64::from(held), "{name}: deaths told");
         }
     }
+}
+
+/// A consumer that takes so many tasks and is killed with them; it calls `done` of them done.
+fn dies_with_tasks(queue: &Queue, taken: usize, done: usize) {
+    let consumer = child(|| {
+        for _ in 0..taken {
+            queue.get(&mut Vec::new(), Waiting::FOREVER).unwrap();
+        }
+        for _ in 0..done {
+            queue.task_done().unwrap();
+        }
+        process::kill_self();
+    });
+    assert_eq!(consumer.join(), ExitStatus::Signaled(SIGKILL));
+}
+
+#[test]
+fn tasks_that_processes_died_with_are_told_once() {
+    let _alone = alone("tasks_that_processes_died_with_are_told_once");
+    let queue = Queue::joinable(arena(), "tasks", None).unwrap();
+    for waiting in [1, 4] {
+        for _ in 0..8 {
+            queue.put(0, b"task", Waiting::FOREVER).unwrap();
+        }
+        let told = Words::new(1);
+        let joiners: Vec<Child> = (0..waiting)
+            .map(|_| {
+                child(|| match queue.join(Waiting::FOREVER) {
+                    Ok(()) => {}
+                    Err(JoinError::Lost(count)) => {
+                        told.at(0).fetch_add(count, Ordering::SeqCst);
+                        assert_eq!(queue.unfinished(), 1);
+                        queue.join(Waiting::FOREVER).unwrap();
+                    }
+                    Err(error) => panic!("{error}"),
+                })
+            })
+            .collect();
+        dies_with_tasks(&queue, 3, 1);
+        // Who takes its place in the process table has tasks of its own.
+        dies_with_tasks(&queue, 4, 3);
+        queue.get(&mut Vec::new(), Waiting::FOREVER).unwrap();
+        while told.get(0) < 3 {
+            assert!(joiners.iter().all(|joiner| !joiner.has_ended()));
+            micros(200);
+        }
+        queue.task_done().unwrap();
+        for joiner in joiners {
+            assert_eq!(joiner.join(), ExitStatus::Exited(0));
+        }
+        assert_eq!(told.get(0), 3);
+        assert_eq!(queue.unfinished(), 0);
+    }
+    drop(queue);
+    support::only_me();
+    support::nothing_left();
+}
+
+#[test]
+fn who_joins_and_is_killed_as_it_finds_lost_tasks_leaves_nobody_waiting() {
+    let _alone = alone("who_joins_and_is_killed_as_it_finds_lost_tasks_leaves_nobody_waiting");
+    let queue = Queue::joinable(arena(), "tasks", None).unwrap();
+    queue.put(0, b"task", Waiting::FOREVER).unwrap();
+    let victim = child(|| {
+        failpoint::arm("queue.join.forgiven", 1);
+        let _ = queue.join(Waiting::FOREVER);
+    });
+    dies_with_tasks(&queue, 1, 0);
+    assert_eq!(victim.join(), ExitStatus::Signaled(SIGKILL));
+    queue.join(Waiting::FOREVER).unwrap();
+    drop(queue);
+    support::only_me();
+    support::nothing_left();
+}
+
+#[test]
+fn a_task_that_a_living_process_has_is_not_lost() {
+    let _alone = alone("a_task_that_a_living_process_has_is_not_lost");
+    let queue = Queue::joinable(arena(), "tasks", None).unwrap();
+    for _ in 0..2 {
+        queue.put(0, b"task", Waiting::FOREVER).unwrap();
+    }
+    queue.get(&mut Vec::new(), Waiting::FOREVER).unwrap();
+    dies_with_tasks(&queue, 1, 0);
+    assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::Lost(1)));
+    let soon = Waiting::until(Some(Monotonic::now().after(Duration::from_millis(300))));
+    assert_eq!(queue.join(soon), Err(JoinError::Stopped(Stopped::TimedOut)));
+    queue.task_done().unwrap();
+    queue.join(Waiting::FOREVER).unwrap();
+    drop(queue);
+    support::nothing_left();
 }
 
 #[test]

@@ -201,6 +201,11 @@ impl Arena {
         Ok(self.memory.cell(self.layout.row(slot)?)?)
     }
 
+    /// How many processes the family can have.
+    pub(crate) fn slots(&self) -> u32 {
+        self.layout.slots
+    }
+
     pub(super) fn slots_used(&self) -> u16 {
         self.header().slots_used.load(Ordering::SeqCst).min(self.layout.slots) as u16
     }
@@ -547,7 +552,7 @@ impl Arena {
     }
 
     /// Whether the process with this slot and generation is over.
-    pub(super) fn is_over(&self, slot: u16, generation: u32) -> bool {
+    pub(crate) fn is_over(&self, slot: u16, generation: u32) -> bool {
         if slot == NOBODY && generation == NOBODYS {
             return false;
         }

@@ -305,6 +305,7 @@ impl GetEnd<'_> {
         }
         end.at.store(at + record.size(), Ordering::Relaxed);
         failpoint!("queue.get.placed");
+        self.queue.will_take();
         end.count.store(number.wrapping_add(1), Ordering::SeqCst);
         failpoint!("queue.get.committed");
         if let Some((block, _)) = block {

@@ -38,7 +38,7 @@ use crate::wait::{BlockedOn, EventCount, Operation, Stopped, Waiting, block};
 use end::{End, Taken};
 use tasks::Tasks;
 
-pub use tasks::DoneTooOften;
+pub use tasks::{DoneTooOften, JoinError};
 
 /// Longer messages have a block of their own.
 pub const INLINE_MOST: usize = 4096;
@@ -67,7 +67,7 @@ struct Control {
     /// The most messages that it holds; 0 is no bound.
     most: AtomicU64,
     tasks: Tasks,
-    unused: [AtomicU64; 3],
+    unused: [AtomicU64; 1],
 }
 
 #[allow(unsafe_code)]
@@ -80,6 +80,8 @@ unsafe impl Shared for Control {}
 pub struct Queue {
     object: ObjectRef,
     control: &'static Control,
+    /// How many accounts of tasks are behind the body; 0 if it keeps none.
+    accounts: u32,
 }
 
 /// Why a message was not put or got.
@@ -99,12 +101,24 @@ impl Queue {
     /// # Errors
     /// If the arena is full.
     pub fn new(arena: &'static Arena, name: &str, most: Option<u64>) -> Result<Self> {
-        let size = size_of::<Control>() as u64;
+        Self::make(arena, name, most, 0)
+    }
+
+    /// As [`Self::new`]; who [joins](Self::join) it learns of tasks that processes died with.
+    ///
+    /// # Errors
+    /// If the arena is full.
+    pub fn joinable(arena: &'static Arena, name: &str, most: Option<u64>) -> Result<Self> {
+        Self::make(arena, name, most, arena.slots())
+    }
+
+    fn make(arena: &'static Arena, name: &str, most: Option<u64>, accounts: u32) -> Result<Self> {
+        let size = Self::size_with_accounts(accounts);
         let body = arena.allocate(size)?;
         arena.memory().zero(body.offset(), size)?;
-        arena
-            .word(body.offset() + std::mem::offset_of!(Control, most) as u64)?
-            .store(most.unwrap_or(0), Ordering::Relaxed);
+        let control: &Control = arena.memory().cell(body.offset())?;
+        control.most.store(most.unwrap_or(0), Ordering::Relaxed);
+        control.tasks.keep_accounts(accounts);
         Self::over(arena.make::<AtomicU64>(Kind::Queue, name, Some(body), |_| Ok(()))?)
     }
 
@@ -117,8 +131,13 @@ impl Queue {
     }
 
     fn over(object: ObjectRef) -> Result<Self> {
-        let control = object.arena().memory().cell(object.body()?).map_err(Error::from)?;
-        Ok(Self { control, object })
+        let (arena, body) = (object.arena(), object.body()?);
+        let control: &Control = arena.memory().cell(body).map_err(Error::from)?;
+        let accounts = control.tasks.accounts();
+        if accounts > arena.slots() || arena.size_at(body)? < Self::size_with_accounts(accounts) {
+            return Err(Error::Corrupt("a queue has less memory than it says"));
+        }
+        Ok(Self { control, accounts, object })
     }
 
     /// The value that names the queue in other processes.

@@ -52,6 +52,15 @@ pub enum GetError {
     Arena(#[from] arena::Error),
 }
 
+/// Processes died with tasks of a [`JoinableQueue`](super::JoinableQueue) that they had got and not called
+/// done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("processes died with {count} of the tasks, which nobody will do now")]
+pub struct TasksLost {
+    /// How many.
+    pub count: u64,
+}
+
 impl From<QueueError> for PutError {
     fn from(error: QueueError) -> Self {
         match error {

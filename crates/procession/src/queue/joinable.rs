@@ -6,10 +6,10 @@ use std::ops::Deref;
 use std::panic::Location;
 use std::time::Duration;
 
-use procession_shm::queue::DoneTooOften;
+use procession_shm::queue::{self, DoneTooOften, JoinError};
 use procession_shm::wait::Waiting;
 
-use super::Queue;
+use super::{ByteQueue, Queue, TasksLost};
 use crate::arena::{self, Handle, Result};
 use crate::codec::travels_by_handle;
 use crate::sync::waiting_for;
@@ -18,7 +18,7 @@ use crate::sync::waiting_for;
 /// `multiprocessing.JoinableQueue`.
 ///
 /// Each message is a task from [`Queue::put`] until somebody, mostly who got it, says that it is done.
-/// A task that a process died with stays open, until somebody else says so.
+/// If the process that got it dies before, the task is lost, which [`join`](Self::join) tells.
 ///
 /// ```
 /// use procession::{JoinableQueue, spawn};
@@ -34,7 +34,7 @@ use crate::sync::waiting_for;
 ///     let tasks = JoinableQueue::new()?;
 ///     let worker = spawn(work, tasks.clone())?;
 ///     tasks.put_many(1..100)?;
-///     tasks.join();
+///     tasks.join()?;
 ///     tasks.put(0)?; // the end
 ///     worker.join()?;
 ///     Ok(())
@@ -68,7 +68,9 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// If the arena is full.
     pub fn named(name: &str, most: Option<NonZeroU64>) -> Result<Self> {
-        Ok(Self { queue: Queue::named(name, most)? })
+        let most = most.map(NonZeroU64::get);
+        let inner = queue::Queue::joinable(arena::family()?, name, most)?;
+        Ok(Self { queue: Queue::over(ByteQueue { inner }) })
     }
 
     /// The queue that a handle names; any queue will do.
@@ -94,16 +96,29 @@ impl<T> JoinableQueue<T> {
     }
 
     /// Waits until all messages that were put are done.
-    pub fn join(&self) {
-        let joined = self.queue.bytes.inner.join(Waiting::FOREVER);
-        debug_assert!(joined.is_ok(), "a wait without end");
+    ///
+    /// # Errors
+    /// [`TasksLost`] if processes died with some of them. Exactly one of those who wait is told; the
+    /// lost count as done, so that joining again waits for the others.
+    pub fn join(&self) -> Result<(), TasksLost> {
+        self.join_waiting(Waiting::FOREVER).map(|_| ())
     }
 
     /// Waits until all messages that were put are done, no longer than `timeout`; gives whether they
     /// are.
-    #[must_use]
-    pub fn join_timeout(&self, timeout: Duration) -> bool {
-        self.queue.bytes.inner.join(waiting_for(timeout)).is_ok()
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub fn join_timeout(&self, timeout: Duration) -> Result<bool, TasksLost> {
+        self.join_waiting(waiting_for(timeout))
+    }
+
+    fn join_waiting(&self, waiting: Waiting) -> Result<bool, TasksLost> {
+        match self.queue.bytes.inner.join(waiting) {
+            Ok(()) => Ok(true),
+            Err(JoinError::Stopped(_)) => Ok(false),
+            Err(JoinError::Lost(count)) => Err(TasksLost { count }),
+        }
     }
 }
 
@@ -141,14 +156,14 @@ mod tests {
     #[test]
     fn a_task_is_open_until_it_is_done() {
         let tasks = JoinableQueue::new().unwrap();
-        tasks.join();
+        tasks.join().unwrap();
         tasks.put_many([1u64, 2]).unwrap();
         assert_eq!(tasks.get_many(2).unwrap(), [1, 2]);
         assert_eq!(tasks.unfinished(), 2);
         tasks.task_done().unwrap();
-        assert!(!tasks.join_timeout(Duration::from_millis(5)));
+        assert!(!tasks.join_timeout(Duration::from_millis(5)).unwrap());
         tasks.task_done().unwrap();
-        tasks.join();
+        tasks.join().unwrap();
         assert_eq!(tasks.task_done(), Err(DoneTooOften));
         assert_eq!(tasks.unfinished(), 0);
     }
@@ -164,7 +179,7 @@ mod tests {
                 others.task_done().unwrap();
             }
         });
-        tasks.join();
+        tasks.join().unwrap();
         assert_eq!(tasks.unfinished(), 0);
         worker.join().unwrap();
     }

@@ -11,7 +11,7 @@ mod joinable;
 mod typed;
 
 pub use bytes::{ByteQueue, Message};
-pub use error::{GetError, PutError, PutManyError};
+pub use error::{GetError, PutError, PutManyError, TasksLost};
 pub use joinable::JoinableQueue;
 pub use procession_shm::queue::DoneTooOften;
 pub use typed::{Iter, Queue, TryIter};

@@ -64,7 +64,11 @@ impl<T> Queue<T> {
     /// # Errors
     /// If the arena is full.
     pub fn named(name: &str, most: Option<NonZeroU64>) -> Result<Self> {
-        Ok(Self { bytes: ByteQueue::named(name, most)?, values: PhantomData })
+        Ok(Self::over(ByteQueue::named(name, most)?))
+    }
+
+    pub(super) fn over(bytes: ByteQueue) -> Self {
+        Self { bytes, values: PhantomData }
     }
 
     /// The queue that a handle names. That its messages are of type `T` shows when they are got.

@@ -53,6 +53,16 @@ _BATCH = 256
 _GRACE = 1.0
 """Seconds that terminated workers have to leave before they are killed."""
 
+_AHEAD_LEAST, _AHEAD_MOST, _AHEAD_BYTES = 2, 1024, 256 * 1024
+"""How far an iterable is read ahead of the workers: so many tasks for each of them at least; beyond
+that no more than so many tasks, and bytes."""
+
+_FEED_TICK = 0.002
+"""Seconds after which who reads an iterable looks how far the workers are. So many tasks are ahead
+that they don't run out meanwhile."""
+
+_TERMINATED = "the pool was terminated before the task was done"
+
 _NO_TASK = 2**64 - 1
 """The number of an outcome that says no more than that there may be news."""
 
@@ -134,11 +144,31 @@ class Result(Protocol):
         """Take the outcome of one of its tasks. The second time for the same does nothing."""
 
 
+class Ahead:
+    """The tasks from an iterable that workers have not taken yet."""
+
+    def __init__(self) -> None:
+        self._tasks: deque[tuple[int, int]] = deque()
+        self._bytes = 0
+
+    def append(self, number: int, size: int) -> None:
+        self._tasks.append((number, size))
+        self._bytes += size
+
+    def is_far(self, taken: int, workers: int) -> bool:
+        """Return whether there are enough, with the number of tasks that were taken so far."""
+        while self._tasks and self._tasks[0][0] < taken:
+            self._bytes -= self._tasks.popleft()[1]
+        return len(self._tasks) > _AHEAD_LEAST * workers and (
+            len(self._tasks) > _AHEAD_MOST or self._bytes > _AHEAD_BYTES
+        )
+
+
 class FedResult(Result, Protocol):
     """A result whose tasks are submitted by a thread, bit by bit."""
 
-    def submitted(self, count: int) -> None:
-        """Take it that all tasks are submitted, and how many there are."""
+    def submitted(self) -> None:
+        """Take it that all tasks are submitted."""
 
     def no_more(self, error: BaseException) -> None:
         """Take it that no more tasks come, and why."""
@@ -320,41 +350,45 @@ class Crew:
         args: Any,
         kwds: Mapping[str, Any],
         index: int = 0,
-    ) -> None:
+    ) -> tuple[int, int]:
+        """Give a task to the workers; return its number and how many bytes it has."""
         self.check_process()
         task = _native.join_task(self.name_of(func), args, kwds)
         with self.lock:
             # What was begun before the pool was closed is finished.
             if self.state != RUN and not (self.state == CLOSE and result in self.fed):
                 raise ValueError("Pool not running")
-            self.jobs[self.tasks._put_task(task)] = (result, index)
+            number = self.tasks._put_task(task)
+            self.jobs[number] = (result, index)
             if self.state not in (RUN, CLOSE):
                 # The watcher gave up meanwhile, and may not have seen this one.
                 self._fail_the_rest()
+        return number, len(task)
 
     def close(self) -> None:
         with self.lock:
-            if self.state != RUN:
-                return
-            self.state = CLOSE
+            if self.state == RUN:
+                self.state = CLOSE
+            # Once more if a signal has interrupted just that.
             self._end_tasks()
         self.ring()
 
     def _end_tasks(self) -> None:
         """Put the end behind the tasks of a closed pool, if no more come. The lock is held."""
         if self.state == CLOSE and not self.fed and self.end is None:
-            self.end = self.tasks._got() + self.tasks.qsize()
+            end = self.tasks._put_count()
             self.tasks.put(None)
+            self.end = end
 
-    def feed(self, result: FedResult, submit_all: Callable[[], int]) -> None:
+    def feed(self, result: FedResult, submit_all: Callable[[], object]) -> None:
         """Have a thread submit the tasks of a result.
 
         Parameters
         ----------
         result : FedResult
-            What it is told how many there are, or why there are no more.
+            What is told that there are no more, and why.
         submit_all : callable
-            Submits the tasks one by one, and returns how many there were.
+            Submits the tasks one by one, with `submit_fed`.
         """
         feeder = threading.Thread(
             target=self._feed, args=(result, submit_all), name="procession tasks", daemon=True
@@ -368,9 +402,10 @@ class Crew:
                 self._end_feeding(result)
             raise
 
-    def _feed(self, result: FedResult, submit_all: Callable[[], int]) -> None:
+    def _feed(self, result: FedResult, submit_all: Callable[[], object]) -> None:
         try:
-            result.submitted(submit_all())
+            submit_all()
+            result.submitted()
         except BaseException as error:
             # Also what is no Exception: somebody waits for it.
             result.no_more(error)
@@ -378,15 +413,31 @@ class Crew:
             self._end_feeding(result)
 
     def submit_fed(
-        self, result: FedResult, func: Callable[..., Any], args: Any, index: int
+        self,
+        result: FedResult,
+        func: Callable[..., Any],
+        args: Any,
+        index: int,
+        ahead: Ahead,
     ) -> None:
-        """Submit a task of a result that is fed; its failure is an outcome like others."""
+        """Submit a task of a result that is fed; its failure is an outcome like others.
+
+        Waits first until workers have taken most of those that were submitted: an iterable without
+        end would fill the memory.
+
+        Parameters
+        ----------
+        ahead : Ahead
+            The tasks of the same iterable that may not be taken yet.
+        """
+        while ahead.is_far(self.tasks._got(), self.size) and self.state in (RUN, CLOSE):
+            time.sleep(_FEED_TICK)
         try:
-            self.submit(result, func, args, {}, index)
+            ahead.append(*self.submit(result, func, args, {}, index))
         except Exception as error:
             failure = error
             if self.state not in (RUN, CLOSE):
-                failure = PoolTerminatedError("the pool was terminated before the task was done")
+                failure = PoolTerminatedError(_TERMINATED)
             with self.lock:
                 result._done(index, False, failure)
             self._nudge()
@@ -413,11 +464,8 @@ class Crew:
         self.bell.close()
 
     def join(self) -> None:
-        while self.jobs and self.watcher.is_alive():
-            with self.lock:
-                result = next(iter(self.jobs.values()))[0] if self.jobs else None
-            if result is not None:
-                self.collect(result, _TICK)
+        self.check_process()
+        self._collect(None, lambda: not (self.jobs and self.watcher.is_alive()), None)
         self._wait_for_watcher()
         if self.collector is not None and self.collector is not threading.current_thread():
             self.collector.join()

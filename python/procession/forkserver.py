@@ -29,7 +29,7 @@ from multiprocessing import util
 from multiprocessing.process import BaseProcess, current_process
 
 from . import _native
-from .process import Popen, dies_with_parent, leave_with
+from .process import Popen, dies_with_parent, serve_as_copy
 from .spawn import (
     get_preparation_data,
     import_main_path,
@@ -413,7 +413,13 @@ class Template:
                 answers.send(_ANSWER.pack(-(error.errno or 1), 0))
             return
         if pid == 0:
-            leave_with(lambda: self._be_the_copy(answers, requester, shares, streams, fds))
+            code = 1
+            try:
+                code = serve_as_copy(
+                    lambda: self._be_the_copy(answers, requester, shares, streams, fds)
+                )
+            finally:
+                _native.leave(code)
         slot = _native.forked_for_another(pid)
         pidfd = os.pidfd_open(pid)
         copy = self.copies[pid] = Copy(pid, slot, pidfd, answers)

@@ -25,10 +25,13 @@ class LateModule(ModuleType):
     """Stands for a module until something of it is asked for."""
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__"):
+        if attribute.startswith("__") and sys.modules.get(self.__name__, self) is self:
             # The import system looks whether there is this and that.
             raise AttributeError(attribute)
         return getattr(self._loaded(), attribute)
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        setattr(self._loaded(), attribute, value)
 
     def _loaded(self) -> ModuleType:
         if sys.modules.get(self.__name__) is self:
@@ -62,15 +65,16 @@ def _args_from_interpreter_flags() -> list[str]:
 def _stand_in(name: str) -> ModuleType:
     """Return what stands for a module, with what is bound while others are imported."""
     late: ModuleType = LateThreading(name) if name == "threading" else LateModule(name)
+    bound = vars(late)
     if name == "subprocess":
-        late._args_from_interpreter_flags = _args_from_interpreter_flags  # type: ignore[attr-defined]
+        bound["_args_from_interpreter_flags"] = _args_from_interpreter_flags
     elif name == "threading":
-        late.local = _thread._local  # type: ignore[attr-defined]
+        bound["local"] = _thread._local
     elif name == "functools":
-        late.partial = _functools.partial  # type: ignore[attr-defined]
+        bound["partial"] = _functools.partial
     elif name == "signal":
         # Looked through for the names of signals.
-        vars(late).update(
+        bound.update(
             (signal, number) for signal, number in vars(_signal).items() if signal[:3] == "SIG"
         )
     return late
@@ -79,6 +83,8 @@ def _stand_in(name: str) -> ModuleType:
 class Absent:
     """A ``with`` block in which modules have stand-ins, as far as they are not imported yet.
 
+    Other threads would find the stand-ins: where there are some, there are none.
+
     Parameters
     ----------
     *names : str
@@ -86,7 +92,8 @@ class Absent:
     """
 
     def __init__(self, *names: str) -> None:
-        self.stand_ins = {name: _stand_in(name) for name in names if name not in sys.modules}
+        wanted = names if _thread._count() == 0 else ()
+        self.stand_ins = {name: _stand_in(name) for name in wanted if name not in sys.modules}
 
     def __enter__(self) -> None:
         sys.modules.update(self.stand_ins)
@@ -97,15 +104,21 @@ class Absent:
                 del sys.modules[name]
             if name == "signal":
                 # From now on its numbers are enumerated.
-                for signal in [bound for bound in vars(late) if bound[:3] == "SIG"]:
-                    delattr(late, signal)
+                bound = vars(late)
+                for signal in [signal for signal in bound if signal[:3] == "SIG"]:
+                    del bound[signal]
 
 
 if "multiprocessing" not in sys.modules:
-    # It is kept until connections are used.
-    sys.modules["multiprocessing.reduction"] = LateModule("multiprocessing.reduction")
-    with Absent("subprocess", "threading", "signal"):
+    with Absent("multiprocessing.reduction", "subprocess", "threading", "signal"):
         from multiprocessing import util as util
 if "_pickle" not in sys.modules:
     with Absent("functools"):
         import _pickle as _pickle
+
+multiprocessing: Any = sys.modules["multiprocessing"]
+reduction: Any = multiprocessing.context.reduction
+"""`multiprocessing.reduction`, or what stands for it until it is used."""
+
+# It is an attribute of the package where it was imported as usual.
+vars(multiprocessing).setdefault("reduction", reduction)

@@ -13,13 +13,14 @@ from .crew import (
     DONE,
     RUN,
     TERMINATE,
+    Ahead,
     Crew,
     ExceptionWithTraceback,
     MaybeEncodingError,
     call_each,
     call_each_star,
 )
-from .errors import WorkerDiedError
+from .errors import PoolTerminatedError, WorkerDiedError
 from .replacement import standard
 from .results import AsyncResult, Chunks, IMapIterator, IMapUnorderedIterator, MapResult
 
@@ -239,6 +240,8 @@ class Pool:
                 MapResult, callback, error_callback, length=length, chunksize=chunksize
             )
             if length == 0:
+                # As the standard library's pool, it calls nobody back.
+                self._crew.expect_none(result)
                 result._set(True, [])
                 return result
         try:
@@ -254,7 +257,7 @@ class Pool:
     ) -> IMapIterator:
         """Return an iterator over ``func(x)`` for each ``x`` of an iterable, called in the workers.
 
-        The iterable is read by a thread of this process, as fast as it goes.
+        The iterable is read by a thread of this process, somewhat ahead of the workers.
 
         Parameters
         ----------
@@ -348,17 +351,15 @@ def _chunks(items: Iterator[Any], chunksize: int) -> Iterator[tuple[Any, ...]]:
 
 def _submit_each(
     crew: Crew, chunks: Chunks, func: Callable[[Any], Any], iterable: Iterable[Any], size: int
-) -> int:
-    """Submit a task for each chunk of an iterable; return how many there are."""
-    count = 0
-    for chunk in _chunks(iter(iterable), size):
-        if not chunks.expect(count):
-            break
-        crew.submit_fed(chunks, call_each, (func, chunk), count)
-        count += 1
+) -> None:
+    """Submit a task for each chunk of an iterable."""
+    ahead = Ahead()
+    for index, chunk in enumerate(_chunks(iter(iterable), size)):
         if crew.state not in (RUN, CLOSE):
+            raise PoolTerminatedError("the pool was terminated before all tasks were submitted")
+        if not chunks.expect(index):
             break
-    return count
+        crew.submit_fed(chunks, call_each, (func, chunk), index, ahead)
 
 
 def __getattr__(name: str) -> Any:

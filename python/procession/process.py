@@ -114,7 +114,12 @@ class ForkPopen(Popen):
             _native.not_forked()
             raise
         if pid == 0:
-            leave_with(lambda: run(process_obj, Parent(parent, by_main_thread)))
+            # Here, and not in a function: whatever a signal handler raises, no copy goes on.
+            code = 1
+            try:
+                code = serve_as_copy(lambda: run(process_obj, Parent(parent, by_main_thread)))
+            finally:
+                _native.leave(code)
         return _native.forked(pid)
 
 
@@ -190,26 +195,29 @@ def run(process_obj: BaseProcess, parent: Any) -> int:
     return code
 
 
-def leave_with(serve: Any) -> None:
-    """End this copy of a process with the status that `serve` returns, as this Python's has it."""
-    code = 1
-    try:
-        if sys.version_info >= (3, 13):
-            import atexit
+def serve_as_copy(serve: Any) -> int:
+    """Be the copy of a process, as this Python's versions have it; return the exit status.
 
-            atexit._clear()
-            atexit.register(util._exit_function)  # type: ignore[attr-defined]
-        try:
-            code = serve()
-        except Exception:
-            sys.excepthook(*sys.exc_info())
-            util._flush_std_streams()  # type: ignore[attr-defined]
-        finally:
-            if sys.version_info >= (3, 13):
-                atexit._run_exitfuncs()
+    Parameters
+    ----------
+    serve : callable
+        What the copy is for; returns its exit status.
+    """
+    code = 1
+    if sys.version_info >= (3, 13):
+        import atexit
+
+        atexit._clear()
+        atexit.register(util._exit_function)  # type: ignore[attr-defined]
+    try:
+        code = serve()
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        util._flush_std_streams()  # type: ignore[attr-defined]
     finally:
-        _native.leave_with(code)
-        os._exit(code)
+        if sys.version_info >= (3, 13):
+            atexit._run_exitfuncs()
+    return code
 
 
 def __getattr__(name: str) -> Any:

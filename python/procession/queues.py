@@ -30,6 +30,15 @@ class Queue(_native.Queue):
         What inspectors show.
     """
 
+    def put_nowait(self, obj: Any) -> None:
+        """Put an object in the queue, or raise `Full`."""
+        # By `put`, which a subclass may have made its own.
+        self.put(obj, False)
+
+    def get_nowait(self) -> Any:
+        """Remove the oldest object and return it, or raise `Empty`."""
+        return self.get(False)
+
     def join_thread(self) -> None:
         """Return at once: there is no thread, and everything put is in the queue.
 
@@ -45,19 +54,14 @@ class Queue(_native.Queue):
 
     @staticmethod
     def _on_queue_feeder_error(e: Exception, obj: Any) -> None:
-        """Take an object that can't be pickled; a subclass that overrides this gets them all.
+        """Take an object that can't be pickled.
 
-        There is no feeder, `put` raises; unless a subclass wants them, as that of
+        There is no feeder: `put` raises, unless a subclass overrides this, as that of
         `concurrent.futures` does.
         """
         import traceback
 
         traceback.print_exception(e)
-
-    def __init_subclass__(cls, **kwds: Any) -> None:
-        super().__init_subclass__(**kwds)
-        if "_on_queue_feeder_error" in vars(cls) and "put" not in vars(cls):
-            cls.put = _native.Queue._put_or_hand_over  # type: ignore[method-assign]
 
 
 class JoinableQueue(Queue):

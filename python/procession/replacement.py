@@ -12,8 +12,6 @@ import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import PathFinder
 
-from .late import LateModule
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,9 +140,6 @@ def install() -> None:
     if sys.modules.get(_REPLACED) is procession:
         return
     for name, module in list(sys.modules.items()):
-        if module.__class__ is LateModule:
-            # It is looked for, and found here, when it is needed.
-            continue
         if name == _REPLACED:
             _keep(module, STANDARD)
         elif name.startswith(f"{_REPLACED}."):

@@ -109,61 +109,77 @@ class MapResult(AsyncResult):
 class Chunks:
     """The chunks of results of an iteration, as they come.
 
-    It is apart from the iterator so that the tasks that are open don't keep the pool alive.
+    It is apart from the iterator so that the tasks that are open don't keep the pool alive. It has
+    no lock of its own. What the feeder and the watcher say is one store each; the others have the
+    crew's lock, and may be interrupted by a signal at every step: then the worst is that what they
+    had in hand is lost, and nothing is waited for that never comes.
     """
 
     def __init__(self, crew: Crew, ordered: bool) -> None:
         self.crew = crew
         self.ordered = ordered
-        self.count: int | None = None
-        self.taken = 0
         # Submitted and not taken; of these, what has come.
         self.open: set[int] = set()
         self.here: dict[int, tuple[bool, Any]] = {}
+        # How many were submitted, and the next in order.
+        self.expected = 0
+        self.next = 0
+        self.finished = False
+        self.failure: BaseException | None = None
 
     @property
     def _has_come(self) -> bool:
         """Whether there is something to take: a chunk, or the end."""
-        is_here = self.taken in self.here if self.ordered else bool(self.here)
-        return is_here or self.taken == self.count
+        # Read first: what was open then, was so before.
+        over = self.finished or self.failure is not None
+        return self._is_next_here() or (over and not self.open and not self.here)
 
     _is_ready = _has_come
 
+    def _is_next_here(self) -> bool:
+        if not self.ordered:
+            return bool(self.here)
+        # Past those that were in hand when a signal interrupted.
+        while (
+            self.next < self.expected and self.next not in self.open and self.next not in self.here
+        ):
+            self.next += 1
+        return self.next in self.here
+
     def take(self) -> tuple[bool, Any] | None:
         """Take the next chunk, which has come; None is the end. The lock is held."""
-        if self.taken == self.count:
+        if self._is_next_here():
+            index = self.next if self.ordered else next(iter(self.here))
+            # In this order: a chunk that comes a second time is known by not being open.
+            self.open.discard(index)
+            return self.here.pop(index)
+        failure = self.failure
+        if failure is None:
             return None
-        index = self.taken if self.ordered else next(iter(self.here))
-        # In this order: a chunk that comes a second time is known by not being open.
-        self.open.discard(index)
-        self.taken += 1
-        return self.here.pop(index)
+        self.finished = True
+        self.failure = None
+        return False, failure
 
     def expect(self, index: int) -> bool:
         """Take it that a chunk is about to be submitted; return whether it is still wanted."""
-        with self.crew.lock:
-            if self.count is None:
-                self.open.add(index)
-            return self.count is None
+        if self.failure is not None:
+            return False
+        self.open.add(index)
+        self.expected = index + 1
+        return True
 
     def _done(self, index: int, ok: bool, value: Any) -> None:
         if index in self.open:
             self.here[index] = ok, value
 
-    def submitted(self, count: int) -> None:
-        """Take it that all chunks are submitted, and how many there are."""
-        with self.crew.lock:
-            if self.count is None:
-                self.count = count
+    def submitted(self) -> None:
+        """Take it that all chunks are submitted."""
+        self.finished = True
 
     def no_more(self, error: BaseException) -> None:
-        """Take it that no more chunks come; the last is this error."""
-        with self.crew.lock:
-            if self.count is None:
-                index = self.taken + len(self.open)
-                self.open.add(index)
-                self.here[index] = False, error
-                self.count = index + 1
+        """Take it that no more chunks come; this error is behind the last."""
+        if not self.finished:
+            self.failure = error
 
 
 class IMapIterator(Iterator[Any]):
@@ -217,11 +233,9 @@ class IMapIterator(Iterator[Any]):
             with self._crew.lock:
                 if self._items:
                     return self._items.popleft()
-                if self._chunks._has_come:
-                    chunk = self._chunks.take()
-                    if chunk is None:
-                        self._pool = None
-                        raise StopIteration
+                has_come = self._chunks._has_come
+                chunk = self._chunks.take() if has_come else None
+                if chunk is not None:
                     ok, value = chunk
                     if not ok:
                         raise value
@@ -229,6 +243,10 @@ class IMapIterator(Iterator[Any]):
                         return value[0]
                     self._items.extend(value)
                     continue
+            if has_come:
+                # Without the lock: if nobody else holds the pool, that terminates it.
+                self._pool = None
+                raise StopIteration
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not self._crew.collect(self._chunks, left):
                 raise TimeoutError

@@ -15,11 +15,12 @@ import os
 import sys
 from _pickle import load
 from multiprocessing import process as _process
-from multiprocessing import reduction, util
+from multiprocessing import util
 from multiprocessing.context import set_spawning_popen
 from multiprocessing.process import BaseProcess, current_process
 
 from . import _native
+from .late import reduction
 from .process import Parent, Popen, run
 from .replacement import loaded, standard
 

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod pidfd;
 pub mod process;
 pub mod program;
+mod readable;
 pub mod report;
 pub mod spawn;
 pub mod stat;

@@ -12,6 +12,7 @@ use rustix::process::{
 };
 
 use crate::clock::Monotonic;
+use crate::readable::is_readable_by;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +59,7 @@ impl PidFd {
     /// # Errors
     /// `EINTR` if a signal handler ran.
     pub fn ended_by(&self, deadline: Option<Monotonic>) -> io::Result<bool> {
-        let timeout = deadline.map(|deadline| {
-            let left = deadline.since(Monotonic::now());
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
-        });
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        Ok(poll(&mut fds, timeout.as_ref())? > 0)
+        is_readable_by(&self.fd, deadline)
     }
 
     /// Whether the process has ended.

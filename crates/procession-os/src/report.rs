@@ -5,6 +5,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use crate::clock::Monotonic;
+use crate::readable::is_readable_by;
+
 /// A socket from which a process's exit code comes: one message of four bytes, negative for a signal.
 #[derive(Debug)]
 pub struct Report(OwnedFd);
@@ -14,6 +17,15 @@ impl Report {
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
+    }
+
+    /// Waits until the exit code is there, or it is certain that it does not come; gives whether that is
+    /// so, or the deadline came first.
+    ///
+    /// # Errors
+    /// As `poll(2)`, also `EINTR`.
+    pub fn comes_by(&self, deadline: Option<Monotonic>) -> io::Result<bool> {
+        is_readable_by(&self.0, deadline)
     }
 
     /// Waits for the exit code; `None` if it does not come, since its sender died. Gives the same to

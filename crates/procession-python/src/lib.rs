@@ -50,6 +50,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(process::die_with_parent, module)?)?;
     module.add_function(wrap_pyfunction!(process::set_parent, module)?)?;
     module.add_function(wrap_pyfunction!(process::leave_with, module)?)?;
+    module.add_function(wrap_pyfunction!(process::leave, module)?)?;
     module.add_function(wrap_pyfunction!(process::task_done, module)?)?;
     module.add_function(wrap_pyfunction!(process::tree, module)?)?;
     module.add_function(wrap_pyfunction!(queues::join_task, module)?)?;

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
@@ -14,7 +15,7 @@ use procession_os::program;
 use procession_os::report::Report;
 use procession_os::spawn::inherited;
 use procession_shm::arena::{self, Member, ProcessState, Slot, is_founded};
-use procession_shm::wait::{BlockedOn, Operation, Probe};
+use procession_shm::wait::{BlockedOn, Deadline, Operation, Probe};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
@@ -25,6 +26,8 @@ use crate::waiting::{deadline, look_around};
 #[pyclass(frozen, module = "procession._native")]
 pub(crate) struct Child {
     pid: u32,
+    /// The process that follows it.
+    parent: u32,
     pidfd: PidFd,
     slot: Option<Slot>,
     /// A slot that was reserved for what the child is to hold until it has opened it.
@@ -67,7 +70,15 @@ const TICK: Duration = Duration::from_millis(500);
 pub(crate) fn forked(pid: u32) -> PyResult<Child> {
     let slot = arena::forked(Some(pid));
     let pidfd = followed(pid)?;
-    Ok(Child { pid, pidfd, slot, shares: None, report: None, ended: OnceLock::new() })
+    Ok(Child {
+        pid,
+        parent: process::id(),
+        pidfd,
+        slot,
+        shares: None,
+        report: None,
+        ended: OnceLock::new(),
+    })
 }
 
 /// The parent's side of a fork that failed.
@@ -146,7 +157,8 @@ pub(crate) fn follow(
     };
     let report = report.map(inherited).transpose().map_err(os_error)?.map(Report::from_fd);
     let shares = shares.map(unpacked);
-    Ok(Child { pid, pidfd, slot, shares, report, ended: OnceLock::new() })
+    let parent = process::id();
+    Ok(Child { pid, parent, pidfd, slot, shares, report, ended: OnceLock::new() })
 }
 
 /// The first step of a process that was not forked: joins the family whose arena a descriptor is, in
@@ -220,7 +232,36 @@ pub(crate) fn leave_with(code: i32) {
     }
 }
 
+/// Leaves at once, as `os._exit` does: one call, between whose steps no signal handler runs.
+#[pyfunction]
+pub(crate) fn leave(code: i32) {
+    leave_with(code);
+    process::exit_now(code);
+}
+
 impl Child {
+    /// Whether the process has ended, and it is known how, before the deadline.
+    fn is_over_by(&self, deadline: Deadline) -> io::Result<bool> {
+        Ok(self.pidfd.ended_by(deadline)?
+            && match &self.report {
+                Some(report) => report.comes_by(deadline)?,
+                None => true,
+            })
+    }
+
+    fn wait_until_over(&self, py: Python<'_>, deadline: Deadline) -> PyResult<bool> {
+        loop {
+            let tick = Monotonic::now().after(TICK);
+            let until = deadline.map_or(tick, |deadline| deadline.min(tick));
+            match py.detach(|| self.is_over_by(Some(until))) {
+                Ok(false) if deadline.is_none_or(|deadline| deadline > until) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                over => return over.map_err(os_error),
+            }
+            look_around(py)?;
+        }
+    }
+
     fn bury(&self) {
         if let Some(slot) = self.slot
             && let Ok(arena) = arena::family()
@@ -249,26 +290,22 @@ impl Child {
     /// it and nothing tells), or None if the timeout came first.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
+        if process::id() != self.parent {
+            // In a copy of the parent: what is to be known of it the parent finds out.
+            return Ok(None);
+        }
         let deadline = deadline(timeout);
-        if deadline.is_none_or(|deadline| deadline > Monotonic::now()) && !self.pidfd.has_ended() {
+        let now = Monotonic::now();
+        if !self.is_over_by(Some(now)).map_err(os_error)? {
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Ok(None);
+            }
             let arena = if is_founded() { arena::family().ok() } else { None };
             if let (Some(arena), Some(slot)) = (arena, self.slot) {
                 let object = u32::from(slot.index);
                 arena.blocked(BlockedOn { object, operation: Operation::Join });
             }
-            let ended = loop {
-                let now = Monotonic::now();
-                let tick = now.after(TICK);
-                let until = deadline.map_or(tick, |deadline| deadline.min(tick));
-                match py.detach(|| self.pidfd.ended_by(Some(until))) {
-                    Ok(false) if deadline.is_none_or(|deadline| deadline > until) => {}
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    other => break other.map_err(os_error),
-                }
-                if let Err(raised) = look_around(py) {
-                    break Err(raised);
-                }
-            };
+            let ended = self.wait_until_over(py, deadline);
             if let Some(arena) = arena {
                 arena.running();
             }
@@ -281,7 +318,6 @@ impl Child {
             Some(&ended) => ended,
             None => {
                 let status = match &self.report {
-                    Some(_) if !self.pidfd.has_ended() => None,
                     Some(report) => match py.detach(|| report.exit_code()) {
                         Some(code) if code < 0 => Some(ExitStatus::Signaled(-code)),
                         Some(code) => Some(ExitStatus::Exited(code)),

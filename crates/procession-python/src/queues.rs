@@ -86,15 +86,6 @@ impl Queue {
     }
 
     /// Puts what needs no wait with the interpreter attached, which is most of what there is.
-    fn put_message(
-        &self,
-        py: Python<'_>,
-        object: &Bound<'_, PyAny>,
-        until: impl FnOnce() -> Deadline,
-    ) -> PyResult<u64> {
-        encode(object, |kind, message| self.put_bytes(py, kind, message, until))
-    }
-
     fn put_bytes(
         &self,
         py: Python<'_>,
@@ -155,6 +146,18 @@ impl Queue {
             }
         }
     }
+}
+
+/// Gives an object that can't be pickled to the queue's `_on_queue_feeder_error`, as the standard library's
+/// feeder thread does, if a subclass has made that its own; else that is the error of `put`.
+fn hand_over(queue: &Bound<'_, Queue>, object: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
+    let (py, name) = (queue.py(), "_on_queue_feeder_error");
+    let theirs = match queue.getattr_opt(name)? {
+        Some(theirs) if error.is_instance_of::<PyException>(py) => theirs,
+        _ => return Err(error),
+    };
+    let ours = py.import("procession.queues")?.getattr("Queue")?.getattr(name)?;
+    if theirs.is(&ours) { Err(error) } else { theirs.call1((error, object)).map(|_| ()) }
 }
 
 /// A pool's task as bytes: the pickled function, the arguments, the keywords.
@@ -266,7 +269,16 @@ impl Queue {
         let this = slf.get();
         this.open_still(slf)?;
         this.has_put.note_first();
-        this.put_message(slf.py(), obj, || until(block, timeout)).map(|_| ())
+        let mut pickled = false;
+        let put = encode(obj, |kind, message| {
+            pickled = true;
+            this.put_bytes(slf.py(), kind, message, || until(block, timeout))
+        });
+        match put {
+            Ok(_) => Ok(()),
+            Err(error) if pickled => Err(error),
+            Err(error) => hand_over(slf, obj, error),
+        }
     }
 
     #[pyo3(signature = (block=true, timeout=None))]
@@ -280,40 +292,6 @@ impl Queue {
         this.not_spoilt()?;
         let (kind, _, message) = this.get_message(slf.py(), || until(block, timeout), false)?;
         decode(slf.py(), kind, &message)
-    }
-
-    /// As `put`; what can't be pickled is given to `_on_queue_feeder_error`, as the standard library's
-    /// feeder thread does.
-    #[pyo3(signature = (obj, block=true, timeout=None))]
-    fn _put_or_hand_over(
-        slf: &Bound<'_, Self>,
-        obj: &Bound<'_, PyAny>,
-        block: bool,
-        timeout: Option<f64>,
-    ) -> PyResult<()> {
-        let this = slf.get();
-        let py = slf.py();
-        this.open_still(slf)?;
-        this.has_put.note_first();
-        let mut pickled = false;
-        let put = encode(obj, |kind, message| {
-            pickled = true;
-            this.put_bytes(py, kind, message, || until(block, timeout))
-        });
-        match put {
-            Err(error) if !pickled && error.is_instance_of::<PyException>(py) => {
-                slf.call_method1("_on_queue_feeder_error", (error, obj)).map(|_| ())
-            }
-            put => put.map(|_| ()),
-        }
-    }
-
-    fn put_nowait(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
-        Self::put(slf, obj, false, None)
-    }
-
-    fn get_nowait<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        Self::get(slf, false, None)
     }
 
     /// Puts all objects, in order; gives how many were put before a timeout.
@@ -464,6 +442,11 @@ impl Queue {
     /// How many objects were put and are not done yet.
     fn _unfinished(&self) -> u64 {
         self.queue.unfinished()
+    }
+
+    /// How many objects were put into the queue so far.
+    fn _put_count(&self) -> u64 {
+        self.queue.put_so_far()
     }
 
     /// How many objects were got from the queue so far.

@@ -21,11 +21,8 @@ pub(crate) fn deadline(timeout: Option<f64>) -> Deadline {
 pub(crate) fn look_around(py: Python<'_>) -> PyResult<()> {
     static REAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     py.check_signals()?;
-    let reap = REAP.import(py, "procession.process", "reap_unjoined");
-    if let Err(error) = reap.and_then(|reap| reap.call0()) {
-        error.write_unraisable(py, None);
-    }
-    Ok(())
+    // What this raises comes from a signal handler as well.
+    REAP.import(py, "procession.process", "reap_unjoined")?.call0().map(|_| ())
 }
 
 /// Calls `wait` until it ends otherwise than by a signal whose handler lets the program go on.

@@ -178,6 +178,12 @@ impl Queue {
         Some(self.control.most.load(Ordering::Relaxed)).filter(|&most| most != 0)
     }
 
+    /// How many messages were put so far.
+    #[must_use]
+    pub fn put_so_far(&self) -> u64 {
+        self.control.put.count()
+    }
+
     /// How many messages were got so far.
     #[must_use]
     pub fn got(&self) -> u64 {

@@ -130,6 +130,19 @@ class Process(BaseProcess):
         return popen
 
 
+def _own_state(process_obj: BaseProcess) -> ProcessState:
+    """What the process is doing: it looks at itself."""
+    from .states import ProcessState
+
+    return ProcessState("running")
+
+
+_main = type(current_process())
+if _main.__name__ == "_MainProcess":
+    # What stands for a process that nobody started; made when `multiprocessing` was imported.
+    current_process().__class__ = type("_MainProcess", (_main,), {"state": property(_own_state)})
+
+
 class ForkProcess(Process):
     """A process that is started by fork."""
 
@@ -373,7 +386,11 @@ class DefaultContext(BaseContext):
         """
         if self._actual_context is not None and not force:
             raise RuntimeError("context has already been set")
-        self._actual_context = None if method is None else self.get_context(method)
+        if method is None and force:
+            self._actual_context = None
+        else:
+            # None is the default, which is fixed by this.
+            self._actual_context = self.get_context(method)
 
     def get_start_method(self, allow_none: bool = False) -> Any:
         """Return the name of the start method; None if it is still open and that is allowed."""

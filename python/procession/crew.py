@@ -36,7 +36,9 @@ from typing import Any, Protocol
 
 from . import _native
 from .errors import PoolTerminatedError, WorkerDiedError
+from .queues import Queue
 from .replacement import standard
+from .synchronize import Semaphore
 
 # Of the standard library's, so that programs that catch or rebuild them know ours.
 ExceptionWithTraceback: Any = standard("pool").ExceptionWithTraceback
@@ -81,7 +83,7 @@ def call_each_star(func: Callable[..., Any], items: tuple[Iterable[Any], ...]) -
     return [func(*item) for item in items]
 
 
-def _put_result(results: _native.Queue, number: int, ok: bool, value: Any) -> None:
+def _put_result(results: Queue, number: int, ok: bool, value: Any) -> None:
     try:
         results._put_result(number, ok, value)
     except Exception as error:
@@ -89,9 +91,9 @@ def _put_result(results: _native.Queue, number: int, ok: bool, value: Any) -> No
 
 
 def _work(
-    tasks: _native.Queue,
-    results: _native.Queue,
-    ready: _native.Semaphore,
+    tasks: Queue,
+    results: Queue,
+    ready: Semaphore,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     most: int | None,
@@ -193,10 +195,10 @@ class Crew:
         self.size = size
         self.args = args
         self.state = RUN
-        self.tasks = _native.Queue(name="pool tasks")
-        self.results = _native.Queue(name="pool results")
+        self.tasks = Queue(name="pool tasks")
+        self.results = Queue(name="pool results")
         # How many workers have been ready for tasks, and how many ended since that last grew.
-        self.ready = _native.Semaphore(0, name="pool workers ready")
+        self.ready = Semaphore(0, name="pool workers ready")
         self.seen_ready = 0
         self.stillborn = 0
         self.failure: str | None = None

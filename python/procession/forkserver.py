@@ -419,7 +419,7 @@ class Template:
                     lambda: self._be_the_copy(answers, requester, shares, streams, fds)
                 )
             finally:
-                _native.leave(code)
+                _native.leave(code & 0xFF)
         slot = _native.forked_for_another(pid)
         pidfd = os.pidfd_open(pid)
         copy = self.copies[pid] = Copy(pid, slot, pidfd, answers)

@@ -119,7 +119,8 @@ class ForkPopen(Popen):
             try:
                 code = serve_as_copy(lambda: run(process_obj, Parent(parent, by_main_thread)))
             finally:
-                _native.leave(code)
+                # The kernel has eight bits of it.
+                _native.leave(code & 0xFF)
         return _native.forked(pid)
 
 

@@ -12,7 +12,7 @@ from . import _native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
 __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 
@@ -29,6 +29,22 @@ class Queue(_native.Queue):
     name : str, optional
         What inspectors show.
     """
+
+    def __init__(self, maxsize: int = 0, *, ctx: Any = None, name: str = "") -> None:
+        self._make(maxsize, name)
+
+    @classmethod
+    def open(cls, handle: str) -> Self:
+        """Return the queue that a handle names.
+
+        Raises
+        ------
+        StaleHandleError
+            If it is no more.
+        """
+        queue = cls.__new__(cls)
+        queue.__setstate__(handle)
+        return queue
 
     def put_nowait(self, obj: Any) -> None:
         """Put an object in the queue, or raise `Full`."""
@@ -70,8 +86,8 @@ class JoinableQueue(Queue):
     Takes what `Queue` does. If a process dies with a task, `join` tells.
     """
 
-    def __new__(cls, *args: Any, **kwds: Any) -> JoinableQueue:
-        return super().__new__(cls, *args, _joinable=True, **kwds)
+    def __init__(self, maxsize: int = 0, *, ctx: Any = None, name: str = "") -> None:
+        self._make(maxsize, name, joinable=True)
 
     def task_done(self) -> None:
         """Say that an object that was got has been dealt with.
@@ -104,8 +120,8 @@ class SimpleQueue(_native.Queue):
         As for `Queue`.
     """
 
-    def __new__(cls, *, ctx: Any = None) -> SimpleQueue:
-        return super().__new__(cls, ctx=ctx)
+    def __init__(self, *, ctx: Any = None) -> None:
+        self._make(0, "")
 
     def put(self, obj: Any) -> None:  # type: ignore[override]
         """Put an object in the queue.

@@ -161,3 +161,8 @@ def Array(
 ) -> Any:
     """Return a `RawArray`, wrapped with a lock unless `lock` is false."""
     return _with_lock(RawArray(typecode_or_type, size_or_initializer), lock, ctx)
+
+
+def __getattr__(name: str) -> Any:
+    # Private names of the standard library's module, which the public relies on.
+    return getattr(standard("sharedctypes"), name)

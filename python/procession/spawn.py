@@ -112,7 +112,7 @@ def write_payload(popen: Popen, process_obj: BaseProcess, **more: Any) -> int:
         try:
             reduction.dump(process_obj, pickled)
         except Exception as error:
-            note_what_fails(process_obj, error)
+            note_what_fails(process_obj, popen.method, error)
             raise
     finally:
         set_spawning_popen(None)
@@ -132,15 +132,20 @@ def memfd_of(pickled: io.BytesIO) -> int:
     return fd
 
 
-def note_what_fails(process_obj: BaseProcess, error: Exception) -> None:
+def note_what_fails(process_obj: BaseProcess, method: str, error: Exception) -> None:
     """Add to an error of pickling which of the process's attributes it comes from."""
-    for name, value in vars(process_obj).items():
+    try:
+        reduced = process_obj.__reduce_ex__(4)
+    except Exception:
+        return
+    state = reduced[2] if isinstance(reduced, tuple) and len(reduced) > 2 else None
+    for name, value in state.items() if isinstance(state, dict) else ():
         try:
             reduction.dump(value, io.BytesIO())
         except Exception:
             error.add_note(
-                f"{process_obj!r} can't be started by {type(process_obj)._start_method!r}: its "  # type: ignore[attr-defined]
-                f"attribute {name!r} can't be pickled"
+                f"{process_obj!r} can't be started by {method!r}: its attribute {name!r} can't be "
+                "pickled"
             )
             return
 
@@ -307,7 +312,13 @@ def spawn_main(slot: int, parent: int, main_thread: int) -> None:
         Whether the parent's main thread starts this process.
     """
     assert is_forking(sys.argv), "Not forking"
-    _native.inherit(_ARENA, slot)
+    try:
+        _native.inherit(_ARENA, slot)
+    except Exception as error:
+        sys.exit(
+            f"Process {os.getpid()}, started by {parent}, can't map the shared memory of its "
+            f"family: {error}"
+        )
     started_by = Parent(parent, bool(main_thread))
     # What else was passed is for this process, and not for programs that it starts.
     for entry in os.listdir("/proc/self/fd"):
@@ -330,18 +341,20 @@ def serve(payload: int, parent: Any) -> int:
             name = data["name"]
             prepare(data)
             process_obj = load(file)
-    except Exception:
+    except BaseException as error:
+        # It has left before it began, whatever status it left with.
         sys.stderr.write(f"Process {name}, while it was being prepared:\n")
         import traceback
 
         traceback.print_exc()
         util._flush_std_streams()  # type: ignore[attr-defined]
-        return 1
+        status = error.code if isinstance(error, SystemExit) else None
+        return status & 0xFF or 1 if isinstance(status, int) else 1
     finally:
         del current_process()._inheriting  # type: ignore[attr-defined]
     _native.drop_unopened()
     code = run(process_obj, parent)
-    _native.leave_with(code)
+    _native.leave_with(code & 0xFF)
     return code
 
 

@@ -7,6 +7,7 @@ acquired instead, with a warning.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -15,16 +16,22 @@ from typing import Any, NamedTuple
 
 from . import _native
 from .process import current_process
+from .replacement import standard
 
 __all__ = ["Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore"]
 
 SEM_VALUE_MAX = 2**31 - 1
 
 
-def _myself() -> str:
-    name = current_process().name
-    thread = threading.current_thread()
-    return name if thread is threading.main_thread() else f"{name}|{thread.name}"
+def _owner(lock: Lock | RLock) -> str:
+    """Return who holds a lock, in the words of `multiprocessing`."""
+    if lock._is_mine():
+        name = current_process().name
+        thread = threading.current_thread()
+        return name if thread is threading.main_thread() else f"{name}|{thread.name}"
+    if not lock.locked():
+        return "None"
+    return "SomeOtherThread" if lock._owner_pid() == os.getpid() else "SomeOtherProcess"
 
 
 class Lock(_native.Lock):
@@ -42,14 +49,11 @@ class Lock(_native.Lock):
 
     __slots__ = ()
 
+    def __init__(self, *, ctx: Any = None, name: str = "", on_owner_death: str = "raise") -> None:
+        self._make(name, on_owner_death)
+
     def __repr__(self) -> str:
-        if self._is_mine():
-            owner = _myself()
-        elif not self.locked():
-            owner = "None"
-        else:
-            owner = "SomeOtherProcess"
-        return f"<{type(self).__name__}(owner={owner})>"
+        return f"<{type(self).__name__}(owner={_owner(self)})>"
 
 
 class RLock(_native.RLock):
@@ -63,9 +67,12 @@ class RLock(_native.RLock):
 
     __slots__ = ()
 
+    def __init__(self, *, ctx: Any = None, name: str = "", on_owner_death: str = "raise") -> None:
+        self._make(name, on_owner_death)
+
     def __repr__(self) -> str:
-        count = self._count()
-        owner = _myself() if count else "None"
+        owner = _owner(self)
+        count = "nonzero" if owner.startswith("SomeOther") else self._count()
         return f"<{type(self).__name__}({owner}, {count})>"
 
 
@@ -87,6 +94,11 @@ class Semaphore(_native.Semaphore):
 
     __slots__ = ()
 
+    def __init__(
+        self, value: int = 1, *, ctx: Any = None, name: str = "", recover: bool = False
+    ) -> None:
+        self._make(value, name, recover=recover)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}(value={self.get_value()})>"
 
@@ -96,11 +108,11 @@ class BoundedSemaphore(Semaphore):
 
     __slots__ = ()
 
+    def __init__(self, value: int = 1, *, ctx: Any = None, name: str = "") -> None:
+        self._make(value, name, bounded=True)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}(value={self.get_value()}, maxvalue={self._bound()})>"
-
-    def __new__(cls, value: int = 1, *, ctx: Any = None, name: str = "") -> BoundedSemaphore:
-        return super().__new__(cls, value, ctx=ctx, name=name, bound=value)
 
 
 class Event(_native.Event):
@@ -115,6 +127,9 @@ class Event(_native.Event):
     """
 
     __slots__ = ()
+
+    def __init__(self, *, ctx: Any = None, name: str = "") -> None:
+        self._make(name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {id(self):#x} {'set' if self.is_set() else 'unset'}>"
@@ -146,12 +161,17 @@ class Condition:
         self, lock: Lock | RLock | None = None, *, ctx: Any = None, name: str = ""
     ) -> None:
         self._lock = lock or RLock(ctx=ctx, name=name)
-        self._condition = _native.Condition(self._lock, name=name)
+        # First: what is no lock at all shows here.
         self._make_methods()
+        self._condition = _native.Condition(self._lock, name=name)
 
     def _make_methods(self) -> None:
         self.acquire = self._lock.acquire
         self.release = self._lock.release
+
+    def locked(self) -> bool:
+        """Return whether some thread holds the lock."""
+        return self._lock.locked()
 
     def __getstate__(self) -> tuple[Lock | RLock, str]:
         return self._lock, self.handle
@@ -328,3 +348,8 @@ class Barrier(threading.Barrier):
     @property
     def _count(self) -> int:
         return self.n_waiting
+
+
+def __getattr__(name: str) -> Any:
+    # Private names of the standard library's module, which the public relies on.
+    return getattr(standard("synchronize"), name)

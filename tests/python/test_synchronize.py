@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import procession
@@ -49,6 +50,21 @@ def say_how_acquire_ends(lock: Any, endings: Any) -> None:
         return
     endings.put("acquired")
     lock.release()
+
+
+def acquire_and_put(lock: Any, answers: Any) -> None:
+    answers.put(lock.acquire())
+
+
+def release_and_die(semaphore: Any, times: int) -> None:
+    for _ in range(times):
+        semaphore.release()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def set_and_die(event: Any) -> None:
+    event.set()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def try_acquire(lock: Any, found: Any) -> None:
@@ -438,6 +454,53 @@ def test_locks_leave_nothing_in_the_arena(ctx: Any) -> None:
     assert len(procession._native.objects()) == before
 
 
+@pytest.mark.parametrize("true", [True, 1, "yes", [0]])
+@pytest.mark.parametrize("false", [False, 0, None, ""])
+def test_whether_to_block_is_asked_as_python_asks(ctx: Any, true: Any, false: Any) -> None:
+    for kind in KINDS:
+        lock = getattr(ctx, kind)()
+        assert lock.acquire(true) is True
+        assert lock.acquire(block=false) is (kind == "RLock")
+    queue = ctx.Queue()
+    queue.put("a", true)
+    assert queue.get(true, 1) == "a"
+    with pytest.raises(Empty):
+        queue.get(false)
+
+
+def test_locked_says_whether_somebody_holds_it(ctx: Any) -> None:
+    things = [getattr(ctx, kind)() for kind in KINDS] + [ctx.Condition()]
+    for thing in things:
+        assert thing.locked() is False
+        thing.acquire()
+        assert thing.locked() is True
+        thing.release()
+        assert thing.locked() is False
+
+
+def test_a_lock_tells_whose_it_is(ctx: Any) -> None:
+    for kind, of_mine, of_others in (
+        ("Lock", "owner=MainProcess", "owner={}"),
+        ("RLock", "MainProcess, 1", "{}, nonzero"),
+    ):
+        lock = getattr(ctx, kind)()
+        lock.acquire()
+        assert repr(lock) == f"<{kind}({of_mine})>"
+        seen: list[str] = []
+        thread = threading.Thread(target=lambda: seen.append(repr(lock)))  # noqa: B023
+        thread.start()
+        thread.join()
+        assert seen == [f"<{kind}({of_others.format('SomeOtherThread')})>"]
+        lock.release()
+        held = ctx.Event()
+        holder = ctx.Process(target=hold, args=(lock, held))
+        holder.start()
+        held.wait()
+        assert repr(lock) == f"<{kind}({of_others.format('SomeOtherProcess')})>"
+        holder.kill()
+        holder.join()
+
+
 # Owners that die.
 
 
@@ -608,30 +671,107 @@ def test_those_who_wait_get_a_dead_holders_permit(ctx: Any, waiting: int) -> Non
         process.join()
 
 
-def test_a_plain_semaphores_permits_stay_with_the_dead(ctx: Any) -> None:
-    semaphore = ctx.Semaphore(1)
-    run_in(ctx, acquire_and_die, semaphore)
+@pytest.mark.parametrize("kind", ["Semaphore", "BoundedSemaphore"])
+@pytest.mark.parametrize("waiting", [0, 1, 4])
+def test_a_plain_semaphores_permits_stay_with_the_dead(ctx: Any, kind: str, waiting: int) -> None:
+    semaphore, held, answers = getattr(ctx, kind)(1), ctx.Event(), ctx.Queue()
+    holder = ctx.Process(target=hold, args=(semaphore, held))
+    holder.start()
+    held.wait()
+    waiters = start_waiting(ctx, waiting, say_how_acquire_ends, semaphore, answers)
+    holder.kill()
+    holder.join()
+
     assert semaphore.acquire(timeout=0.05) is False
+    assert answers.empty()
+    # Whoever knows of the death gives it back; then all go on.
     semaphore.release()
-    assert semaphore.acquire(block=False)
+
+    assert [answers.get(timeout=60) for _ in waiters] == ["acquired"] * waiting
+    for waiter in waiters:
+        waiter.join()
+    assert semaphore.get_value() == 1
 
 
-def test_killed_waiters_block_nobody(ctx: Any, lock: Any) -> None:
-    event, answers = ctx.Event(), ctx.Queue()
-    waiters = [ctx.Process(target=wait_and_put, args=(event, answers)) for _ in range(3)]
+def start_waiting(ctx: Any, count: int, wait: Any, *args: Any) -> list[Any]:
+    """Start processes, and see each of them asleep."""
+    waiters = [ctx.Process(target=wait, args=args) for _ in range(count)]
+    for waiter in waiters:
+        waiter.start()
+    for waiter in waiters:
+        assert eventually(lambda: is_asleep(waiter.pid))  # noqa: B023
+    return waiters
+
+
+@pytest.mark.parametrize("survivors", [0, 1, 3])
+def test_killed_waiters_block_nobody(ctx: Any, lock: Any, survivors: int) -> None:
+    answers = ctx.Queue()
     with lock:
-        waiters += [
-            ctx.Process(target=say_how_acquire_ends, args=(lock, answers)) for _ in range(3)
-        ]
-        for waiter in waiters:
-            waiter.start()
-        for waiter in waiters:
-            assert eventually(lambda: is_asleep(waiter.pid))  # noqa: B023
-            waiter.kill()
-            waiter.join()
-    event.set()
+        waiters = start_waiting(ctx, survivors + 2, say_how_acquire_ends, lock, answers)
+        # The first of all, who is the next to be woken, and the last.
+        for victim in (waiters.pop(0), waiters.pop()):
+            victim.kill()
+            victim.join()
+    assert [answers.get(timeout=60) for _ in waiters] == ["acquired"] * survivors
     assert lock.acquire(timeout=60)
     lock.release()
+    for waiter in waiters:
+        waiter.join()
+
+
+def test_killed_waiters_of_a_recovering_semaphore_block_nobody(ctx: Any) -> None:
+    answers, semaphore = ctx.Queue(), ctx.Semaphore(1, recover=True)
+    with semaphore:
+        waiters = start_waiting(ctx, 4, say_how_acquire_ends, semaphore, answers)
+        for victim in (waiters.pop(0), waiters.pop()):
+            victim.kill()
+            victim.join()
+    assert [answers.get(timeout=60) for _ in waiters] == ["acquired"] * 2
+    for waiter in waiters:
+        waiter.join()
+    assert semaphore.get_value() == 1
+
+
+@pytest.mark.parametrize("survivors", [0, 1, 3])
+def test_killed_waiters_of_an_event_block_nobody(ctx: Any, survivors: int) -> None:
+    event, answers = ctx.Event(), ctx.Queue()
+    waiters = start_waiting(ctx, survivors + 2, wait_and_put, event, answers)
+    for victim in (waiters.pop(0), waiters.pop()):
+        victim.kill()
+        victim.join()
+    event.set()
+    assert [answers.get(timeout=60) for _ in waiters] == [True] * survivors
+    assert event.wait(60)
+    for waiter in waiters:
+        waiter.join()
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 4])
+def test_an_event_set_by_one_who_is_killed_is_set(ctx: Any, waiting: int) -> None:
+    event, answers = ctx.Event(), ctx.Queue()
+    waiters = start_waiting(ctx, waiting, wait_and_put, event, answers)
+    assert run_in(ctx, set_and_die, event) == -signal.SIGKILL
+    assert event.is_set()
+    assert [answers.get(timeout=60) for _ in waiters] == [True] * waiting
+    for waiter in waiters:
+        waiter.join()
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_signaller_killed_between_two_releases_wakes_so_many(ctx: Any, times: int) -> None:
+    for kind in ("Semaphore", "BoundedSemaphore"):
+        semaphore, answers = getattr(ctx, kind)(4), ctx.Queue()
+        for _ in range(4):
+            semaphore.acquire()
+        waiters = start_waiting(ctx, 4, acquire_and_put, semaphore, answers)
+        assert run_in(ctx, release_and_die, semaphore, times) == -signal.SIGKILL
+        assert [answers.get(timeout=60) for _ in range(times)] == [True] * times
+        assert answers.empty()
+        for _ in range(4 - times):
+            semaphore.release()
+        assert [answers.get(timeout=60) for _ in range(4 - times)] == [True] * (4 - times)
+        for waiter in waiters:
+            waiter.join()
 
 
 # Signals.

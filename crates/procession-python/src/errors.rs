@@ -4,7 +4,6 @@ use procession_shm::arena::{Error, Handle, ParseHandleError};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyType};
 
 create_exception!(
     procession,
@@ -57,17 +56,4 @@ pub(crate) fn text_of(error: &std::io::Error) -> String {
 /// The handle that a text names.
 pub(crate) fn handle(text: &str) -> PyResult<Handle> {
     text.parse().map_err(|error: ParseHandleError| PyValueError::new_err(error.to_string()))
-}
-
-/// An instance of `class`, which derives from `T`, with these arguments for the constructor of `T`.
-/// The class may have a constructor of its own, which is not called.
-pub(crate) fn open_as<'py, T: pyo3::PyTypeInfo>(
-    class: &Bound<'py, PyType>,
-    arguments: &[(&str, &str)],
-) -> PyResult<Bound<'py, PyAny>> {
-    let given = PyDict::new(class.py());
-    for (name, value) in arguments {
-        given.set_item(name, value)?;
-    }
-    class.py().get_type::<T>().call_method("__new__", (class,), Some(&given))
 }

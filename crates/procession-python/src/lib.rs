@@ -8,6 +8,7 @@
 mod arena;
 mod command;
 mod errors;
+mod objects;
 mod pickling;
 mod process;
 mod queues;
@@ -33,6 +34,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<synchronize::Barrier>()?;
     module.add_class::<queues::Queue>()?;
     module.add_class::<sharedctypes::Block>()?;
+    // As Python calls the process that is no child; the others say how they are called.
+    procession_shm::arena::name_process("MainProcess");
     module.add_class::<process::Child>()?;
     module.add_function(wrap_pyfunction!(process::prepare_fork, module)?)?;
     module.add_function(wrap_pyfunction!(process::forked, module)?)?;

@@ -201,11 +201,7 @@ pub(crate) fn bury(slot: u64) -> PyResult<()> {
 #[pyfunction]
 pub(crate) fn begin(name: &str) {
     SPARE.set(None);
-    if is_founded()
-        && let Ok(arena) = arena::family()
-    {
-        arena.set_name(name);
-    }
+    arena::name_process(name);
 }
 
 /// Says that this process was started by another than the one that forked it.

@@ -8,9 +8,10 @@ use procession_shm::queue::{self, JoinError, QueueError};
 use procession_shm::wait::{Deadline, Stopped, Waiting};
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyType};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
-use crate::errors::{OwnerDiedError, arena_error, handle, open_as};
+use crate::errors::{OwnerDiedError, arena_error, handle};
+use crate::objects::{Made, Truth};
 use crate::pickling::{append, decode, encode, queue_error, split};
 use crate::waiting::{deadline, look_around};
 
@@ -41,8 +42,9 @@ impl InProcess {
 
 /// A queue between processes, as `multiprocessing.Queue`, without feeder thread and pipe.
 #[pyclass(subclass, frozen, module = "procession._native")]
+#[derive(Default)]
 pub(crate) struct Queue {
-    queue: queue::Queue,
+    queue: Made<queue::Queue>,
     closed: InProcess,
     /// Whether something was put.
     has_put: InProcess,
@@ -63,14 +65,8 @@ type Task<'py> = (u64, Bound<'py, PyBytes>);
 type Got = Result<(u8, u64, Vec<u8>), QueueError>;
 
 impl Queue {
-    fn over(queue: queue::Queue) -> Self {
-        Self {
-            queue,
-            closed: InProcess::default(),
-            has_put: InProcess::default(),
-            interrupted: Mutex::default(),
-            spoilt: Mutex::default(),
-        }
+    fn queue(&self) -> PyResult<&queue::Queue> {
+        self.queue.get()
     }
 
     fn open_still(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -93,8 +89,9 @@ impl Queue {
         message: &[u8],
         until: impl FnOnce() -> Deadline,
     ) -> PyResult<u64> {
-        if self.queue.most().is_none() && message.len() <= queue::INLINE_MOST {
-            match self.queue.put(kind, message, Waiting::NOT) {
+        let queue = self.queue()?;
+        if queue.most().is_none() && message.len() <= queue::INLINE_MOST {
+            match queue.put(kind, message, Waiting::NOT) {
                 // Somebody is at this end: that may last, if it was stopped there.
                 Err(QueueError::Stopped(_)) => {}
                 Err(QueueError::Arena(error)) => return Err(arena_error(error)),
@@ -103,7 +100,7 @@ impl Queue {
         }
         let waiting = Waiting { deadline: until(), interruptible: true };
         loop {
-            match py.detach(|| self.queue.put(kind, message, waiting)) {
+            match py.detach(|| queue.put(kind, message, waiting)) {
                 Ok(number) => return Ok(number),
                 Err(QueueError::Stopped(Stopped::TimedOut)) => return Err(queue_error(py, "Full")),
                 Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(py)?,
@@ -118,12 +115,11 @@ impl Queue {
         until: impl FnOnce() -> Deadline,
         claims: bool,
     ) -> PyResult<(u8, u64, Vec<u8>)> {
+        let queue = self.queue()?;
         let mut message = Vec::new();
         let claim =
             if claims { Some(crate::arena::own()?.task().map_err(arena_error)?) } else { None };
-        if let Some((kind, number)) =
-            self.queue.get_at_once(&mut message, claim).map_err(arena_error)?
-        {
+        if let Some((kind, number)) = queue.get_at_once(&mut message, claim).map_err(arena_error)? {
             return Ok((kind, number, message));
         }
         let waiting = Waiting { deadline: until(), interruptible: true };
@@ -131,8 +127,8 @@ impl Queue {
             let got: Got = py.detach(|| {
                 let mut message = Vec::new();
                 let (kind, number) = match claim {
-                    Some(claim) => self.queue.get_claiming(&mut message, claim, waiting)?,
-                    None => self.queue.get(&mut message, waiting)?,
+                    Some(claim) => queue.get_claiming(&mut message, claim, waiting)?,
+                    None => queue.get(&mut message, waiting)?,
                 };
                 Ok((kind, number, message))
             });
@@ -214,44 +210,42 @@ const SEVERAL: u8 = 255;
 /// Nothing is called with one of our mutexes locked.
 const NO_PANIC: &str = "nothing panics with this mutex locked";
 
-fn until(block: bool, timeout: Option<f64>) -> Deadline {
-    deadline(if block { timeout } else { Some(0.0) })
+fn until(block: &Truth, timeout: Option<f64>) -> Deadline {
+    deadline(if block.0 { timeout } else { Some(0.0) })
 }
 
 #[pymethods]
 impl Queue {
     #[new]
-    #[pyo3(signature = (maxsize=0, *, ctx=None, name="", _handle=None, _joinable=false))]
-    fn new(
-        maxsize: i64,
-        ctx: Option<Bound<'_, PyAny>>,
-        name: &str,
-        _handle: Option<&str>,
-        _joinable: bool,
-    ) -> PyResult<Self> {
-        let _ = ctx;
-        if let Some(text) = _handle {
-            return Ok(Self::over(queue::Queue::open(handle(text)?).map_err(arena_error)?));
-        }
+    #[pyo3(signature = (*_args, **_kwds))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwds: Option<&Bound<'_, PyDict>>) -> Self {
+        Self::default()
+    }
+
+    #[pyo3(signature = (maxsize, name, *, joinable=false))]
+    fn _make(&self, maxsize: i64, name: &str, joinable: bool) -> PyResult<()> {
         let most = u64::try_from(maxsize).ok().filter(|&most| most > 0);
-        let make = if _joinable { queue::Queue::joinable } else { queue::Queue::new };
+        let make = if joinable { queue::Queue::joinable } else { queue::Queue::new };
         let made = family().and_then(|arena| make(arena, name, most));
-        Ok(Self::over(made.map_err(arena_error)?))
+        self.queue.set(made.map_err(arena_error)?)
     }
 
-    #[classmethod]
-    fn open<'py>(class: &Bound<'py, PyType>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-        open_as::<Self>(class, &[("_handle", text)])
+    fn __getstate__(&self) -> PyResult<String> {
+        self.handle()
+    }
+
+    fn __setstate__(&self, state: &str) -> PyResult<()> {
+        self.queue.set(queue::Queue::open(handle(state)?).map_err(arena_error)?)
     }
 
     #[getter]
-    fn handle(&self) -> String {
-        self.queue.handle().to_string()
+    fn handle(&self) -> PyResult<String> {
+        Ok(self.queue()?.handle().to_string())
     }
 
     #[getter]
-    fn _maxsize(&self) -> u64 {
-        self.queue.most().unwrap_or(i32::MAX as u64)
+    fn _maxsize(&self) -> PyResult<u64> {
+        Ok(self.queue()?.most().unwrap_or(i32::MAX as u64))
     }
 
     #[getter]
@@ -259,11 +253,11 @@ impl Queue {
         self.closed.is_so()
     }
 
-    #[pyo3(signature = (obj, block=true, timeout=None))]
+    #[pyo3(signature = (obj, block=Truth(true), timeout=None))]
     fn put(
         slf: &Bound<'_, Self>,
         obj: &Bound<'_, PyAny>,
-        block: bool,
+        block: Truth,
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let this = slf.get();
@@ -272,7 +266,7 @@ impl Queue {
         let mut pickled = false;
         let put = encode(obj, |kind, message| {
             pickled = true;
-            this.put_bytes(slf.py(), kind, message, || until(block, timeout))
+            this.put_bytes(slf.py(), kind, message, || until(&block, timeout))
         });
         match put {
             Ok(_) => Ok(()),
@@ -281,25 +275,25 @@ impl Queue {
         }
     }
 
-    #[pyo3(signature = (block=true, timeout=None))]
+    #[pyo3(signature = (block=Truth(true), timeout=None))]
     fn get<'py>(
         slf: &Bound<'py, Self>,
-        block: bool,
+        block: Truth,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
         this.open_still(slf)?;
         this.not_spoilt()?;
-        let (kind, _, message) = this.get_message(slf.py(), || until(block, timeout), false)?;
+        let (kind, _, message) = this.get_message(slf.py(), || until(&block, timeout), false)?;
         decode(slf.py(), kind, &message)
     }
 
     /// Puts all objects, in order; gives how many were put before a timeout.
-    #[pyo3(signature = (objs, block=true, timeout=None))]
+    #[pyo3(signature = (objs, block=Truth(true), timeout=None))]
     fn put_many(
         slf: &Bound<'_, Self>,
         objs: &Bound<'_, PyAny>,
-        block: bool,
+        block: Truth,
         timeout: Option<f64>,
     ) -> PyResult<usize> {
         let this = slf.get();
@@ -309,11 +303,12 @@ impl Queue {
         for object in objs.try_iter()? {
             messages.push(encode(&object?, |kind, bytes| Ok((kind, bytes.to_vec())))?);
         }
-        let waiting = Waiting { deadline: until(block, timeout), interruptible: true };
+        let waiting = Waiting { deadline: until(&block, timeout), interruptible: true };
+        let queue = this.queue()?;
         let mut put = 0;
         while put < messages.len() {
             let rest = messages[put..].iter().map(|(kind, bytes)| (*kind, bytes.as_slice()));
-            match slf.py().detach(|| this.queue.put_many(rest, waiting)) {
+            match slf.py().detach(|| queue.put_many(rest, waiting)) {
                 Ok(run) => put += run,
                 Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(slf.py())?,
                 Err(QueueError::Stopped(Stopped::TimedOut)) if put > 0 => break,
@@ -328,11 +323,11 @@ impl Queue {
 
     /// Gets up to `most` objects, waiting for the first alone. If one can't be unpickled, those before
     /// it are given, and the next call raises why.
-    #[pyo3(signature = (most, block=true, timeout=None))]
+    #[pyo3(signature = (most, block=Truth(true), timeout=None))]
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
         most: usize,
-        block: bool,
+        block: Truth,
         timeout: Option<f64>,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let this = slf.get();
@@ -343,11 +338,11 @@ impl Queue {
         let mut message = Vec::new();
         while objects.len() < most {
             let (kind, bytes) = if objects.is_empty() {
-                let (kind, _, bytes) = this.get_message(py, || until(block, timeout), false)?;
+                let (kind, _, bytes) = this.get_message(py, || until(&block, timeout), false)?;
                 (kind, bytes)
             } else {
                 message.clear();
-                match this.queue.get_at_once(&mut message, None) {
+                match this.queue()?.get_at_once(&mut message, None) {
                     Ok(Some((kind, _))) => (kind, std::mem::take(&mut message)),
                     // What was got is given; an error shows itself again at the next call.
                     Ok(None) | Err(_) => break,
@@ -408,7 +403,7 @@ impl Queue {
         let mut message = Vec::new();
         // What was got is given; an error shows itself again at the next call.
         while messages.len() < most
-            && matches!(self.queue.get_at_once(&mut message, None), Ok(Some(_)))
+            && matches!(self.queue()?.get_at_once(&mut message, None), Ok(Some(_)))
         {
             messages.push(std::mem::take(&mut message));
         }
@@ -422,16 +417,16 @@ impl Queue {
 
     /// Says that an object that was got has been dealt with.
     fn _task_done(&self) -> PyResult<()> {
-        self.queue
+        self.queue()?
             .task_done()
             .map_err(|_| PyValueError::new_err("task_done() called too many times"))
     }
 
     /// Waits until all objects that were put are done.
     fn _join(&self, py: Python<'_>) -> PyResult<()> {
-        let waiting = Waiting { interruptible: true, ..Waiting::FOREVER };
+        let (queue, waiting) = (self.queue()?, Waiting { interruptible: true, ..Waiting::FOREVER });
         loop {
-            match py.detach(|| self.queue.join(waiting)) {
+            match py.detach(|| queue.join(waiting)) {
                 Ok(()) => return Ok(()),
                 Err(JoinError::Stopped(_)) => look_around(py)?,
                 Err(lost) => return Err(OwnerDiedError::new_err(lost.to_string())),
@@ -440,22 +435,22 @@ impl Queue {
     }
 
     /// How many objects were put and are not done yet.
-    fn _unfinished(&self) -> u64 {
-        self.queue.unfinished()
+    fn _unfinished(&self) -> PyResult<u64> {
+        Ok(self.queue()?.unfinished())
     }
 
     /// How many objects were put into the queue so far.
-    fn _put_count(&self) -> u64 {
-        self.queue.put_so_far()
+    fn _put_count(&self) -> PyResult<u64> {
+        Ok(self.queue()?.put_so_far())
     }
 
     /// How many objects were got from the queue so far.
-    fn _got(&self) -> u64 {
-        self.queue.got()
+    fn _got(&self) -> PyResult<u64> {
+        Ok(self.queue()?.got())
     }
 
-    fn qsize(&self) -> u64 {
-        self.queue.len()
+    fn qsize(&self) -> PyResult<u64> {
+        Ok(self.queue()?.len())
     }
 
     /// Whether there is no object; an error where the standard library's queue has closed its pipe: in
@@ -464,19 +459,15 @@ impl Queue {
         if self.closed.is_so() && self.has_put.is_so() {
             return Err(PyOSError::new_err("handle is closed"));
         }
-        Ok(self.queue.is_empty())
+        Ok(self.queue()?.is_empty())
     }
 
-    fn full(&self) -> bool {
-        self.queue.is_full()
+    fn full(&self) -> PyResult<bool> {
+        Ok(self.queue()?.is_full())
     }
 
     /// Says that this process uses the queue no more.
     fn close(&self) {
         self.closed.note();
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String,))> {
-        Ok((slf.get_type().getattr("open")?, (slf.get().handle(),)))
     }
 }

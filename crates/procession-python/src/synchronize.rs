@@ -14,9 +14,10 @@ use pyo3::exceptions::{
     PyAssertionError, PyOSError, PyOverflowError, PyRuntimeWarning, PyValueError,
 };
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyDict, PyTuple};
 
-use crate::errors::{OwnerDiedError, arena_error, handle, open_as};
+use crate::errors::{OwnerDiedError, arena_error, handle};
+use crate::objects::{Made, Truth};
 use crate::waiting::{deadline, wait};
 
 /// What `acquire` does when the owner has died: to raise, or to acquire with a warning.
@@ -28,6 +29,10 @@ fn recovers(on_owner_death: &str) -> PyResult<bool> {
             "on_owner_death is {other:?}: expected \"raise\" or \"recover\""
         ))),
     }
+}
+
+fn name_of(recovers: bool) -> &'static str {
+    if recovers { "recover" } else { "raise" }
 }
 
 const OWNER_DIED: &std::ffi::CStr =
@@ -51,102 +56,102 @@ fn too_often() -> PyErr {
     PyValueError::new_err("semaphore or lock released too many times")
 }
 
+/// A lock and what `acquire` does when its owner has died.
+struct WithDeath<L> {
+    lock: L,
+    recovers: bool,
+}
+
 /// Mutual exclusion between processes, as `multiprocessing.Lock`.
 #[pyclass(subclass, frozen, module = "procession._native")]
+#[derive(Default)]
 pub(crate) struct Lock {
-    lock: sync::Lock,
-    recovers: bool,
+    made: Made<WithDeath<sync::Lock>>,
 }
 
 impl Lock {
     #[inline]
+    fn lock(&self) -> PyResult<&sync::Lock> {
+        Ok(&self.made.get()?.lock)
+    }
+
+    /// Whether it was acquired at once; not if the object is not made yet.
+    #[inline]
     fn try_acquire(&self) -> bool {
-        self.lock.try_acquire()
+        self.made.if_made().is_some_and(|made| made.lock.try_acquire())
     }
 
     #[inline]
     fn release(&self) -> bool {
-        self.lock.release().is_ok()
+        self.made.if_made().is_some_and(|made| made.lock.release().is_ok())
     }
 }
 
 #[pymethods]
 impl Lock {
     #[new]
-    #[pyo3(signature = (*, ctx=None, name="", on_owner_death="raise", _handle=None))]
-    fn new(
-        ctx: Option<Bound<'_, PyAny>>,
-        name: &str,
-        on_owner_death: &str,
-        _handle: Option<&str>,
-    ) -> PyResult<Self> {
-        let _ = ctx;
-        let recovers = recovers(on_owner_death)?;
-        let lock = match _handle {
-            Some(text) => sync::Lock::open(handle(text)?),
-            None => family().and_then(|arena| sync::Lock::new(arena, name)),
-        };
-        Ok(Self { lock: lock.map_err(arena_error)?, recovers })
+    #[pyo3(signature = (*_args, **_kwds))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwds: Option<&Bound<'_, PyDict>>) -> Self {
+        Self::default()
     }
 
-    #[classmethod]
-    #[pyo3(signature = (text, on_owner_death="raise"))]
-    fn open<'py>(
-        class: &Bound<'py, PyType>,
-        text: &str,
-        on_owner_death: &str,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        open_as::<Self>(class, &[("_handle", text), ("on_owner_death", on_owner_death)])
+    fn _make(&self, name: &str, on_owner_death: &str) -> PyResult<()> {
+        let recovers = recovers(on_owner_death)?;
+        let lock = family().and_then(|arena| sync::Lock::new(arena, name)).map_err(arena_error)?;
+        self.made.set(WithDeath { lock, recovers })
+    }
+
+    fn __getstate__(&self) -> PyResult<(String, &'static str)> {
+        let made = self.made.get()?;
+        Ok((made.lock.handle().to_string(), name_of(made.recovers)))
+    }
+
+    fn __setstate__(&self, state: (String, String)) -> PyResult<()> {
+        let recovers = recovers(&state.1)?;
+        let lock = sync::Lock::open(handle(&state.0)?).map_err(arena_error)?;
+        self.made.set(WithDeath { lock, recovers })
     }
 
     #[getter]
-    fn handle(&self) -> String {
-        self.lock.handle().to_string()
+    fn handle(&self) -> PyResult<String> {
+        Ok(self.lock()?.handle().to_string())
     }
 
-    #[pyo3(signature = (block=true, timeout=None))]
-    fn _acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-        if self.try_acquire() {
+    #[pyo3(signature = (block=Truth(true), timeout=None))]
+    fn _acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
+        let WithDeath { lock, recovers } = self.made.get()?;
+        if lock.try_acquire() {
             return Ok(true);
         }
-        let acquired = if block {
-            wait(py, deadline(timeout), |waiting| self.lock.acquire(waiting))?
+        let acquired = if block.0 {
+            wait(py, deadline(timeout), |waiting| lock.acquire(waiting))?
         } else {
-            self.lock.try_acquire_or_inherit()
+            lock.try_acquire_or_inherit()
         };
         match acquired {
             None => Ok(false),
             Some(Acquired::Clean) => Ok(true),
-            Some(Acquired::OwnerDied(_)) => owner_died(py, self.recovers, || {
-                let _ = self.lock.release();
+            Some(Acquired::OwnerDied(_)) => owner_died(py, *recovers, || {
+                let _ = lock.release();
             }),
         }
     }
 
     fn _release(&self) -> PyResult<()> {
-        if self.release() { Ok(()) } else { Err(too_often()) }
+        self.lock()?.release().map_err(|_| too_often())
     }
 
     /// Whether some thread holds it.
-    fn locked(&self) -> bool {
-        self.lock.owner().is_some()
+    fn locked(&self) -> PyResult<bool> {
+        Ok(self.lock()?.owner().is_some())
     }
 
-    fn _is_mine(&self) -> bool {
-        self.lock.is_mine()
+    fn _is_mine(&self) -> PyResult<bool> {
+        Ok(self.lock()?.is_mine())
     }
 
-    fn _owner_pid(&self) -> Option<u32> {
-        owner_pid(self.lock.owner())
-    }
-
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, (String, &'static str))> {
-        let open = slf.get_type().getattr("open")?;
-        let this = slf.get();
-        let on_owner_death = if this.recovers { "recover" } else { "raise" };
-        Ok((open, (this.handle(), on_owner_death)))
+    fn _owner_pid(&self) -> PyResult<Option<u32>> {
+        Ok(owner_pid(self.lock()?.owner()))
     }
 }
 
@@ -158,68 +163,71 @@ fn owner_pid(owner: Option<procession_shm::wait::Owner>) -> Option<u32> {
 
 /// A lock that its thread may acquire again, as `multiprocessing.RLock`.
 #[pyclass(subclass, frozen, module = "procession._native")]
+#[derive(Default)]
 pub(crate) struct RLock {
-    lock: sync::RLock,
-    recovers: bool,
+    made: Made<WithDeath<sync::RLock>>,
+}
+
+impl RLock {
+    fn lock(&self) -> PyResult<&sync::RLock> {
+        Ok(&self.made.get()?.lock)
+    }
 }
 
 #[pymethods]
 impl RLock {
     #[new]
-    #[pyo3(signature = (*, ctx=None, name="", on_owner_death="raise", _handle=None))]
-    fn new(
-        ctx: Option<Bound<'_, PyAny>>,
-        name: &str,
-        on_owner_death: &str,
-        _handle: Option<&str>,
-    ) -> PyResult<Self> {
-        let _ = ctx;
-        let recovers = recovers(on_owner_death)?;
-        let lock = match _handle {
-            Some(text) => sync::RLock::open(handle(text)?),
-            None => family().and_then(|arena| sync::RLock::new(arena, name)),
-        };
-        Ok(Self { lock: lock.map_err(arena_error)?, recovers })
+    #[pyo3(signature = (*_args, **_kwds))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwds: Option<&Bound<'_, PyDict>>) -> Self {
+        Self::default()
     }
 
-    #[classmethod]
-    #[pyo3(signature = (text, on_owner_death="raise"))]
-    fn open<'py>(
-        class: &Bound<'py, PyType>,
-        text: &str,
-        on_owner_death: &str,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        open_as::<Self>(class, &[("_handle", text), ("on_owner_death", on_owner_death)])
+    fn _make(&self, name: &str, on_owner_death: &str) -> PyResult<()> {
+        let recovers = recovers(on_owner_death)?;
+        let lock = family().and_then(|arena| sync::RLock::new(arena, name)).map_err(arena_error)?;
+        self.made.set(WithDeath { lock, recovers })
+    }
+
+    fn __getstate__(&self) -> PyResult<(String, &'static str)> {
+        let made = self.made.get()?;
+        Ok((made.lock.handle().to_string(), name_of(made.recovers)))
+    }
+
+    fn __setstate__(&self, state: (String, String)) -> PyResult<()> {
+        let recovers = recovers(&state.1)?;
+        let lock = sync::RLock::open(handle(&state.0)?).map_err(arena_error)?;
+        self.made.set(WithDeath { lock, recovers })
     }
 
     #[getter]
-    fn handle(&self) -> String {
-        self.lock.handle().to_string()
+    fn handle(&self) -> PyResult<String> {
+        Ok(self.lock()?.handle().to_string())
     }
 
-    #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-        let acquired = match self.lock.try_acquire() {
-            None if block => wait(py, deadline(timeout), |waiting| self.lock.acquire(waiting))?,
+    #[pyo3(signature = (block=Truth(true), timeout=None))]
+    fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
+        let WithDeath { lock, recovers } = self.made.get()?;
+        let acquired = match lock.try_acquire() {
+            None if block.0 => wait(py, deadline(timeout), |waiting| lock.acquire(waiting))?,
             acquired => acquired,
         };
         match acquired {
             None => Ok(false),
             Some(Acquired::Clean) => Ok(true),
-            Some(Acquired::OwnerDied(_)) => owner_died(py, self.recovers, || {
-                let _ = self.lock.release();
+            Some(Acquired::OwnerDied(_)) => owner_died(py, *recovers, || {
+                let _ = lock.release();
             }),
         }
     }
 
     fn release(&self) -> PyResult<()> {
-        self.lock.release().map_err(|_| {
+        self.lock()?.release().map_err(|_| {
             PyAssertionError::new_err("attempt to release recursive lock not owned by thread")
         })
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.acquire(py, true, None)
+        self.acquire(py, Truth(true), None)
     }
 
     #[pyo3(signature = (_type=None, _value=None, _traceback=None))]
@@ -232,50 +240,54 @@ impl RLock {
         self.release()
     }
 
-    fn _is_mine(&self) -> bool {
-        self.lock.is_mine()
+    /// Whether some thread holds it.
+    fn locked(&self) -> PyResult<bool> {
+        Ok(self.lock()?.owner().is_some())
     }
 
-    fn _count(&self) -> u64 {
-        self.lock.depth()
+    fn _is_mine(&self) -> PyResult<bool> {
+        Ok(self.lock()?.is_mine())
     }
 
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, (String, &'static str))> {
-        let open = slf.get_type().getattr("open")?;
-        let this = slf.get();
-        let on_owner_death = if this.recovers { "recover" } else { "raise" };
-        Ok((open, (this.handle(), on_owner_death)))
+    fn _owner_pid(&self) -> PyResult<Option<u32>> {
+        Ok(owner_pid(self.lock()?.owner()))
+    }
+
+    fn _count(&self) -> PyResult<u64> {
+        Ok(self.lock()?.depth())
     }
 }
 
 /// A counter of permits, as `multiprocessing.Semaphore` and `BoundedSemaphore`.
 #[pyclass(subclass, frozen, module = "procession._native")]
+#[derive(Default)]
 pub(crate) struct Semaphore {
-    semaphore: sync::Semaphore,
+    made: Made<sync::Semaphore>,
 }
 
 #[pymethods]
 impl Semaphore {
     #[new]
-    #[pyo3(signature = (value=1, *, ctx=None, name="", bound=None, recover=false, _handle=None))]
-    fn new(
-        value: i64,
-        ctx: Option<Bound<'_, PyAny>>,
+    #[pyo3(signature = (*_args, **_kwds))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwds: Option<&Bound<'_, PyDict>>) -> Self {
+        Self::default()
+    }
+
+    #[pyo3(signature = (value, name, *, bounded=false, recover=false))]
+    fn _make(
+        &self,
+        value: &Bound<'_, PyAny>,
         name: &str,
-        bound: Option<u32>,
+        bounded: bool,
         recover: bool,
-        _handle: Option<&str>,
-    ) -> PyResult<Self> {
-        let _ = ctx;
-        if let Some(text) = _handle {
-            let semaphore = sync::Semaphore::open(handle(text)?).map_err(arena_error)?;
-            return Ok(Self { semaphore });
-        }
+    ) -> PyResult<()> {
         // The exceptions are those of `multiprocessing`.
-        let value = i32::try_from(value)
-            .map_err(|_| PyOverflowError::new_err("Python int too large to convert to C int"))?;
+        let value = match value.extract::<i32>() {
+            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
+                Err(PyOverflowError::new_err("Python int too large to convert to C int"))
+            }
+            other => other,
+        }?;
         let value =
             u32::try_from(value).map_err(|_| PyOSError::new_err((22, "Invalid argument")))?;
         if recover && value > sync::PERMITS_RECOVERED_MOST {
@@ -288,48 +300,57 @@ impl Semaphore {
             if recover {
                 sync::Semaphore::recovering(arena, name, value)
             } else {
-                sync::Semaphore::new(arena, name, value, bound)
+                sync::Semaphore::new(arena, name, value, bounded.then_some(value))
             }
         });
-        Ok(Self { semaphore: made.map_err(arena_error)? })
+        self.made.set(made.map_err(arena_error)?)
     }
 
-    #[classmethod]
-    fn open<'py>(class: &Bound<'py, PyType>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-        open_as::<Self>(class, &[("_handle", text)])
+    fn __getstate__(&self) -> PyResult<String> {
+        self.handle()
+    }
+
+    fn __setstate__(&self, state: &str) -> PyResult<()> {
+        self.made.set(sync::Semaphore::open(handle(state)?).map_err(arena_error)?)
     }
 
     #[getter]
-    fn handle(&self) -> String {
-        self.semaphore.handle().to_string()
+    fn handle(&self) -> PyResult<String> {
+        Ok(self.made.get()?.handle().to_string())
     }
 
-    #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-        if self.semaphore.try_acquire() {
+    #[pyo3(signature = (block=Truth(true), timeout=None))]
+    fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
+        let semaphore = self.made.get()?;
+        if semaphore.try_acquire() {
             return Ok(true);
         }
-        if !block {
+        if !block.0 {
             return Ok(false);
         }
-        let acquired = wait(py, deadline(timeout), |waiting| self.semaphore.acquire(waiting))?;
+        let acquired = wait(py, deadline(timeout), |waiting| semaphore.acquire(waiting))?;
         Ok(acquired.is_some())
     }
 
     fn release(&self) -> PyResult<()> {
-        self.semaphore.release().map_err(|_| too_often())
+        self.made.get()?.release().map_err(|_| too_often())
     }
 
-    fn get_value(&self) -> u32 {
-        self.semaphore.value()
+    fn get_value(&self) -> PyResult<u32> {
+        Ok(self.made.get()?.value())
     }
 
-    fn _bound(&self) -> u32 {
-        self.semaphore.bound()
+    /// Whether there is no permit.
+    fn locked(&self) -> PyResult<bool> {
+        Ok(self.get_value()? == 0)
+    }
+
+    fn _bound(&self) -> PyResult<u32> {
+        Ok(self.made.get()?.bound())
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.acquire(py, true, None)
+        self.acquire(py, Truth(true), None)
     }
 
     #[pyo3(signature = (_type=None, _value=None, _traceback=None))]
@@ -341,62 +362,61 @@ impl Semaphore {
     ) -> PyResult<()> {
         self.release()
     }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String,))> {
-        Ok((slf.get_type().getattr("open")?, (slf.get().handle(),)))
-    }
 }
 
 /// A flag that processes wait for, as `multiprocessing.Event`.
 #[pyclass(subclass, frozen, module = "procession._native")]
+#[derive(Default)]
 pub(crate) struct Event {
-    event: sync::Event,
+    made: Made<sync::Event>,
 }
 
 #[pymethods]
 impl Event {
     #[new]
-    #[pyo3(signature = (*, ctx=None, name="", _handle=None))]
-    fn new(ctx: Option<Bound<'_, PyAny>>, name: &str, _handle: Option<&str>) -> PyResult<Self> {
-        let _ = ctx;
-        let event = match _handle {
-            Some(text) => sync::Event::open(handle(text)?),
-            None => family().and_then(|arena| sync::Event::new(arena, name)),
-        };
-        Ok(Self { event: event.map_err(arena_error)? })
+    #[pyo3(signature = (*_args, **_kwds))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwds: Option<&Bound<'_, PyDict>>) -> Self {
+        Self::default()
     }
 
-    #[classmethod]
-    fn open<'py>(class: &Bound<'py, PyType>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-        open_as::<Self>(class, &[("_handle", text)])
+    fn _make(&self, name: &str) -> PyResult<()> {
+        let event = family().and_then(|arena| sync::Event::new(arena, name));
+        self.made.set(event.map_err(arena_error)?)
+    }
+
+    fn __getstate__(&self) -> PyResult<String> {
+        self.handle()
+    }
+
+    fn __setstate__(&self, state: &str) -> PyResult<()> {
+        self.made.set(sync::Event::open(handle(state)?).map_err(arena_error)?)
     }
 
     #[getter]
-    fn handle(&self) -> String {
-        self.event.handle().to_string()
+    fn handle(&self) -> PyResult<String> {
+        Ok(self.made.get()?.handle().to_string())
     }
 
-    fn set(&self) {
-        self.event.set();
+    fn set(&self) -> PyResult<()> {
+        self.made.get()?.set();
+        Ok(())
     }
 
-    fn clear(&self) {
-        self.event.clear();
+    fn clear(&self) -> PyResult<()> {
+        self.made.get()?.clear();
+        Ok(())
     }
 
-    fn is_set(&self) -> bool {
-        self.event.is_set()
+    fn is_set(&self) -> PyResult<bool> {
+        Ok(self.made.get()?.is_set())
     }
 
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        if self.event.is_set() {
+        let event = self.made.get()?;
+        if event.is_set() {
             return Ok(true);
         }
-        Ok(wait(py, deadline(timeout), |waiting| self.event.wait(waiting))?.is_some())
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String,))> {
-        Ok((slf.get_type().getattr("open")?, (slf.get().handle(),)))
+        Ok(wait(py, deadline(timeout), |waiting| event.wait(waiting))?.is_some())
     }
 }

@@ -80,9 +80,11 @@ impl Condition {
     #[pyo3(signature = (lock, *, name="", _handle=None))]
     fn new(lock: &Bound<'_, PyAny>, name: &str, _handle: Option<&str>) -> PyResult<Self> {
         let (lock, recovers) = if let Ok(lock) = lock.cast::<Lock>() {
-            (AnyLock::Lock(lock.get().lock.clone()), lock.get().recovers)
+            let made = lock.get().made.get()?;
+            (AnyLock::Lock(made.lock.clone()), made.recovers)
         } else if let Ok(lock) = lock.cast::<RLock>() {
-            (AnyLock::RLock(lock.get().lock.clone()), lock.get().recovers)
+            let made = lock.get().made.get()?;
+            (AnyLock::RLock(made.lock.clone()), made.recovers)
         } else {
             let class = lock.get_type().qualname()?;
             return Err(PyTypeError::new_err(format!(

@@ -36,7 +36,7 @@ pub use layout::UNIT;
 pub use objects::{Kind, ObjectInfo, ObjectRef};
 pub use processes::{ProcessInfo, Slot};
 pub use registry::{
-    arena_of, attach, family, forked, inherit, inherit_as, is_founded, prepare_fork,
+    arena_of, attach, family, forked, inherit, inherit_as, is_founded, name_process, prepare_fork,
 };
 pub use states::{Blocked, Member, ProcessName, ProcessState, reap, signal_tree, state_of};
 

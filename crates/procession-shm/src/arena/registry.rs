@@ -10,12 +10,13 @@
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use procession_os::atfork::{self, Handlers};
 
 use super::error::{Error, Result};
-use super::{Arena, Handle, Slot};
+use super::processes::NAME_WORDS;
+use super::{Arena, Handle, Slot, load_text, store_text};
 
 /// How many arenas a process may be part of.
 const MOST: usize = 16;
@@ -179,11 +180,22 @@ pub fn family() -> Result<&'static Arena> {
         {
             let made = match arenas().next() {
                 Some((_, arena)) => Ok(arena),
-                None => Arena::create(),
+                None => Arena::create().inspect(|arena| arena.set_name(&load_text(&FOUNDER))),
             };
             FOUNDING.store(0, Ordering::Release);
             return made;
         }
+    }
+}
+
+/// What this process is called, for when it makes the family's arena.
+static FOUNDER: [AtomicU64; NAME_WORDS] = [const { AtomicU64::new(0) }; NAME_WORDS];
+
+/// Says what this process is called, in the family that it has or comes to found.
+pub fn name_process(name: &str) {
+    store_text(&FOUNDER, name);
+    if let Some((_, arena)) = arenas().next() {
+        arena.set_name(name);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::algorithm::{Monitor, NotOwner, ReentrantLock};
 use crate::arena::{Arena, Handle, Kind, ObjectRef, Result, arena_of};
-use crate::wait::{Acquired, BlockedOn, Operation, Probe, Stopped, Waiting};
+use crate::wait::{Acquired, BlockedOn, Operation, Owner, Probe, Stopped, Waiting};
 
 /// A re-entrant [`Lock`](super::Lock) that belongs to a thread: it alone may release it, as often as
 /// it acquired it.
@@ -37,6 +37,12 @@ impl RLock {
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.object.handle()
+    }
+
+    /// Who holds the lock at this instant.
+    #[must_use]
+    pub fn owner(&self) -> Option<Owner> {
+        self.lock.owner()
     }
 
     /// Whether the calling thread holds the lock.

@@ -57,6 +57,7 @@ pub fn init() {
         }
         std::process::exit(ended.unwrap_or(FAILED));
     }
+    procession_shm::arena::name_process("main");
 }
 
 fn take_over(value: &OsStr) -> Result<i32, String> {

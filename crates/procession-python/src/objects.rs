@@ -1,0 +1,47 @@
+//! What the classes have in common whose instances are about an object in the arena.
+//!
+//! Such an instance is empty until its class's `__init__` makes the object, or `__setstate__` opens
+//! it: so classes may be derived from them as from any other, with an `__init__` of their own.
+
+use std::sync::OnceLock;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+/// What an instance is about, once it is made.
+pub(crate) struct Made<T>(OnceLock<T>);
+
+impl<T> Default for Made<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T> Made<T> {
+    #[inline]
+    pub(crate) fn get(&self) -> PyResult<&T> {
+        self.0.get().ok_or_else(|| {
+            PyRuntimeError::new_err("there is no object yet: its class's __init__ was not called")
+        })
+    }
+
+    #[inline]
+    pub(crate) fn if_made(&self) -> Option<&T> {
+        self.0.get()
+    }
+
+    pub(crate) fn set(&self, made: T) -> PyResult<()> {
+        self.0.set(made).map_err(|_| PyRuntimeError::new_err("__init__ was called before"))
+    }
+}
+
+/// An argument that is only asked whether it is true, as Python does.
+pub(crate) struct Truth(pub(crate) bool);
+
+impl<'py> FromPyObject<'_, 'py> for Truth {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        object.is_truthy().map(Self)
+    }
+}

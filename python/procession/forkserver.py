@@ -306,7 +306,7 @@ def _preload(data: dict[str, Any], modules: list[str]) -> None:
         current_process()._inheriting = True  # type: ignore[attr-defined]
         try:
             # If that fails, each copy tries it itself, and reports why.
-            with contextlib.suppress(Exception, SystemExit):
+            with contextlib.suppress(Exception, SystemExit, KeyboardInterrupt):
                 import_main_path(data["init_main_from_path"])
         finally:
             del current_process()._inheriting  # type: ignore[attr-defined]

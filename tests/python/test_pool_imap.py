@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -14,6 +15,7 @@ from typing import Any
 
 import procession
 import pytest
+from processes import eventually
 from procession import PoolTerminatedError, WorkerDiedError
 
 # What workers call.
@@ -251,6 +253,145 @@ def test_open_tasks_keep_no_pool(ctx: Any) -> None:
         del results, pool
 
     assert gone() is None
+
+
+def test_an_endless_iterable_is_not_read_far_ahead(ctx: Any, pool: Any) -> None:
+    event, read = ctx.Event(), 0
+
+    def events() -> Iterator[Any]:
+        nonlocal read
+        while True:
+            read += 1
+            yield event, b"x" * 100_000
+
+    results = pool.imap(wait_for_first, events())
+    assert eventually(lambda: read > 4)
+    time.sleep(0.2)
+    assert read < 20
+    event.set()
+    assert [next(results) for _ in range(100)] == [True] * 100
+    assert read < 200
+
+
+def wait_for_first(given: tuple[Any, bytes]) -> bool:
+    return bool(given[0].wait())
+
+
+def test_joining_with_results_not_taken_waits_at_rest(ctx: Any) -> None:
+    pool, event = ctx.Pool(2), ctx.Event()
+    results = pool.imap(wait_for, [event] * 4)
+    pool.close()
+    timer = threading.Timer(0.5, event.set)
+    timer.start()
+    before = time.thread_time()
+    pool.join()
+    # It may look around now and then, and does not go round and round.
+    assert time.thread_time() - before < 0.25
+    assert len(list(results)) == 4
+    timer.join()
+
+
+def test_the_end_of_an_iterator_may_end_the_pool_that_is_fed(ctx: Any) -> None:
+    go_on = threading.Event()
+
+    def held_up() -> Iterator[int]:
+        yield 1
+        go_on.wait()
+
+    def results() -> Any:
+        pool = ctx.Pool(2)
+        pool.imap(square, held_up())
+        return pool.imap(square, range(3))
+
+    with pytest.warns(ResourceWarning):
+        # The last who holds the pool lets it go as it comes to its end.
+        assert list(results()) == [0, 1, 4]
+    go_on.set()
+
+
+def test_a_signal_handler_may_terminate_a_pool_that_is_fed(ctx: Any) -> None:
+    pool = ctx.Pool(2)
+    results = pool.imap(square, itertools.repeat(2))
+
+    def terminate(*_: object) -> None:
+        pool.terminate()
+
+    before = signal.signal(signal.SIGALRM, terminate)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(PoolTerminatedError):
+            for result in results:
+                assert result == 4
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    pool.join()
+
+
+@pytest.mark.parametrize("kind", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("line", range(1, 12))
+def test_an_interrupt_as_a_result_is_taken_costs_at_most_that(
+    ctx: Any, kind: str, line: int
+) -> None:
+    with ctx.Pool(1) as pool:
+        results = getattr(pool, kind)(square, range(5))
+        found = [next(results)]
+        lines = 0
+
+        def trace(frame: Any, event: str, argument: object) -> Any:
+            nonlocal lines
+            if frame.f_code.co_name not in ("take", "_is_next_here"):
+                return None
+            if event == "line":
+                lines += 1
+                if lines == line:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            found.append(next(results))
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        found += list(results)
+    everything = [0, 1, 4, 9, 16]
+    missing = [value for value in everything if value not in found]
+    assert [value for value in everything if value in found] == found
+    assert len(missing) <= 1
+
+
+def test_a_close_that_is_interrupted_is_repeated(ctx: Any) -> None:
+    pool = ctx.Pool(1)
+    result = pool.map_async(square, range(5))
+    put = pool._crew.tasks.put
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    class Interrupting:
+        """The tasks' queue, at the moment of the end."""
+
+        def __getattr__(self, name: str) -> Any:
+            return interrupt if name == "put" else getattr(tasks, name)
+
+    tasks, pool._crew.tasks = pool._crew.tasks, Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        pool.close()
+    pool._crew.tasks = tasks
+    assert tasks.put == put
+    pool.close()
+    pool.join()
+    assert result.get() == [0, 1, 4, 9, 16]
+
+
+def test_nothing_is_called_back_of_no_tasks(pool: Any) -> None:
+    called: list[Any] = []
+    assert pool.map_async(square, [], callback=called.append).get() == []
+    assert pool.starmap_async(divide, [], callback=called.append).get() == []
+    assert pool.apply_async(square, (3,), callback=called.append).get() == 9
+    assert called == [9]
 
 
 def test_several_threads_may_share_an_iterator(pool: Any) -> None:

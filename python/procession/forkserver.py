@@ -319,12 +319,13 @@ def _preload(data: dict[str, Any], modules: list[str]) -> None:
 class Requester:
     """The process that has a copy made, as the copy sees it."""
 
-    def __init__(self, sentinel: int) -> None:
+    def __init__(self, sentinel: int, template: int) -> None:
         self.sentinel = sentinel
+        self.template = template
 
     def take_along(self) -> None:
-        # The template sees to that.
-        pass
+        # The template sees to that, and the copy itself if the template dies before.
+        _native.die_with_ward(os.dup(self.sentinel), self.template)
 
 
 class Copy:
@@ -405,6 +406,7 @@ class Template:
         streams: list[int],
         fds: list[int],
     ) -> None:
+        template = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
@@ -416,7 +418,7 @@ class Template:
             code = 1
             try:
                 code = serve_as_copy(
-                    lambda: self._be_the_copy(answers, requester, shares, streams, fds)
+                    lambda: self._be_the_copy(template, answers, requester, shares, streams, fds)
                 )
             finally:
                 _native.leave(code & 0xFF)
@@ -464,6 +466,7 @@ class Template:
 
     def _be_the_copy(
         self,
+        template: int,
         answers: socket.socket,
         requester: int,
         shares: int,
@@ -494,7 +497,7 @@ class Template:
         _forkserver._requests = socket.socket(fileno=requests)
         _native.set_parent(requester)
         _native.take_over(shares)
-        return serve(payload, Requester(sentinel))
+        return serve(payload, Requester(sentinel, template))
 
 
 _forkserver = ForkServer()

@@ -657,6 +657,39 @@ def test_a_program_that_ends_waits_for_its_children(run_program: Any) -> None:
     assert (ending.exit_code, ending.stdout) == (0, "parent\nchild\n"), ending.stderr
 
 
+TEMPLATE_KILLED_BEFORE = """
+import os, signal, sys, time
+import procession
+from procession import forkserver
+
+if __name__ == "__main__":
+    context = procession.get_context("forkserver")
+    ready = procession.Event()
+    daemon = context.Process(target=wait_for_ever, args=(ready,), daemon=True)
+    daemon.start()
+    ready.wait()
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+    forkserver._forkserver._template.wait()
+    # It lives on as long as this process does.
+    time.sleep(0.6)
+    print(daemon.pid, daemon.is_alive(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver"])
+def test_a_daemon_dies_with_its_parent_though_the_template_died_before(
+    run_program: Any,
+) -> None:
+    ending = run_program(
+        "import time\n\ndef wait_for_ever(ready):\n    ready.set()\n    time.sleep(600)\n"
+        + TEMPLATE_KILLED_BEFORE
+    )
+    pid, was_alive = ending.stdout.split()
+    assert was_alive == "True", ending
+    assert eventually(lambda: not is_running(int(pid)))
+
+
 def test_a_child_lives_on_and_sees_its_parents_death(ctx: Any, method: str) -> None:
     pids, orphaned, answers = ctx.Queue(), ctx.Event(), ctx.Queue()
     parent = start(ctx, start_and_die, method, pids, orphaned, answers)

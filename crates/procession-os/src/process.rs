@@ -4,7 +4,8 @@
 
 use std::cell::Cell;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use crate::pidfd::PidFd;
 use crate::stat::{RunState, Stat};
@@ -128,6 +129,90 @@ pub fn kill_self() -> ! {
     exit_now(137)
 }
 
+/// Installs a handler of the highest real-time signal, and unblocks it.
+///
+/// # Safety
+/// The handler does async-signal-safe work alone.
+unsafe fn handle_last_signal(handler: extern "C" fn(libc::c_int)) -> io::Result<libc::c_int> {
+    let signal = libc::SIGRTMAX();
+    // SAFETY: the structures are initialised whole; the handler is as the caller says.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
+        if libc::sigaction(signal, &action, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        match libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut()) {
+            0 => Ok(signal),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+/// The pidfd of the process with which this one is to end though it is not its parent.
+static WARD: AtomicI32 = AtomicI32::new(-1);
+
+/// Whether this process looks at intervals whether its ward is over.
+static WATCHES: AtomicBool = AtomicBool::new(false);
+
+/// How often a process looks whose keeper has died before its ward: four times a second.
+const LOOK: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+
+/// The keeper has ended, or it is time to look again.
+extern "C" fn look_after_ward(_signal: libc::c_int) {
+    // Only async-signal-safe calls; errno stays what it was for the code that is interrupted.
+    // SAFETY: the address of this thread's errno is valid as long as the thread is; the structures are
+    // initialised whole, and what is written to has its type.
+    unsafe {
+        let errno = *libc::__errno_location();
+        let mut ward =
+            libc::pollfd { fd: WARD.load(Ordering::Relaxed), events: libc::POLLIN, revents: 0 };
+        if libc::poll(&raw mut ward, 1, 0) > 0 && ward.revents & libc::POLLIN != 0 {
+            kill_self();
+        }
+        if !WATCHES.swap(true, Ordering::Relaxed) {
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_SIGNAL;
+            event.sigev_signo = libc::SIGRTMAX();
+            let mut timer: libc::c_int = 0;
+            let clock = libc::CLOCK_MONOTONIC;
+            libc::syscall(libc::SYS_timer_create, clock, &raw const event, &raw mut timer);
+            let every = libc::itimerspec { it_interval: LOOK, it_value: LOOK };
+            let none = std::ptr::null_mut::<libc::itimerspec>();
+            libc::syscall(libc::SYS_timer_settime, timer, 0, &raw const every, none);
+        }
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// Binds this process's life to that of `ward`, which is not its parent: the parent `keeper`, whose first
+/// thread forked this process, ends it when the ward ends. If the keeper itself ends before, this
+/// process looks after the ward from then on, within a second and without a thread: by a timer
+/// (`timer_create(2)`) of the highest real-time signal, which it must leave alone, as in
+/// [`die_with_parent`].
+///
+/// # Errors
+/// As `prctl(2)`, `sigaction(2)` and `pthread_sigmask(3)`.
+pub fn die_with_ward(ward: OwnedFd, keeper: u32) -> io::Result<()> {
+    // For as long as the process lives.
+    WARD.store(ward.into_raw_fd(), Ordering::Relaxed);
+    // SAFETY: the handler is async-signal-safe.
+    let signal = unsafe { handle_last_signal(look_after_ward) }?;
+    // SAFETY: prctl has no preconditions.
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if parent_id() != keeper {
+        // It ended before the signal was asked for.
+        look_after_ward(signal);
+    }
+    Ok(())
+}
+
 static GUARDIAN: AtomicU32 = AtomicU32::new(0);
 
 /// The thread that forked has ended, and with it perhaps the process.
@@ -162,28 +247,16 @@ extern "C" fn parent_thread_ended(_signal: libc::c_int) {
 /// # Errors
 /// As `prctl(2)`, `sigaction(2)` and `pthread_sigmask(3)`.
 pub fn die_with_parent(parent: u32, by_main_thread: bool) -> io::Result<()> {
-    let signal = if by_main_thread { libc::SIGKILL } else { libc::SIGRTMAX() };
-    // SAFETY: the handler is async-signal-safe; the structures are initialised whole.
-    unsafe {
-        if !by_main_thread {
-            GUARDIAN.store(parent, Ordering::Relaxed);
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = parent_thread_ended as *const () as usize;
-            action.sa_flags = libc::SA_RESTART;
-            if libc::sigaction(signal, &action, std::ptr::null_mut()) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            let mut set: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&mut set);
-            libc::sigaddset(&mut set, signal);
-            let error = libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
-            if error != 0 {
-                return Err(io::Error::from_raw_os_error(error));
-            }
-        }
-        if libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) != 0 {
-            return Err(io::Error::last_os_error());
-        }
+    let signal = if by_main_thread {
+        libc::SIGKILL
+    } else {
+        GUARDIAN.store(parent, Ordering::Relaxed);
+        // SAFETY: the handler is async-signal-safe.
+        unsafe { handle_last_signal(parent_thread_ended) }?
+    };
+    // SAFETY: prctl has no preconditions.
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) } != 0 {
+        return Err(io::Error::last_os_error());
     }
     if parent_id() != parent {
         // It ended before the signal was asked for.

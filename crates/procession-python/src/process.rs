@@ -235,6 +235,14 @@ pub(crate) fn leave(code: i32) {
     process::exit_now(code);
 }
 
+/// Binds the life of this process to that of another, by its pidfd, which becomes this function's; the
+/// parent looks after that for as long as it lives itself.
+#[pyfunction]
+pub(crate) fn die_with_ward(ward: i32, keeper: u32) -> PyResult<()> {
+    let ward = inherited(ward).map_err(os_error)?;
+    process::die_with_ward(ward, keeper).map_err(os_error)
+}
+
 impl Child {
     /// Whether the process has ended, and it is known how, before the deadline.
     fn is_over_by(&self, deadline: Deadline) -> io::Result<bool> {

@@ -35,6 +35,7 @@ pub struct Owner(u64);
 
 impl Owner {
     /// The bits of a slot that are part of an owner's word: more than any table has slots.
+    #[cfg(not(model))]
     pub(crate) const SLOTS: u16 = (1 << SLOT_BITS) - 1;
 
     /// The thread with the kernel's number `thread` in the process of a slot.

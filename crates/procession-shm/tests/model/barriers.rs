@@ -206,31 +206,32 @@ fn who_waits_no_longer_breaks_it_for_all() {
     });
 }
 
-fn one_dies(acts: bool) {
+fn one_dies(survivors: u16, acts: bool) {
+    let parties = u32::from(survivors) + 1;
     let shared = Arc::new(Shared::default());
     let mortal = spawn(&shared, move |shared| {
-        let life = || shared.wait(3, 3, acts, Waiting::FOREVER).is_ok();
+        let life = || shared.wait(parties, 3, acts, Waiting::FOREVER).is_ok();
         shared.family.mortal(3, life)
     });
-    let survivors: Vec<_> = (1..3)
+    let others: Vec<_> = (1..=survivors)
         .map(|slot| {
             spawn(&shared, move |shared| {
-                let end = shared.wait(3, slot, acts, Waiting::FOREVER);
+                let end = shared.wait(parties, slot, acts, Waiting::FOREVER);
                 // Where death left the words, the next meeting must be as good as any.
                 end.map(drop)
             })
         })
         .collect();
     let lived = mortal.join().unwrap();
-    let meeting = shared.meeting(3, owner(0));
+    let meeting = shared.meeting(parties, owner(0));
     let before = ["lock.acquired", "barrier.arriving", "barrier.noted"];
     if lived.is_err_and(|point| before.contains(&point)) && shared.acted.load(Ordering::SeqCst) == 0
     {
         // It never came: the others would wait for ever.
         meeting.abort();
     }
-    let ends: Vec<_> = survivors.into_iter().map(|thread| thread.join().unwrap()).collect();
-    assert_eq!(ends[0], ends[1], "it ended differently for two");
+    let ends: Vec<_> = others.into_iter().map(|thread| thread.join().unwrap()).collect();
+    assert!(ends.iter().all(|end| *end == ends[0]), "it ended differently for two");
     if lived == Ok(true) {
         assert_eq!(ends[0], Ok(()));
     }
@@ -238,18 +239,25 @@ fn one_dies(acts: bool) {
     meeting.reset();
     assert!(!meeting.is_broken());
     assert_eq!(meeting.waiting(), 0);
-    let again: Vec<_> = (1..3)
-        .map(|slot| spawn(&shared, move |shared| shared.wait(2, slot, acts, Waiting::FOREVER)))
+    let again: Vec<_> = (1..=survivors)
+        .map(|slot| {
+            let parties = survivors.into();
+            spawn(&shared, move |shared| shared.wait(parties, slot, acts, Waiting::FOREVER))
+        })
         .collect();
     assert!(again.into_iter().all(|thread| thread.join().unwrap().is_ok()));
 }
 
 #[test]
 fn nobody_waits_for_the_dead() {
-    explore(true, || one_dies(false));
+    for survivors in [1, 2] {
+        explore(true, move || one_dies(survivors, false));
+    }
 }
 
 #[test]
 fn nobody_waits_for_one_who_dies_while_acting() {
-    explore(true, || one_dies(true));
+    for survivors in [1, 2] {
+        explore(true, move || one_dies(survivors, true));
+    }
 }

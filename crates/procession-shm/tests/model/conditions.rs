@@ -257,59 +257,87 @@ fn a_notification_is_not_lost_with_one_who_was_woken_and_does_not_take_it() {
 
 #[test]
 fn a_notification_is_not_lost_with_one_who_dies() {
+    explore(true, one_dies_waiting);
+}
+
+/// Two processes: the one waits and may die, the other notifies and uses the condition after it.
+#[test]
+fn who_dies_waiting_leaves_a_condition_that_works() {
     explore(true, || {
         let shared = Arc::new(Shared::default());
-        let survivor = spawn(&shared, |shared| {
-            let waited = shared.wait(1, 1, Waiting::FOREVER);
-            assert!(waited.notified || waited.acquired != Acquired::Clean);
-            shared.unlock(1);
-        });
         let mortal = spawn(&shared, move |shared| {
             let life = || {
-                assert!(shared.wait(2, 1, Waiting::FOREVER).notified);
-                shared.notices.notify(1);
+                let _ = shared.wait(2, 1, Waiting::FOREVER);
                 shared.unlock(2);
             };
             let _ = shared.family.mortal(2, life);
         });
-        // One notification, when all wait who still can.
-        let other = || shared.has_come(2) || shared.family.is_dead(owner(2));
-        shared.lock_when(0, || shared.has_come(1) && other());
-        shared.notices.notify(1);
-        shared.unlock(0);
-        // The survivor has it, or it is told that the other died with it.
-        survivor.join().unwrap();
-        shared.lock_when(0, || true);
+        shared.lock_when(0, || shared.has_come(2) || shared.family.is_dead(owner(2)));
         shared.notices.notify(ALL);
         shared.unlock(0);
         mortal.join().unwrap();
+        shared.lock_when(0, || true);
+        shared.notices.notify(ALL);
+        shared.unlock(0);
     });
+}
+
+fn one_dies_waiting() {
+    let shared = Arc::new(Shared::default());
+    let survivor = spawn(&shared, |shared| {
+        let waited = shared.wait(1, 1, Waiting::FOREVER);
+        assert!(waited.notified || waited.acquired != Acquired::Clean);
+        shared.unlock(1);
+    });
+    let mortal = spawn(&shared, move |shared| {
+        let life = || {
+            assert!(shared.wait(2, 1, Waiting::FOREVER).notified);
+            shared.notices.notify(1);
+            shared.unlock(2);
+        };
+        let _ = shared.family.mortal(2, life);
+    });
+    // One notification, when all wait who still can.
+    let other = || shared.has_come(2) || shared.family.is_dead(owner(2));
+    shared.lock_when(0, || shared.has_come(1) && other());
+    shared.notices.notify(1);
+    shared.unlock(0);
+    // The survivor has it, or it is told that the other died with it.
+    survivor.join().unwrap();
+    shared.lock_when(0, || true);
+    shared.notices.notify(ALL);
+    shared.unlock(0);
+    mortal.join().unwrap();
 }
 
 #[test]
 fn who_waits_goes_on_wherever_the_notifier_dies() {
-    explore(true, || {
-        let shared = Arc::new(Shared::default());
-        let waiters: Vec<_> = (1..3)
-            .map(|slot| {
-                spawn(&shared, move |shared| {
-                    let waited = shared.wait(slot, 1, Waiting::FOREVER);
-                    if waited.acquired != Acquired::Clean {
-                        // What a program does that is told so: see to the others.
-                        shared.notices.notify(ALL);
-                    }
-                    shared.unlock(slot);
-                })
+    for waiting in [1, 2] {
+        explore(true, move || the_notifier_dies(waiting));
+    }
+}
+
+fn the_notifier_dies(waiting: u16) {
+    let shared = Arc::new(Shared::default());
+    let waiters: Vec<_> = (1..=waiting)
+        .map(|slot| {
+            spawn(&shared, move |shared| {
+                let waited = shared.wait(slot, 1, Waiting::FOREVER);
+                if waited.acquired != Acquired::Clean {
+                    // What a program does that is told so: see to the others.
+                    shared.notices.notify(ALL);
+                }
+                shared.unlock(slot);
             })
-            .collect();
-        shared.lock_when_came(0, 1..3);
-        shared.unlock(0);
-        let _ = shared.family.mortal(3, || {
-            let _ = shared.lock.lock(owner(3), &shared.family, ON, Waiting::FOREVER).unwrap();
-            shared.notices.notify(1);
-            shared.notices.notify(1);
-            shared.unlock(3);
-        });
-        waiters.into_iter().for_each(|thread| thread.join().unwrap());
+        })
+        .collect();
+    shared.lock_when_came(0, 1..waiting + 1);
+    shared.unlock(0);
+    let _ = shared.family.mortal(3, || {
+        let _ = shared.lock.lock(owner(3), &shared.family, ON, Waiting::FOREVER).unwrap();
+        shared.notices.notify(1);
+        shared.notices.notify(1);
+        shared.unlock(3);
     });
+    waiters.into_iter().for_each(|thread| thread.join().unwrap());
 }

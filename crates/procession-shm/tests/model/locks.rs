@@ -55,59 +55,70 @@ fn a_lock_excludes_and_wakes_all_who_wait() {
     });
 }
 
+/// In each of these cases one or two processes may die, with one or two others.
+const OTHERS: [u16; 2] = [1, 2];
+
 #[test]
 fn the_death_of_an_owner_is_told_exactly_once() {
-    explore(true, || {
-        let locked = Arc::new(Locked::default());
-        let mortal = locked.clone();
-        let mortal = thread::spawn(move || {
-            mortal.lock(1);
-            mortal.family.dead[1].store(true, Ordering::SeqCst);
-        });
-        let others: Vec<_> = (2..4)
-            .map(|slot| {
-                let locked = locked.clone();
-                thread::spawn(move || {
-                    locked.lock(slot);
-                    thread::yield_now();
-                    locked.unlock();
-                })
-            })
-            .collect();
-        mortal.join().unwrap();
-        others.into_iter().for_each(|thread| thread.join().unwrap());
-        // Whoever comes after, if the others were before.
-        locked.lock(0);
-        locked.unlock();
-        assert_eq!(locked.told.load(Ordering::SeqCst), 1);
+    for others in OTHERS {
+        explore(true, move || an_owner_dies(others));
+    }
+}
+
+fn an_owner_dies(others: u16) {
+    let locked = Arc::new(Locked::default());
+    let mortal = locked.clone();
+    let mortal = thread::spawn(move || {
+        mortal.lock(1);
+        mortal.family.dead[1].store(true, Ordering::SeqCst);
     });
+    let others: Vec<_> = (2..2 + others)
+        .map(|slot| {
+            let locked = locked.clone();
+            thread::spawn(move || {
+                locked.lock(slot);
+                thread::yield_now();
+                locked.unlock();
+            })
+        })
+        .collect();
+    mortal.join().unwrap();
+    others.into_iter().for_each(|thread| thread.join().unwrap());
+    // Whoever comes after, if the others were before.
+    locked.lock(0);
+    locked.unlock();
+    assert_eq!(locked.told.load(Ordering::SeqCst), 1);
 }
 
 #[test]
 fn whoever_dies_with_a_lock_hangs_nobody_and_is_told_of_once() {
-    explore(true, || {
-        let locked = Arc::new(Locked::default());
-        let mortals: Vec<_> = (1..3)
-            .map(|slot| {
-                let locked = locked.clone();
-                thread::spawn(move || {
-                    let life = || {
-                        locked.lock(slot);
-                        locked.unlock();
-                    };
-                    let died = locked.family.mortal(slot, life).err();
-                    u32::from(matches!(died, Some("lock.acquired" | "lock.releasing")))
-                })
+    for mortals in OTHERS {
+        explore(true, move || mortals_lock(mortals));
+    }
+}
+
+fn mortals_lock(mortals: u16) {
+    let locked = Arc::new(Locked::default());
+    let mortals: Vec<_> = (1..=mortals)
+        .map(|slot| {
+            let locked = locked.clone();
+            thread::spawn(move || {
+                let life = || {
+                    locked.lock(slot);
+                    locked.unlock();
+                };
+                let died = locked.family.mortal(slot, life).err();
+                u32::from(matches!(died, Some("lock.acquired" | "lock.releasing")))
             })
-            .collect();
-        locked.lock(3);
-        locked.unlock();
-        let with_it: u32 = mortals.into_iter().map(|mortal| mortal.join().unwrap()).sum();
-        locked.lock(4);
-        locked.unlock();
-        locked.lock(4);
-        assert_eq!(locked.told.load(Ordering::SeqCst), with_it);
-    });
+        })
+        .collect();
+    locked.lock(3);
+    locked.unlock();
+    let with_it: u32 = mortals.into_iter().map(|mortal| mortal.join().unwrap()).sum();
+    locked.lock(4);
+    locked.unlock();
+    locked.lock(4);
+    assert_eq!(locked.told.load(Ordering::SeqCst), with_it);
 }
 
 #[derive(Default)]
@@ -155,26 +166,30 @@ fn an_rlock_excludes_and_counts() {
 
 #[test]
 fn an_rlock_is_handed_on_wherever_its_owner_dies() {
-    explore(true, || {
-        let reentered = Arc::new(Reentered::default());
-        let threads: Vec<_> = (1..4)
-            .map(|slot| {
-                let reentered = reentered.clone();
-                thread::spawn(move || {
-                    if slot < 3 {
-                        let life = || reentered.use_twice(slot);
-                        let _ = reentered.family.mortal(slot, life);
-                    } else {
-                        reentered.use_twice(slot);
-                    }
-                })
+    for mortals in OTHERS {
+        explore(true, move || mortals_reenter(mortals));
+    }
+}
+
+fn mortals_reenter(mortals: u16) {
+    let reentered = Arc::new(Reentered::default());
+    let threads: Vec<_> = (1..=mortals + 1)
+        .map(|slot| {
+            let reentered = reentered.clone();
+            thread::spawn(move || {
+                if slot <= mortals {
+                    let life = || reentered.use_twice(slot);
+                    let _ = reentered.family.mortal(slot, life);
+                } else {
+                    reentered.use_twice(slot);
+                }
             })
-            .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-        let _ = reentered.lock(0);
-        reentered.lock.unlock(owner(0)).unwrap();
-        assert_eq!(reentered.lock(0), Acquired::Clean);
-    });
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let _ = reentered.lock(0);
+    reentered.lock.unlock(owner(0)).unwrap();
+    assert_eq!(reentered.lock(0), Acquired::Clean);
 }
 
 #[test]
@@ -206,22 +221,30 @@ fn an_event_that_is_set_and_cleared_lets_all_go_on() {
 
 #[test]
 fn an_event_that_was_set_by_one_who_died_lets_all_go_on() {
-    explore(true, || {
-        let shared = Arc::new((Flag::default(), Family::default()));
-        let threads: Vec<_> = (0..3)
-            .map(|slot| {
-                let shared = shared.clone();
-                thread::spawn(move || {
-                    let (flag, family) = &*shared;
-                    match slot {
-                        0 => drop(family.mortal(slot, || flag.set())),
-                        1 => drop(family.mortal(slot, || flag.wait(family, ON, Waiting::FOREVER))),
-                        _ => flag.wait(family, ON, Waiting::FOREVER).unwrap(),
+    for waiting in OTHERS {
+        explore(true, move || a_mortal_sets(waiting));
+    }
+}
+
+fn a_mortal_sets(waiting: u16) {
+    let shared = Arc::new((Flag::default(), Family::default()));
+    // Of two who wait one may die as well.
+    let threads: Vec<_> = (0..=waiting)
+        .map(|slot| {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                let (flag, family) = &*shared;
+                match slot {
+                    0 => drop(family.mortal(slot, || flag.set())),
+                    1 if waiting > 1 => {
+                        let wait = || flag.wait(family, ON, Waiting::FOREVER);
+                        let _ = family.mortal(slot, wait);
                     }
-                })
+                    _ => flag.wait(family, ON, Waiting::FOREVER).unwrap(),
+                }
             })
-            .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-        assert!(shared.0.is_set());
-    });
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert!(shared.0.is_set());
 }

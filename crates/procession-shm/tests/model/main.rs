@@ -24,7 +24,7 @@ const ON: BlockedOn = BlockedOn { object: 0, operation: Operation::Acquire };
 const RUNS: usize = 20_000;
 
 /// Runs a case under two ways of choosing the next thread; with ticks if it needs them.
-fn explore(ticks: bool, case: fn()) {
+fn explore(ticks: bool, case: impl Fn() + Copy + Send + Sync + 'static) {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     TICKS.store(ticks, Relaxed);

@@ -294,8 +294,9 @@ class Crew:
             # This comes behind all that the worker put, so a result that it still gave counts.
             error = WorkerDiedError(worker.pid, worker.exitcode, number)
             self.results._put_result(number, False, error)
-        if self.end is not None and (worker.exitcode != 0 or number is not None):
-            # It may have died with the end in its hands.
+        if self.state == CLOSE and not self.fed and (worker.exitcode != 0 or number is not None):
+            # It may have died with the end in its hands. No task comes any more, so another end
+            # does no harm.
             self.tasks.put(None)
 
     def _give_up(self, last: Any) -> None:

@@ -253,7 +253,7 @@ impl Queue {
         self.closed.is_so()
     }
 
-    #[pyo3(signature = (obj, block=Truth(true), timeout=None))]
+    #[pyo3(signature = (obj, block=Truth(true), timeout=None), text_signature = "($self, obj, block=True, timeout=None)")]
     fn put(
         slf: &Bound<'_, Self>,
         obj: &Bound<'_, PyAny>,
@@ -275,7 +275,7 @@ impl Queue {
         }
     }
 
-    #[pyo3(signature = (block=Truth(true), timeout=None))]
+    #[pyo3(signature = (block=Truth(true), timeout=None), text_signature = "($self, block=True, timeout=None)")]
     fn get<'py>(
         slf: &Bound<'py, Self>,
         block: Truth,
@@ -289,7 +289,7 @@ impl Queue {
     }
 
     /// Puts all objects, in order; gives how many were put before a timeout.
-    #[pyo3(signature = (objs, block=Truth(true), timeout=None))]
+    #[pyo3(signature = (objs, block=Truth(true), timeout=None), text_signature = "($self, objs, block=True, timeout=None)")]
     fn put_many(
         slf: &Bound<'_, Self>,
         objs: &Bound<'_, PyAny>,
@@ -323,7 +323,7 @@ impl Queue {
 
     /// Gets up to `most` objects, waiting for the first alone. If one can't be unpickled, those before
     /// it are given, and the next call raises why.
-    #[pyo3(signature = (most, block=Truth(true), timeout=None))]
+    #[pyo3(signature = (most, block=Truth(true), timeout=None), text_signature = "($self, most, block=True, timeout=None)")]
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
         most: usize,

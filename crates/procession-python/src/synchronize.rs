@@ -117,7 +117,7 @@ impl Lock {
         Ok(self.lock()?.handle().to_string())
     }
 
-    #[pyo3(signature = (block=Truth(true), timeout=None))]
+    #[pyo3(signature = (block=Truth(true), timeout=None), text_signature = "($self, block=True, timeout=None)")]
     fn _acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         let WithDeath { lock, recovers } = self.made.get()?;
         if lock.try_acquire() {
@@ -204,7 +204,7 @@ impl RLock {
         Ok(self.lock()?.handle().to_string())
     }
 
-    #[pyo3(signature = (block=Truth(true), timeout=None))]
+    #[pyo3(signature = (block=Truth(true), timeout=None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         let WithDeath { lock, recovers } = self.made.get()?;
         let acquired = match lock.try_acquire() {
@@ -319,7 +319,7 @@ impl Semaphore {
         Ok(self.made.get()?.handle().to_string())
     }
 
-    #[pyo3(signature = (block=Truth(true), timeout=None))]
+    #[pyo3(signature = (block=Truth(true), timeout=None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         let semaphore = self.made.get()?;
         if semaphore.try_acquire() {

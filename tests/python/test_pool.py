@@ -440,14 +440,13 @@ def test_callbacks_get_the_results(ctx: Any) -> None:
     with ctx.Pool(2) as pool:
         pool.apply_async(square, (3,), callback=calls.append).wait()
         pool.map_async(square, range(4), callback=calls.append).wait()
-        pool.map_async(square, [], callback=calls.append).wait()
         pool.apply_async(fail, ("x",), callback=calls.append, error_callback=calls.append).wait()
         pool.map_async(fail_on_seven, range(9), 1, calls.append, calls.append).wait()
         pool.close()
         pool.join()
-    assert len(calls) == 5
-    assert calls[:3] == [9, [0, 1, 4, 9], []]
-    assert [type(call) for call in calls[3:]] == [KeyError, ValueError]
+    assert len(calls) == 4
+    assert calls[:2] == [9, [0, 1, 4, 9]]
+    assert [type(call) for call in calls[2:]] == [KeyError, ValueError]
 
 
 def test_callbacks_are_called_though_nobody_waits(ctx: Any) -> None:

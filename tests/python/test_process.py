@@ -240,6 +240,13 @@ def test_a_closed_process_is_no_more_asked(ctx: Any) -> None:
     assert "closed" in repr(process)
 
 
+def test_the_exit_code_is_known_when_the_sentinel_is_ready(ctx: Any) -> None:
+    for _ in range(30):
+        process = start(ctx, exit_with, 3)
+        wait([process.sentinel])
+        assert process.exitcode == 3
+
+
 def test_a_sentinel_is_ready_when_the_process_has_ended(ctx: Any) -> None:
     with pytest.raises(ValueError):
         _ = ctx.Process(target=nothing).sentinel

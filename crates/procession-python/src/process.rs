@@ -14,6 +14,7 @@ use procession_os::process;
 use procession_os::program;
 use procession_os::report::Report;
 use procession_os::spawn::inherited;
+use procession_os::stat::{RunState, Stat};
 use procession_shm::arena::{self, Member, ProcessState, Slot, is_founded};
 use procession_shm::wait::{BlockedOn, Deadline, Operation, Probe};
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -64,6 +65,9 @@ const SIGKILL: i32 = 9;
 
 /// After what time who joins a child looks after the others.
 const TICK: Duration = Duration::from_millis(500);
+
+/// After what time it is looked whether somebody is stopped who is to tell of an end.
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// The parent's side of a fork: gives the child to follow.
 #[pyfunction]
@@ -245,19 +249,36 @@ pub(crate) fn die_with_ward(ward: i32, keeper: u32) -> PyResult<()> {
 
 impl Child {
     /// Whether the process has ended, and it is known how, before the deadline.
-    fn is_over_by(&self, deadline: Deadline) -> io::Result<bool> {
-        Ok(self.pidfd.ended_by(deadline)?
+    fn is_over_by(&self, deadline: Monotonic) -> io::Result<bool> {
+        Ok(self.pidfd.ended_by(Some(deadline))?
             && match &self.report {
-                Some(report) => report.comes_by(deadline)?,
+                Some(report) => self.is_told_by(report, deadline)?,
                 None => true,
             })
+    }
+
+    /// Whether it is told how the process ended, which it has. That comes in a moment, for which also
+    /// those wait whose deadline has passed; unless the one is stopped that is to tell.
+    fn is_told_by(&self, report: &Report, deadline: Monotonic) -> io::Result<bool> {
+        loop {
+            let now = Monotonic::now();
+            match report.comes_by(Some(now.after(MOMENT))) {
+                Ok(false) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                told => return told,
+            }
+            let teller = Stat::of(self.pid).and_then(|process| Stat::of(process.parent));
+            if deadline <= now && teller.is_some_and(|stat| stat.state == RunState::Stopped) {
+                return Ok(false);
+            }
+        }
     }
 
     fn wait_until_over(&self, py: Python<'_>, deadline: Deadline) -> PyResult<bool> {
         loop {
             let tick = Monotonic::now().after(TICK);
             let until = deadline.map_or(tick, |deadline| deadline.min(tick));
-            match py.detach(|| self.is_over_by(Some(until))) {
+            match py.detach(|| self.is_over_by(until)) {
                 Ok(false) if deadline.is_none_or(|deadline| deadline > until) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 over => return over.map_err(os_error),
@@ -300,7 +321,7 @@ impl Child {
         }
         let deadline = deadline(timeout);
         let now = Monotonic::now();
-        if !self.is_over_by(Some(now)).map_err(os_error)? {
+        if !py.detach(|| self.is_over_by(now)).map_err(os_error)? {
             if deadline.is_some_and(|deadline| deadline <= now) {
                 return Ok(None);
             }

@@ -63,8 +63,6 @@ _FEED_TICK = 0.002
 """Seconds after which who reads an iterable looks how far the workers are. So many tasks are ahead
 that they don't run out meanwhile."""
 
-_TERMINATED = "the pool was terminated before the task was done"
-
 _NO_TASK = 2**64 - 1
 """The number of an outcome that says no more than that there may be news."""
 
@@ -299,6 +297,16 @@ class Crew:
             # does no harm.
             self.tasks.put(None)
 
+    @property
+    def at_work(self) -> bool:
+        """Whether the workers do the tasks that there are."""
+        return self.state in (RUN, CLOSE)
+
+    def ended(self, why: str | None = None) -> PoolTerminatedError:
+        """Return what a task fails with that the workers do no more."""
+        why = why or self.failure or "was terminated before the task was done"
+        return PoolTerminatedError(f"the pool {why}")
+
     def _give_up(self, last: Any) -> None:
         """Take no more tasks: each worker would end as those before it."""
         self.failure = (
@@ -363,7 +371,7 @@ class Crew:
                 raise ValueError("Pool not running")
             number = self.tasks._put_task(task)
             self.jobs[number] = (result, index)
-            if self.state not in (RUN, CLOSE):
+            if not self.at_work:
                 # The watcher gave up meanwhile, and may not have seen this one.
                 self._fail_the_rest()
         return number, len(task)
@@ -433,16 +441,13 @@ class Crew:
         ahead : Ahead
             The tasks of the same iterable that may not be taken yet.
         """
-        while ahead.is_far(self.tasks._got(), self.size) and self.state in (RUN, CLOSE):
+        while ahead.is_far(self.tasks._got(), self.size) and self.at_work:
             time.sleep(_FEED_TICK)
         try:
             ahead.append(*self.submit(result, func, args, {}, index))
         except Exception as error:
-            failure = error
-            if self.state not in (RUN, CLOSE):
-                failure = PoolTerminatedError(_TERMINATED)
             with self.lock:
-                result._done(index, False, failure)
+                result._done(index, False, error if self.at_work else self.ended())
             self._nudge()
 
     def _end_feeding(self, result: FedResult) -> None:
@@ -591,13 +596,11 @@ class Crew:
 
     def _fail_the_rest(self, why: str | None = None) -> None:
         """Fail what is open when there are no workers any more."""
-        why = why or self.failure or "was terminated before the task was done"
         for number in tuple(self.jobs):
-            error = PoolTerminatedError(f"the pool {why}")
-            self.results._put_result(number, False, error)
+            self.results._put_result(number, False, self.ended(why))
         for result in tuple(self.fed):
             # Its thread may be held up for ever by what it takes the tasks from.
-            result.no_more(PoolTerminatedError(f"the pool {why}"))
+            result.no_more(self.ended(why))
 
     # Callbacks.
 

@@ -20,7 +20,7 @@ from .crew import (
     call_each,
     call_each_star,
 )
-from .errors import PoolTerminatedError, WorkerDiedError
+from .errors import WorkerDiedError
 from .replacement import standard
 from .results import AsyncResult, Chunks, IMapIterator, IMapUnorderedIterator, MapResult
 
@@ -355,8 +355,8 @@ def _submit_each(
     """Submit a task for each chunk of an iterable."""
     ahead = Ahead()
     for index, chunk in enumerate(_chunks(iter(iterable), size)):
-        if crew.state not in (RUN, CLOSE):
-            raise PoolTerminatedError("the pool was terminated before all tasks were submitted")
+        if not crew.at_work:
+            raise crew.ended("was terminated before all tasks were submitted")
         if not chunks.expect(index):
             break
         crew.submit_fed(chunks, call_each, (func, chunk), index, ahead)

@@ -5,7 +5,6 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
@@ -65,9 +64,7 @@ impl PidFd {
     /// Whether the process has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
+        self.ended_by(Some(Monotonic::now())).unwrap_or(false)
     }
 
     /// Whether the process has ended and its status was taken, so that not even a zombie is left.

@@ -434,11 +434,6 @@ impl Queue {
         }
     }
 
-    /// How many objects were put and are not done yet.
-    fn _unfinished(&self) -> PyResult<u64> {
-        Ok(self.queue()?.unfinished())
-    }
-
     /// How many objects were put into the queue so far.
     fn _put_count(&self) -> PyResult<u64> {
         Ok(self.queue()?.put_so_far())

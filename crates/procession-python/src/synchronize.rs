@@ -7,7 +7,7 @@ pub(crate) mod lock_calls;
 pub(crate) use barrier::Barrier;
 pub(crate) use condition::Condition;
 
-use procession_shm::arena::family;
+use procession_shm::arena::{self, Handle, family};
 use procession_shm::sync;
 use procession_shm::wait::Acquired;
 use pyo3::exceptions::{
@@ -29,10 +29,6 @@ fn recovers(on_owner_death: &str) -> PyResult<bool> {
             "on_owner_death is {other:?}: expected \"raise\" or \"recover\""
         ))),
     }
-}
-
-fn name_of(recovers: bool) -> &'static str {
-    if recovers { "recover" } else { "raise" }
 }
 
 const OWNER_DIED: &std::ffi::CStr =
@@ -60,6 +56,32 @@ fn too_often() -> PyErr {
 struct WithDeath<L> {
     lock: L,
     recovers: bool,
+}
+
+impl<L> WithDeath<L> {
+    fn new(on_owner_death: &str, lock: impl FnOnce() -> arena::Result<L>) -> PyResult<Self> {
+        let recovers = recovers(on_owner_death)?;
+        Ok(Self { lock: lock().map_err(arena_error)?, recovers })
+    }
+
+    /// What names the lock in another process, and what `acquire` does there.
+    fn state(&self, handle: Handle) -> (String, &'static str) {
+        (handle.to_string(), if self.recovers { "recover" } else { "raise" })
+    }
+
+    /// What becomes of an acquisition that was tried or waited for.
+    fn outcome(
+        &self,
+        py: Python<'_>,
+        acquired: Option<Acquired>,
+        release: impl FnOnce(&L),
+    ) -> PyResult<bool> {
+        match acquired {
+            None => Ok(false),
+            Some(Acquired::Clean) => Ok(true),
+            Some(Acquired::OwnerDied(_)) => owner_died(py, self.recovers, || release(&self.lock)),
+        }
+    }
 }
 
 /// Mutual exclusion between processes, as `multiprocessing.Lock`.
@@ -96,20 +118,18 @@ impl Lock {
     }
 
     fn _make(&self, name: &str, on_owner_death: &str) -> PyResult<()> {
-        let recovers = recovers(on_owner_death)?;
-        let lock = family().and_then(|arena| sync::Lock::new(arena, name)).map_err(arena_error)?;
-        self.made.set(WithDeath { lock, recovers })
+        let lock = || family().and_then(|arena| sync::Lock::new(arena, name));
+        self.made.set(WithDeath::new(on_owner_death, lock)?)
     }
 
     fn __getstate__(&self) -> PyResult<(String, &'static str)> {
         let made = self.made.get()?;
-        Ok((made.lock.handle().to_string(), name_of(made.recovers)))
+        Ok(made.state(made.lock.handle()))
     }
 
     fn __setstate__(&self, state: (String, String)) -> PyResult<()> {
-        let recovers = recovers(&state.1)?;
-        let lock = sync::Lock::open(handle(&state.0)?).map_err(arena_error)?;
-        self.made.set(WithDeath { lock, recovers })
+        let handle = handle(&state.0)?;
+        self.made.set(WithDeath::new(&state.1, || sync::Lock::open(handle))?)
     }
 
     #[getter]
@@ -119,7 +139,8 @@ impl Lock {
 
     #[pyo3(signature = (block=Truth(true), timeout=None), text_signature = "($self, block=True, timeout=None)")]
     fn _acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
-        let WithDeath { lock, recovers } = self.made.get()?;
+        let made = self.made.get()?;
+        let lock = &made.lock;
         if lock.try_acquire() {
             return Ok(true);
         }
@@ -128,13 +149,9 @@ impl Lock {
         } else {
             lock.try_acquire_or_inherit()
         };
-        match acquired {
-            None => Ok(false),
-            Some(Acquired::Clean) => Ok(true),
-            Some(Acquired::OwnerDied(_)) => owner_died(py, *recovers, || {
-                let _ = lock.release();
-            }),
-        }
+        made.outcome(py, acquired, |lock| {
+            let _ = lock.release();
+        })
     }
 
     fn _release(&self) -> PyResult<()> {
@@ -183,20 +200,18 @@ impl RLock {
     }
 
     fn _make(&self, name: &str, on_owner_death: &str) -> PyResult<()> {
-        let recovers = recovers(on_owner_death)?;
-        let lock = family().and_then(|arena| sync::RLock::new(arena, name)).map_err(arena_error)?;
-        self.made.set(WithDeath { lock, recovers })
+        let lock = || family().and_then(|arena| sync::RLock::new(arena, name));
+        self.made.set(WithDeath::new(on_owner_death, lock)?)
     }
 
     fn __getstate__(&self) -> PyResult<(String, &'static str)> {
         let made = self.made.get()?;
-        Ok((made.lock.handle().to_string(), name_of(made.recovers)))
+        Ok(made.state(made.lock.handle()))
     }
 
     fn __setstate__(&self, state: (String, String)) -> PyResult<()> {
-        let recovers = recovers(&state.1)?;
-        let lock = sync::RLock::open(handle(&state.0)?).map_err(arena_error)?;
-        self.made.set(WithDeath { lock, recovers })
+        let handle = handle(&state.0)?;
+        self.made.set(WithDeath::new(&state.1, || sync::RLock::open(handle))?)
     }
 
     #[getter]
@@ -206,18 +221,15 @@ impl RLock {
 
     #[pyo3(signature = (block=Truth(true), timeout=None), text_signature = "($self, block=True, timeout=None)")]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
-        let WithDeath { lock, recovers } = self.made.get()?;
+        let made = self.made.get()?;
+        let lock = &made.lock;
         let acquired = match lock.try_acquire() {
             None if block.0 => wait(py, deadline(timeout), |waiting| lock.acquire(waiting))?,
             acquired => acquired,
         };
-        match acquired {
-            None => Ok(false),
-            Some(Acquired::Clean) => Ok(true),
-            Some(Acquired::OwnerDied(_)) => owner_died(py, *recovers, || {
-                let _ = lock.release();
-            }),
-        }
+        made.outcome(py, acquired, |lock| {
+            let _ = lock.release();
+        })
     }
 
     fn release(&self) -> PyResult<()> {

@@ -407,23 +407,16 @@ class Template:
         fds: list[int],
     ) -> None:
         template = os.getpid()
+
+        def be_the_copy() -> int:
+            return self._be_the_copy(template, answers, requester, shares, streams, fds)
+
         try:
-            pid = os.fork()
+            pid, pidfd, slot = _native.fork_for_another(lambda: serve_as_copy(be_the_copy))
         except OSError as error:
-            _native.not_forked()
             with answers, contextlib.suppress(OSError):
                 answers.send(_ANSWER.pack(-(error.errno or 1), 0))
             return
-        if pid == 0:
-            code = 1
-            try:
-                code = serve_as_copy(
-                    lambda: self._be_the_copy(template, answers, requester, shares, streams, fds)
-                )
-            finally:
-                _native.leave(code & 0xFF)
-        slot = _native.forked_for_another(pid)
-        pidfd = os.pidfd_open(pid)
         copy = self.copies[pid] = Copy(pid, slot, pidfd, answers)
         self.selector.register(pidfd, selectors.EVENT_READ, lambda: self._see_end(copy))
         if daemon:

@@ -107,21 +107,9 @@ class ForkPopen(Popen):
     def _launch(self, process_obj: BaseProcess) -> _native.Child:
         parent = os.getpid()
         by_main_thread = _thread.get_native_id() == parent
-        try:
-            _native.prepare_fork()
-            pid = os.fork()
-        except BaseException:
-            _native.not_forked()
-            raise
-        if pid == 0:
-            # Here, and not in a function: whatever a signal handler raises, no copy goes on.
-            code = 1
-            try:
-                code = serve_as_copy(lambda: run(process_obj, Parent(parent, by_main_thread)))
-            finally:
-                # The kernel has eight bits of it.
-                _native.leave(code & 0xFF)
-        return _native.forked(pid)
+        return _native.fork(
+            lambda: serve_as_copy(lambda: run(process_obj, Parent(parent, by_main_thread)))
+        )
 
 
 class Parent:

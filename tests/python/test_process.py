@@ -301,7 +301,7 @@ def test_a_start_without_a_descriptor_to_spare_starts_nothing(run_program: Any) 
 
 
 def test_a_full_process_table_is_an_error_of_start(run_program: Any) -> None:
-    # An address space of a gigabyte leaves room for 64 processes.
+    # This address space leaves an arena of 256 MiB, which has room for 256 processes.
     ending = run_program(
         textwrap.dedent("""\
         import resource, sys
@@ -313,7 +313,7 @@ def test_a_full_process_table_is_an_error_of_start(run_program: Any) -> None:
             event = ctx.Event()
             started = []
             try:
-                for _ in range(70):
+                for _ in range(300):
                     process = ctx.Process(target=event.wait)
                     process.start()
                     started.append(process)
@@ -328,7 +328,7 @@ def test_a_full_process_table_is_an_error_of_start(run_program: Any) -> None:
             print(process.exitcode)
         """)
     )
-    assert ending.stdout.startswith("63 "), ending
+    assert ending.stdout.startswith("255 "), ending
     assert ending.stdout.endswith("\n0\n"), ending
 
 

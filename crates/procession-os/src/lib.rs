@@ -13,6 +13,7 @@
 pub mod atfork;
 pub mod clock;
 pub mod futex;
+pub mod holders;
 pub mod load;
 pub mod memory;
 pub mod pidfd;
@@ -20,6 +21,8 @@ pub mod process;
 pub mod program;
 mod readable;
 pub mod report;
+pub mod robust;
 pub mod spawn;
 pub mod stat;
+pub mod thread_end;
 pub mod tree;

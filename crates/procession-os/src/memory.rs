@@ -117,6 +117,15 @@ impl SharedMemory {
         Ok(self.fd.as_fd())
     }
 
+    /// Which file the memory is.
+    ///
+    /// # Errors
+    /// As `fstat(2)`; `EBADF` if the program has closed the descriptor.
+    pub fn file_id(&self) -> io::Result<crate::holders::FileId> {
+        let stat = rustix::fs::fstat(self.descriptor()?)?;
+        Ok(crate::holders::FileId { device: stat.st_dev, inode: stat.st_ino })
+    }
+
     /// The mapping's size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use crate::pidfd::PidFd;
 use crate::stat::{RunState, Stat};
@@ -42,9 +42,35 @@ pub fn thread_id() -> u32 {
     id
 }
 
-/// Forgets what [`thread_id`] remembered: the one thread of a forked child has a new number.
-pub(crate) fn forget_thread_id() {
+/// Forgets what a forked child has not inherited: the number of its thread, and the PID namespace if
+/// its parent made one for its children.
+pub(crate) fn forget_after_fork() {
     THREAD.set(0);
+    // The parent can't be seen from another namespace than its own.
+    if parent_id() == 0 {
+        NAMESPACE.store(0, Ordering::Relaxed);
+    }
+}
+
+static NAMESPACE: AtomicU64 = AtomicU64::new(0);
+
+/// The PID namespace that this process's number is of (`pid_namespaces(7)`), by its inode; 1 where
+/// the kernel doesn't tell. Async-signal-safe.
+#[must_use]
+pub fn pid_namespace() -> u64 {
+    match NAMESPACE.load(Ordering::Relaxed) {
+        0 => {
+            // SAFETY: the path is NUL-terminated, and stat writes the whole structure.
+            let inode = unsafe {
+                let mut stat: libc::stat = std::mem::zeroed();
+                let path = c"/proc/self/ns/pid".as_ptr();
+                if libc::stat(path, &raw mut stat) == 0 { stat.st_ino } else { 1 }
+            };
+            NAMESPACE.store(inode, Ordering::Relaxed);
+            inode
+        }
+        inode => inode,
+    }
 }
 
 /// When the process started, in clock ticks since boot: see [`Stat::started`].

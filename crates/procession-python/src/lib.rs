@@ -37,9 +37,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // As Python calls the process that is no child; the others say how they are called.
     procession_shm::arena::name_process("MainProcess");
     module.add_class::<process::Child>()?;
-    module.add_function(wrap_pyfunction!(process::prepare_fork, module)?)?;
-    module.add_function(wrap_pyfunction!(process::forked, module)?)?;
-    module.add_function(wrap_pyfunction!(process::not_forked, module)?)?;
+    module.add_function(wrap_pyfunction!(process::fork, module)?)?;
     module.add_function(wrap_pyfunction!(process::reserve, module)?)?;
     module.add_function(wrap_pyfunction!(process::unreserve, module)?)?;
     module.add_function(wrap_pyfunction!(process::start_program, module)?)?;
@@ -47,14 +45,13 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(process::inherit, module)?)?;
     module.add_function(wrap_pyfunction!(process::take_over, module)?)?;
     module.add_function(wrap_pyfunction!(process::drop_unopened, module)?)?;
-    module.add_function(wrap_pyfunction!(process::forked_for_another, module)?)?;
+    module.add_function(wrap_pyfunction!(process::fork_for_another, module)?)?;
     module.add_function(wrap_pyfunction!(process::bury, module)?)?;
     module.add_function(wrap_pyfunction!(process::begin, module)?)?;
     module.add_function(wrap_pyfunction!(process::die_with_parent, module)?)?;
     module.add_function(wrap_pyfunction!(process::die_with_ward, module)?)?;
     module.add_function(wrap_pyfunction!(process::set_parent, module)?)?;
     module.add_function(wrap_pyfunction!(process::leave_with, module)?)?;
-    module.add_function(wrap_pyfunction!(process::leave, module)?)?;
     module.add_function(wrap_pyfunction!(process::task_done, module)?)?;
     module.add_function(wrap_pyfunction!(process::tree, module)?)?;
     module.add_function(wrap_pyfunction!(queues::join_task, module)?)?;

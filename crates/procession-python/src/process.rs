@@ -1,9 +1,8 @@
 //! `procession.process`: following children.
 
-use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,7 +14,9 @@ use procession_os::program;
 use procession_os::report::Report;
 use procession_os::spawn::inherited;
 use procession_os::stat::{RunState, Stat};
-use procession_shm::arena::{self, Member, ProcessState, Slot, is_founded};
+use procession_shm::arena::{
+    self, FollowedFork, Member, ProcessState, Slot, is_founded, leave_without_row,
+};
 use procession_shm::wait::{BlockedOn, Deadline, Operation, Probe};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -39,21 +40,8 @@ pub(crate) struct Child {
     ended: OnceLock<(ExitStatus, Option<u64>)>,
 }
 
-thread_local! {
-    /// A descriptor that is given up for the one by which the next child is followed.
-    static SPARE: Cell<Option<PidFd>> = const { Cell::new(None) };
-}
-
-/// Makes sure that a child which is forked next can have a place in the family and be followed.
-#[pyfunction]
-pub(crate) fn prepare_fork() -> PyResult<()> {
-    SPARE.set(Some(PidFd::open(process::id()).map_err(os_error)?));
-    arena::prepare_fork().map_err(arena_error)
-}
-
 /// Follows a child that has just been started; ends it if that can't be.
 fn followed(pid: u32) -> PyResult<PidFd> {
-    SPARE.set(None);
     PidFd::open(pid).map_err(|error| {
         let _ = process::kill(pid, SIGKILL);
         let _ = process::reap(pid);
@@ -69,27 +57,58 @@ const TICK: Duration = Duration::from_millis(500);
 /// After what time it is looked whether somebody is stopped who is to tell of an end.
 const MOMENT: Duration = Duration::from_millis(5);
 
-/// The parent's side of a fork: gives the child to follow.
-#[pyfunction]
-pub(crate) fn forked(pid: u32) -> PyResult<Child> {
-    let slot = arena::forked(Some(pid));
-    let pidfd = followed(pid)?;
-    Ok(Child {
-        pid,
-        parent: process::id(),
-        pidfd,
-        slot,
-        shares: None,
-        report: None,
-        ended: OnceLock::new(),
-    })
+/// Forks by `os.fork`, with its hooks; the copy calls `run` and leaves with the status that it returns,
+/// or with 1 if it raises. All in one call, so that a signal's handler runs neither between the fork
+/// and its being known here, nor outside of `run` in the copy.
+fn forked(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<(u32, PidFd, Option<Slot>)> {
+    let os = py.import("os")?;
+    // Children share the family's memory whatever is made first.
+    arena::family().map_err(arena_error)?;
+    // Given up for the descriptor by which the child is followed.
+    let spare = PidFd::open(process::id()).map_err(os_error)?;
+    let fork = FollowedFork::begin();
+    let pid = match os.call_method0("fork").and_then(|pid| pid.extract()) {
+        Ok(pid) => pid,
+        Err(error) => {
+            if error.is_instance_of::<PyOSError>(py) {
+                fork.failed();
+            }
+            return Err(error);
+        }
+    };
+    drop(spare);
+    if pid == 0 {
+        leave_without_row();
+        let code = run.call0().and_then(|code| code.extract::<i64>());
+        // The kernel has eight bits of it.
+        leave(code.map_or(1, |code| (code & 0xff) as i32));
+    }
+    let slot = fork.forked(pid).inspect_err(|_| {
+        // It has left by itself.
+        let _ = process::reap(pid);
+    });
+    let slot = slot.map_err(arena_error)?;
+    Ok((pid, followed(pid)?, slot))
 }
 
-/// The parent's side of a fork that failed.
+/// Makes a copy of this process that calls `run` and leaves with the status that it returns; gives
+/// the child to follow.
 #[pyfunction]
-pub(crate) fn not_forked() {
-    SPARE.set(None);
-    arena::forked(None);
+pub(crate) fn fork(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<Child> {
+    let (pid, pidfd, slot) = forked(py, run)?;
+    let parent = process::id();
+    Ok(Child { pid, parent, pidfd, slot, shares: None, report: None, ended: OnceLock::new() })
+}
+
+/// As `fork`, for another process that is to follow the child: gives the child's number, its pidfd and
+/// its slot. Until the other follows it, this process does.
+#[pyfunction]
+pub(crate) fn fork_for_another(
+    py: Python<'_>,
+    run: &Bound<'_, PyAny>,
+) -> PyResult<(u32, i32, Option<u64>)> {
+    let (pid, pidfd, slot) = forked(py, run)?;
+    Ok((pid, OwnedFd::from(pidfd).into_raw_fd(), slot.map(packed)))
 }
 
 /// A slot as a number.
@@ -188,12 +207,6 @@ pub(crate) fn drop_unopened() -> PyResult<()> {
     Ok(())
 }
 
-/// The slot of the child that was forked last by this thread, which somebody else will follow.
-#[pyfunction]
-pub(crate) fn forked_for_another(pid: u32) -> Option<u64> {
-    arena::forked(Some(pid)).map(packed)
-}
-
 /// Buries a child that nobody follows.
 #[pyfunction]
 pub(crate) fn bury(slot: u64) -> PyResult<()> {
@@ -204,7 +217,6 @@ pub(crate) fn bury(slot: u64) -> PyResult<()> {
 /// The child's first step: says what it is called.
 #[pyfunction]
 pub(crate) fn begin(name: &str) {
-    SPARE.set(None);
     arena::name_process(name);
 }
 
@@ -232,9 +244,8 @@ pub(crate) fn leave_with(code: i32) {
     }
 }
 
-/// Leaves at once, as `os._exit` does: one call, between whose steps no signal handler runs.
-#[pyfunction]
-pub(crate) fn leave(code: i32) {
+/// Leaves at once, as `os._exit` does.
+fn leave(code: i32) -> ! {
     leave_with(code);
     process::exit_now(code);
 }
@@ -414,7 +425,12 @@ type MemberParts = (u32, u32, usize, String, StateParts, Option<u64>);
 #[pyfunction]
 pub(crate) fn tree(py: Python<'_>) -> PyResult<Vec<MemberParts>> {
     let arena = arena::family().map_err(arena_error)?;
-    let members = py.detach(|| arena.tree());
+    let members = py.detach(|| {
+        let members = arena.tree();
+        // Seen, and no longer in the way.
+        arena.bury_abandoned();
+        members
+    });
     let parts = |member: Member| {
         let state = parts_of(&member.state);
         (member.pid, member.parent, member.depth, member.name, state, member.task)

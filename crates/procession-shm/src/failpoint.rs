@@ -149,7 +149,9 @@ pub const ALL: &[&str] = &[
     "queue.task_done.accounted",
     "queue.join.forgiven",
     "process.reserved",
+    "process.released",
     "process.burying",
+    "process.given_back",
     "process.buried",
 ];
 

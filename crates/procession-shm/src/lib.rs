@@ -3,6 +3,7 @@
 //!
 //! The floors, each using only those above it in this list:
 //! - [`wait`]: the one way to block, and the two words that waiting is built on;
+//! - [`slots`]: what becomes of a process's slot, from its reservation to its burial;
 //! - [`arena`]: one memfd with its allocator, object table, process table and recovery;
 //! - [`sync`]: Lock, RLock, Semaphore, Condition, Event, Barrier;
 //! - [`queue`] and [`memory`]: messages, and blocks of bytes.
@@ -20,6 +21,7 @@ pub mod failpoint;
 pub mod memory;
 #[cfg(not(model))]
 pub mod queue;
+pub mod slots;
 pub mod sync;
 pub mod wait;
 

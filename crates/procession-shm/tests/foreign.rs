@@ -14,8 +14,8 @@ use std::time::Duration;
 use procession_os::clock::Monotonic;
 use procession_os::memory::SharedMemory;
 use procession_os::pidfd::{ExitStatus, PidFd};
-use procession_os::process::{self, Fork};
-use procession_shm::arena::{self, Arena};
+use procession_os::process;
+use procession_shm::arena::{self, Arena, Forked};
 use procession_shm::memory::SharedBlock;
 use procession_shm::queue::Queue;
 use procession_shm::sync::{Arrival, Barrier, Condition, Event, Lock, RLock, Semaphore};
@@ -165,14 +165,13 @@ fn garbage_in_shared_memory_is_an_error_at_worst() {
     for seed in 0..SEEDS {
         at(&format!("seed {seed}"));
         // SAFETY: the child leaves without running the harness's code, and takes none of its locks.
-        let pid = match unsafe { process::fork() }.unwrap() {
-            Fork::Child => {
+        let (pid, slot) = match unsafe { arena::fork() }.unwrap() {
+            Forked::Child => {
                 let run = catch_unwind(AssertUnwindSafe(|| damage_and_use(seed)));
                 process::exit_now(if run.is_ok() { 0 } else { 101 });
             }
-            Fork::Parent(pid) => pid,
+            Forked::Parent(pid, slot) => (pid, slot),
         };
-        arena::forked(Some(pid));
         let pidfd = PidFd::open(pid).unwrap();
         let patience = Monotonic::now().after(Duration::from_secs(30));
         if !pidfd.ended_by(Some(patience)).unwrap() {
@@ -181,5 +180,6 @@ fn garbage_in_shared_memory_is_an_error_at_worst() {
         }
         pidfd.ended_by(None).unwrap();
         assert_eq!(pidfd.reap().unwrap(), Some(ExitStatus::Exited(0)), "seed {seed}");
+        slot.map(|slot| arena::family().unwrap().bury(slot));
     }
 }

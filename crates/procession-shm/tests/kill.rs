@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use procession_os::clock::Monotonic;
 use procession_os::pidfd::{ExitStatus, PidFd};
-use procession_os::process::{self, Fork};
-use procession_shm::arena;
+use procession_os::process;
+use procession_shm::arena::{self, Forked};
 use procession_shm::failpoint;
 use procession_shm::memory::SharedBlock;
 use procession_shm::queue::{JoinError, Queue, QueueError};
@@ -263,11 +263,10 @@ impl Scenario {
     fn bury(&self) {
         while self.record.stopped() < 2 {
             // SAFETY: this is a child with one thread, and its child leaves at once.
-            let pid = match unsafe { process::fork() }.unwrap() {
-                Fork::Child => process::exit_now(0),
-                Fork::Parent(pid) => pid,
+            let pid = match unsafe { arena::fork() }.unwrap() {
+                Forked::Child => process::exit_now(0),
+                Forked::Parent(pid, _) => pid,
             };
-            arena::forked(Some(pid));
             let pidfd = PidFd::open(pid).unwrap();
             while !pidfd.ended_by(None).unwrap() {}
             pidfd.reap().unwrap();

@@ -5,9 +5,9 @@
 mod support;
 
 use procession_os::pidfd::PidFd;
-use procession_os::process::{self, Fork};
+use procession_os::process;
 use procession_os::stat::{RunState, Stat};
-use procession_shm::arena::{self, ProcessState};
+use procession_shm::arena::{self, Forked, ProcessState};
 use procession_shm::sync::Event;
 use procession_shm::wait::Waiting;
 use rustix::process::setpgid;
@@ -17,15 +17,12 @@ use support::{SIGKILL, Words, alone, arena, child, micros, millis, only_me};
 #[allow(unsafe_code)]
 fn start(body: impl FnOnce()) -> u32 {
     // SAFETY: only children with one thread call this.
-    match unsafe { process::fork() }.unwrap() {
-        Fork::Child => {
+    match unsafe { arena::fork() }.unwrap() {
+        Forked::Child => {
             body();
             process::exit_now(0)
         }
-        Fork::Parent(pid) => {
-            arena::forked(Some(pid));
-            pid
-        }
+        Forked::Parent(pid, _) => pid,
     }
 }
 

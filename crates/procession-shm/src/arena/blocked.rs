@@ -11,6 +11,7 @@ use procession_os::process;
 
 use super::Arena;
 use super::processes::Row;
+use super::registry;
 use crate::atomics::Ordering;
 use crate::wait::{BlockedOn, Owner, Probe};
 
@@ -46,7 +47,14 @@ impl Probe for Arena {
         self.is_over(owner.slot(), owner.generation())
     }
 
+    fn tick(&self) {
+        self.verify_one();
+    }
+
     fn blocked(&self, on: BlockedOn) {
+        if self.is_unwatched() {
+            registry::watch();
+        }
         let Ok(row) = self.row(self.me().index) else { return };
         let word = word_of(on);
         row.blocked_since.store(since_of(word).as_nanos(), Ordering::Relaxed);

@@ -17,7 +17,7 @@ use crate::atomics::{AtomicU32, AtomicU64};
 /// "processn" in ASCII.
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"processn");
 /// Changes whenever a byte of the layout does.
-pub(super) const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 /// The heap's grain in bytes.
 pub const UNIT: u64 = 64 * 1024;
 /// The least capacity that holds the tables and some heap.
@@ -39,8 +39,13 @@ pub(super) struct Header {
     pub(super) slots_used: AtomicU32,
     pub(super) objects_used: AtomicU32,
     pub(super) object_hint: AtomicU32,
+    /// The row at which the next look for dead processes begins.
     pub(super) sweep_hint: AtomicU32,
-    unused: [AtomicU64; 2],
+    /// A row before which none is free.
+    pub(super) slot_hint: AtomicU32,
+    /// 1 once a process was forked that the table had no row for.
+    pub(super) rowless: AtomicU32,
+    unused: AtomicU64,
     pub(super) heap: HeapState,
 }
 
@@ -67,12 +72,14 @@ impl Layout {
         if !(LEAST..=MOST).contains(&capacity) {
             return Err(Error::Corrupt("the capacity is out of range"));
         }
-        let slots = (capacity / (32 << 20)).clamp(64, 2048) as u32;
+        let slots = (capacity / (1 << 20)).clamp(64, 2048) as u32;
         let objects = (capacity / UNIT).clamp(1024, 1 << 20) as u32;
         let rows = PAGE;
-        let object_rows = rows + u64::from(slots) * ROW;
+        // One row more, for what is held for processes that have none.
+        let all_rows = u64::from(slots) + 1;
+        let object_rows = rows + all_rows * ROW;
         let held = object_rows + u64::from(objects) * OBJECT;
-        let unit_words = (held + u64::from(slots) * u64::from(objects) / 8).next_multiple_of(PAGE);
+        let unit_words = (held + all_rows * u64::from(objects) / 8).next_multiple_of(PAGE);
         // Each unit takes its words and itself from what is left.
         let units = ((capacity - unit_words) / (UNIT + UNIT_WORDS)).saturating_sub(1) as u32;
         let heap = (unit_words + u64::from(units) * UNIT_WORDS).next_multiple_of(UNIT);
@@ -80,7 +87,7 @@ impl Layout {
     }
 
     pub(super) fn row(&self, slot: u16) -> Result<u64> {
-        if u32::from(slot) < self.slots {
+        if u32::from(slot) <= self.slots {
             Ok(self.rows + u64::from(slot) * ROW)
         } else {
             Err(Error::Corrupt("a slot is out of range"))
@@ -98,7 +105,7 @@ impl Layout {
 
     /// The word of a slot's held bits that has an object's bit, and the bit in it.
     pub(super) fn held(&self, slot: u16, index: u32) -> Result<(u64, u64)> {
-        if u32::from(slot) >= self.slots || index >= self.objects {
+        if u32::from(slot) > self.slots || index >= self.objects {
             return Err(Error::Corrupt("a held bit is out of range"));
         }
         let bytes_a_slot = u64::from(self.objects) / 8;
@@ -147,8 +154,7 @@ mod tests {
             let layout = Layout::of(capacity).unwrap();
             assert!(layout.objects.is_multiple_of(64) && layout.slots <= 4096);
             assert!(
-                layout.held(layout.slots as u16 - 1, layout.objects - 1).unwrap().0
-                    < layout.unit_words
+                layout.held(layout.slots as u16, layout.objects - 1).unwrap().0 < layout.unit_words
             );
             assert!(layout.unit_words(layout.units - 1).unwrap() + UNIT_WORDS <= layout.heap);
             assert!(layout.unit(layout.units) <= capacity, "{capacity}");

@@ -36,11 +36,13 @@ pub use layout::UNIT;
 pub use objects::{Kind, ObjectInfo, ObjectRef};
 pub use processes::{ProcessInfo, Slot};
 pub use registry::{
-    arena_of, attach, family, forked, inherit, inherit_as, is_founded, name_process, prepare_fork,
+    FollowedFork, Forked, arena_of, attach, family, fork, inherit, inherit_as, is_founded,
+    leave_without_row, name_process,
 };
 pub use states::{Blocked, Member, ProcessName, ProcessState, reap, signal_tree, state_of};
 
 use crate::atomics::{AtomicU64, Ordering};
+use crate::slots::Status;
 use crate::wait::Owner;
 use layout::{Header, LEAST, Layout, MAGIC, MOST, VERSION};
 
@@ -123,7 +125,7 @@ impl Arena {
         self.joined_by(|arena| arena.join().map(|_| ()))
     }
 
-    fn joined_by(self, join: impl FnOnce(&Self) -> Result<()>) -> Result<&'static Self> {
+    fn joined_by(self, join: impl FnOnce(&'static Self) -> Result<()>) -> Result<&'static Self> {
         let arena: &'static Self = Box::leak(Box::new(self));
         let _unforked = registry::unforked();
         registry::add(arena)?;
@@ -191,7 +193,7 @@ impl Arena {
     fn slot_in_use(&self, slot: u16) -> bool {
         self.row(slot)
             .and_then(processes::Row::state)
-            .is_ok_and(|state| state.status != processes::Status::Free)
+            .is_ok_and(|state| state.status != Status::Free)
     }
 }
 

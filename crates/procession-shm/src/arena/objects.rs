@@ -374,7 +374,9 @@ impl Arena {
                     let _unforked = registry::unforked();
                     let order = Ordering::Acquire;
                     if count.compare_exchange(0, BUSY, order, Ordering::Relaxed).is_ok() {
-                        return self.set_held(self.me().index, index);
+                        return self.set_held(self.me().index, index).inspect_err(|_| {
+                            count.store(0, Ordering::Release);
+                        });
                     }
                 }
                 many => {
@@ -426,7 +428,20 @@ impl Arena {
         failpoint!("object.released");
         let freed = self.free_if_unheld(index);
         unsettled.fetch_sub(1, Ordering::SeqCst);
-        freed
+        freed?;
+        self.bury_dead_holders(index);
+        Ok(())
+    }
+
+    /// Buries those who hold an object and are over, up to the first that lives: they may be the last
+    /// ones, and nobody else may come along for long.
+    fn bury_dead_holders(&self, index: u32) {
+        for slot in self.holders(index) {
+            if !self.is_dead_row(slot) {
+                return;
+            }
+            self.bury_if_abandoned(slot);
+        }
     }
 
     fn held_words(&self, slot: u16) -> Result<impl Iterator<Item = (u32, &AtomicU64)>> {
@@ -508,8 +523,10 @@ impl Arena {
     }
 
     fn holders(&self, index: u32) -> impl Iterator<Item = u16> {
-        let slots = self.header().slots_used.load(Ordering::SeqCst).min(self.layout.slots) as u16;
-        (0..slots).filter(move |&slot| {
+        // Behind the table is the row that holds for processes without one.
+        let rowless = self.header().rowless.load(Ordering::SeqCst) != 0;
+        let pinned = rowless.then_some(self.layout.slots as u16);
+        (0..self.slots_used()).chain(pinned).filter(move |&slot| {
             self.layout.held(slot, index).is_ok_and(|(word, bit)| {
                 let word = self.memory.cell::<AtomicU64>(word);
                 word.is_ok_and(|word| word.load(Ordering::SeqCst) & bit != 0)

@@ -1,48 +1,63 @@
 //! The process table: one row for each process of the family.
 //!
-//! # A slot's life
-//! ```text
-//! free → reserved (by the parent, before the fork) → live (by the process itself)
-//!      → burying (by whoever finds it dead) → free, generation + 1
-//! ```
-//! Each arrow is one compare-exchange on the state word, which holds who made it. A slot whose
-//! burier died is taken over by the next: every step of a burial can be done twice. Before a slot is
-//! free again, what its process had reserved or begun to bury is taken off its name.
+//! What becomes of a row, and who may bury whom, is in [`slots`](crate::slots). Whether a process is
+//! over is told by the kernel in a word of its row ([`LifeWord`]); where no thread of the process
+//! watches over that word, by its pidfd and start time.
 //!
-//! A reservation whose maker is dead may be that of a child which is about to take its first step,
-//! and nobody can see whether there is one. It has [`GRACE`] for it, from when somebody first looks.
+//! # Reservations
+//! A row is reserved for one fork, and the number of its process is not known before the child has
+//! claimed it, or the parent has told it. Until then nobody can see whether there is a child. So such
+//! a reservation stays for as long as its maker's fork goes on. After that, and after [`GRACE`], it is
+//! void if no process has the arena that is not in the table. That is looked for in `/proc`: rarely,
+//! since it is only after a failed fork, or after a child that was killed before its first step.
 //!
-//! All but the state is written by the process itself (or before it runs, by its parent) and read by
-//! anybody: states to look at, never to rely on for safety.
+//! # A process without a row
+//! A process that forks by itself when the table is full can't be refused, so its child has no row.
+//! What its parent had open is then held for ever, by a row of its own behind the table
+//! ([`Arena::pin_for_rowless`]), so that no handle of the child's names nothing. The child itself
+//! may neither acquire locks nor make objects, as nobody could see it die with them.
+//!
+//! All but the slot's words is written by the process itself (or before it runs, by its parent) and
+//! read by anybody: states to look at, never to rely on for safety.
 
 use std::time::Duration;
 
 use procession_os::clock::Monotonic;
+use procession_os::holders;
 use procession_os::memory::Shared;
 use procession_os::process;
+use procession_os::robust::{LifeWord, Sign};
+use procession_os::stat::Stat;
 
 use super::Arena;
 use super::blocked::SleepsOn;
 use super::error::{Error, Result};
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
+use crate::slots::{Census, Rites, SlotWords, State, Status, UnknownStatus};
 use crate::wait::Owner;
 
 pub(super) const NAME_WORDS: usize = 6;
 
-/// The slot of a process that was forked by itself when the table was full: it is in the table nowhere,
-/// and its death can't be seen.
-const NOBODY: u16 = Owner::SLOTS;
+/// The slot of a process without a row: it is in the table nowhere, and its death can't be seen.
+pub(super) const NOBODY: u16 = Owner::SLOTS;
 /// The generation that goes with it, so that foreign bytes are not taken for such a process.
 const NOBODYS: u32 = 0x6e_6f_62;
 
-/// How long a reservation outlives its maker.
+/// How long a reservation outlives its fork when no child has claimed it.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How long a process may be there after the thread is gone that watched over its row, before it is
+/// known to run another program: the other threads have been stopped long before.
+const LEAVING: Duration = Duration::from_millis(20);
+
+/// How many rows a sweep looks at. A fork adds one row, so that sweeps catch up with forks.
+const SWEEP: u32 = 8;
 
 /// A process's row.
 #[repr(C)]
 pub(super) struct Row {
-    state: AtomicU64,
+    slot: SlotWords,
     /// The process's number, below the generation that it is meant for.
     pid: AtomicU64,
     parent: AtomicU32,
@@ -53,52 +68,31 @@ pub(super) struct Row {
     pub(super) blocked_on: AtomicU64,
     pub(super) blocked_since: AtomicU64,
     pub(super) task: AtomicU64,
-    /// At least the number of heap blocks that belong to the process alone, and of objects that it
-    /// is making or freeing.
+    /// At least the number of heap blocks that belong to the process and to no object, and of objects
+    /// that it is making or freeing.
     pub(super) unsettled: AtomicU64,
-    /// When the reservation was first seen without a maker; 0 if it wasn't.
+    /// When the reservation was first seen without a fork to come; 0 if it wasn't.
     orphaned: AtomicU64,
-    /// The generation whose parent will wait for it, and read what it left before it buries it.
-    followed: AtomicU64,
+    /// When the watching thread was first seen to be gone; 0 if it wasn't.
+    gone: AtomicU64,
     /// The exit code that the process is about to leave with, + 1; 0 if it has not said so.
     leaving: AtomicU64,
+    /// The PID namespace that the process's number is of.
+    namespace: AtomicU64,
+    /// On a cache line of its own, which is written twice in a process's life.
+    life: LifeLine,
 }
+
+#[repr(C, align(64))]
+struct LifeLine(LifeWord);
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for Row {}
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Status {
-    Free = 0,
-    Reserved = 1,
-    Live = 2,
-    Burying = 3,
-}
-
-/// The state word: status, by whom (a slot), and the generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct State {
-    pub(super) status: Status,
-    pub(super) by: u16,
-    pub(super) generation: u32,
-}
-
-impl State {
-    fn word(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.by) << 8 | self.status as u64
-    }
-
-    fn from_word(word: u64) -> Result<Self> {
-        let status = match word as u8 {
-            0 => Status::Free,
-            1 => Status::Reserved,
-            2 => Status::Live,
-            3 => Status::Burying,
-            _ => return Err(Error::Corrupt("a process row has an unknown state")),
-        };
-        Ok(Self { status, by: (word >> 8) as u16, generation: (word >> 32) as u32 })
+impl From<UnknownStatus> for Error {
+    fn from(_: UnknownStatus) -> Self {
+        Self::Corrupt("a process row has an unknown state")
     }
 }
 
@@ -118,6 +112,8 @@ pub struct ProcessInfo {
     pub slot: Slot,
     /// Its number; 0 while it is being started.
     pub pid: u32,
+    /// Whether its number is of another PID namespace, and says nothing here.
+    pub foreign: bool,
     /// Its parent's number.
     pub parent: u32,
     /// Its name, at most 48 bytes of it.
@@ -132,49 +128,31 @@ pub struct ProcessInfo {
 
 impl Row {
     pub(super) fn state(&self) -> Result<State> {
-        State::from_word(self.state.load(Ordering::SeqCst))
+        Ok(self.slot.state()?)
     }
 
-    fn change(&self, from: State, to: State) -> bool {
-        let order = Ordering::SeqCst;
-        self.state.compare_exchange(from.word(), to.word(), order, order).is_ok()
-    }
-
-    fn is_reserved(&self, slot: Slot) -> bool {
-        self.state().is_ok_and(|state| {
-            state.status == Status::Reserved && state.generation == slot.generation
-        })
-    }
-
-    /// Makes a reserved row a live one, unless the reservation is no more.
-    fn come_alive(&self, slot: Slot) -> bool {
-        // Tried again where whoever buried the reservation's maker took it off its name meanwhile.
-        while self.is_reserved(slot) {
-            let Ok(state) = self.state() else { return false };
-            let live = State { status: Status::Live, by: slot.index, ..state };
-            if self.is_reserved(slot) && self.change(state, live) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Whether a reservation without a maker had its time; the first to ask starts it.
+    /// Whether a reservation had its time since its fork was over; the first to ask starts it.
     fn is_past_grace(&self) -> bool {
-        let now = Monotonic::now();
-        let order = Ordering::Relaxed;
-        let since = self.orphaned.compare_exchange(0, now.as_nanos(), order, order);
-        since.is_err_and(|since| now.since(Monotonic::from_nanos(since)) > GRACE)
+        is_past(&self.orphaned, GRACE)
     }
 
     /// Writes who the process is. Only async-signal-safe work, for the child side of a fork.
-    fn introduce_self(&self, generation: u32) {
+    fn introduce_self(&'static self, generation: u32) {
         let pid = process::id();
         self.started.store(process::start_time(pid).unwrap_or(0), Ordering::Relaxed);
+        self.namespace.store(process::pid_namespace(), Ordering::Relaxed);
         self.pid.store(u64::from(generation) << 32 | u64::from(pid), Ordering::Release);
         self.blocked_on.store(0, Ordering::Relaxed);
         self.task.store(0, Ordering::Relaxed);
         self.leaving.store(0, Ordering::Relaxed);
+        self.watch();
+    }
+
+    /// Has the calling thread watch over the word that tells of this process's end, if none does.
+    fn watch(&'static self) {
+        if self.life.0.sign() == Sign::Unwatched && procession_os::thread_end::at_this_end() {
+            self.life.0.watch();
+        }
     }
 
     /// The number of the process with this generation; 0 while nobody has told it.
@@ -188,8 +166,109 @@ impl Row {
         self.started.load(Ordering::Relaxed)
     }
 
-    fn is_running(&self, generation: u32) -> bool {
-        process::is_alive(self.pid(generation), self.started.load(Ordering::Relaxed))
+    /// Whether the process's number means the same to this process.
+    pub(super) fn is_of_this_namespace(&self) -> bool {
+        self.namespace.load(Ordering::Relaxed) == process::pid_namespace()
+    }
+
+    /// Whether the process is over, or runs another program by now.
+    #[inline]
+    fn has_left(&self, generation: u32) -> bool {
+        match self.life.0.sign() {
+            Sign::Runs => false,
+            Sign::Confirmed => true,
+            Sign::Gone => self.confirm_gone(generation),
+            Sign::Unwatched => self.has_ended_by_number(generation),
+        }
+    }
+
+    /// The kernel said that the watching thread is gone. The others may take some more steps.
+    #[cold]
+    fn confirm_gone(&self, generation: u32) -> bool {
+        let seen = self.life.0.observe();
+        let over = self.has_ended_by_number(generation)
+            || self.has_no_other_thread(generation)
+            || is_past(&self.gone, LEAVING);
+        if over {
+            self.life.0.confirm(seen);
+        }
+        over
+    }
+
+    /// Whether the thread that watched is the first of the process and has no others beside it. Its
+    /// number stays the process's for as long as there are others, so the program that it was is gone.
+    fn has_no_other_thread(&self, generation: u32) -> bool {
+        let pid = self.pid(generation);
+        self.is_of_this_namespace()
+            && self.life.0.thread() == pid
+            && Stat::of(pid).is_some_and(|stat| stat.threads == 1)
+    }
+
+    /// Whether the kernel has no such process any more. One of another namespace can't be looked for.
+    fn has_ended_by_number(&self, generation: u32) -> bool {
+        self.is_of_this_namespace()
+            && !process::is_alive(self.pid(generation), self.started.load(Ordering::Relaxed))
+    }
+}
+
+/// Whether it is longer ago than `time` that this was asked first; 0 in the word is "not yet".
+fn is_past(since: &AtomicU64, time: Duration) -> bool {
+    let now = Monotonic::now();
+    let order = Ordering::Relaxed;
+    let first = since.compare_exchange(0, now.as_nanos(), order, order);
+    first.is_err_and(|first| now.since(Monotonic::from_nanos(first)) > time)
+}
+
+impl Census for Arena {
+    fn me(&self) -> u16 {
+        Self::me(self).index
+    }
+
+    fn is_over(&self, slot: u16, generation: u32) -> bool {
+        Self::is_over(self, slot, generation)
+    }
+
+    fn has_left(&self, slot: u16) -> bool {
+        !self.runs(slot)
+    }
+}
+
+/// The burial of the process of a slot.
+struct Burial<'a> {
+    arena: &'a Arena,
+    slot: u16,
+    row: &'a Row,
+}
+
+impl Rites for Burial<'_> {
+    fn give_back(&self) {
+        if self.row.unsettled.load(Ordering::SeqCst) != 0 {
+            self.arena.finish_burials_of(self.slot);
+            self.arena.settle_objects_of(self.slot);
+            self.arena.free_private_blocks_of(self.slot);
+            self.row.unsettled.store(0, Ordering::SeqCst);
+        }
+        self.arena.drop_all_held(self.slot);
+        self.arena.orphan_reservations_of(self.slot);
+    }
+
+    fn clear(&self) {
+        let row = self.row;
+        let words = [
+            &row.task,
+            &row.blocked_on,
+            &row.started,
+            &row.orphaned,
+            &row.gone,
+            &row.leaving,
+            &row.namespace,
+        ];
+        for word in row.name.iter().chain(words) {
+            word.store(0, Ordering::Relaxed);
+        }
+        row.life.0.clear();
+        row.pid.store(0, Ordering::Release);
+        self.arena.header().slot_hint.fetch_min(self.slot.into(), Ordering::Relaxed);
     }
 }
 
@@ -211,13 +290,13 @@ impl Arena {
     }
 
     /// Takes a free slot for this process, which becomes live at once.
-    pub(super) fn join(&self) -> Result<Slot> {
+    pub(super) fn join(&'static self) -> Result<Slot> {
         loop {
             let slot = self.take_slot(None)?;
             let row = self.row(slot.index)?;
             row.parent.store(process::parent_id(), Ordering::Relaxed);
             row.introduce_self(slot.generation);
-            if row.come_alive(slot) {
+            if row.slot.claim(slot.generation, slot.index) {
                 self.set_me(slot);
                 return Ok(slot);
             }
@@ -226,18 +305,18 @@ impl Arena {
 
     /// Reserves a free slot in the name of `by`, or of nobody.
     fn take_slot(&self, by: Option<u16>) -> Result<Slot> {
+        let slots = self.layout.slots as u16;
         for round in 0..2 {
-            for index in 0..self.layout.slots as u16 {
+            let hint = self.header().slot_hint.load(Ordering::Relaxed).min(slots.into()) as u16;
+            for index in (hint..slots).chain(0..hint) {
                 let row = self.row(index)?;
-                let state = row.state()?;
-                if state.status != Status::Free {
+                if row.state()?.status != Status::Free {
                     continue;
                 }
                 // Readers that look at all rows in use must see this one before it holds anything.
                 self.header().slots_used.fetch_max(u32::from(index) + 1, Ordering::SeqCst);
-                let generation = (state.generation.wrapping_add(1) & 0xff_ffff).max(1);
-                let by = by.unwrap_or(index);
-                if row.change(state, State { status: Status::Reserved, by, generation }) {
+                if let Some(generation) = row.slot.reserve(by.unwrap_or(index)) {
+                    self.header().slot_hint.store(u32::from(index) + 1, Ordering::Relaxed);
                     return Ok(Slot { index, generation });
                 }
             }
@@ -249,34 +328,73 @@ impl Arena {
     }
 
     /// Takes a slot for a child that is about to be forked, with a share in all that this process
-    /// holds.
-    pub(super) fn reserve(&self) -> Result<Slot> {
+    /// holds. `follows` says whether this process will read what the child leaves.
+    pub(super) fn reserve(&self, follows: bool) -> Result<Slot> {
         let me = self.me();
         let slot = self.take_slot(Some(me.index))?;
-        self.copy_held(me.index, slot.index)?;
         let (from, to) = (self.row(me.index)?, self.row(slot.index)?);
+        to.slot.follow(follows.then(|| Owner::process(me.index, me.generation)));
+        self.copy_held(me.index, slot.index)?;
         for (from, to) in from.name.iter().zip(&to.name) {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         // Here, as a child that is orphaned before its first step could not tell any more.
         to.parent.store(process::id(), Ordering::Relaxed);
+        to.namespace.store(process::pid_namespace(), Ordering::Relaxed);
         failpoint!("process.reserved");
         Ok(slot)
     }
 
-    /// Gives a reserved slot a share in what this process has come to hold since.
-    pub(super) fn share_with(&self, slot: Slot) {
-        let _ = self.copy_held(self.me().index, slot.index);
-    }
-
     /// As [`Self::reserve`], for a child that comes to be by other means than fork: it
-    /// [inherits](super::inherit) the slot, or [takes it over](Self::take_over).
+    /// [inherits](super::inherit) the slot, or [takes it over](Self::take_over). This process follows
+    /// it, and withdraws the slot if it does not come.
     ///
     /// # Errors
     /// [`Error::TooManyProcesses`].
     pub fn reserve_for_child(&self) -> Result<Slot> {
         self.sweep();
-        self.reserve()
+        self.reserve(true)
+    }
+
+    /// The parent's side of a fork, whether it came about or not: its reservation is the child's, or
+    /// nobody's.
+    pub(super) fn fork_is_over(&'static self, slot: Slot) {
+        if let Ok(row) = self.row(slot.index) {
+            row.slot.fork_is_over(slot.generation);
+            self.watch();
+        }
+    }
+
+    /// Says that this process does not follow the process of a slot.
+    pub(super) fn unfollow(&self, slot: Slot) {
+        if let Ok(row) = self.row(slot.index) {
+            row.slot.hand_over(slot.generation, 0);
+        }
+    }
+
+    /// Whether no thread watches over this process's row, as where the one that did has ended.
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.row(self.me().index).is_ok_and(|row| row.life.0.sign() == Sign::Unwatched)
+    }
+
+    /// Has the calling thread watch over this process's row, if none does.
+    pub(super) fn watch(&'static self) {
+        if let Ok(row) = self.row(self.me().index) {
+            row.watch();
+        }
+    }
+
+    /// Ends the watch of the calling thread, which is about to end.
+    pub(super) fn release_watch(&self) {
+        if let Ok(row) = self.row(self.me().index) {
+            row.life.0.release();
+        }
+    }
+
+    /// Holds what this process holds for its children that the table has no row for.
+    pub(super) fn pin_for_rowless(&self) {
+        self.header().rowless.store(1, Ordering::SeqCst);
+        let _ = self.copy_held(self.me().index, self.layout.slots as u16);
     }
 
     /// Takes a share in all that a reserved slot holds, and frees the slot. Does nothing if it is
@@ -285,54 +403,90 @@ impl Arena {
     /// # Errors
     /// [`Error::Corrupt`].
     pub fn take_over(&self, slot: Slot) -> Result<()> {
-        if self.row(slot.index)?.is_reserved(slot) {
+        if self.row(slot.index)?.slot.is_reserved(slot.generation) {
             self.copy_held(slot.index, self.me().index)?;
             self.unreserve(slot);
         }
         Ok(())
     }
 
-    /// Looks at one row, the next in turn, so that dead strangers are buried in time.
+    /// Looks at some rows, the next in turn, so that dead strangers are buried in time.
     pub(super) fn sweep(&self) {
-        let used = u32::from(self.slots_used()).max(1);
-        let next = self.header().sweep_hint.fetch_add(1, Ordering::Relaxed) % used;
-        self.bury_if_abandoned(next as u16);
+        let used = self.slots_used();
+        for _ in 0..SWEEP.min(used.into()) {
+            self.bury_if_abandoned(self.next_in_turn(used));
+        }
+    }
+
+    fn next_in_turn(&self, used: u16) -> u16 {
+        // A cursor of its own, and not a count modulo the rows in use, which grow with it.
+        let cursor = &self.header().sweep_hint;
+        let at = cursor.load(Ordering::Relaxed);
+        let next = if at + 1 < u32::from(used) { at + 1 } else { 0 };
+        cursor.store(next, Ordering::Relaxed);
+        next as u16
+    }
+
+    /// Makes sure by system calls that one row, the next in turn, tells the truth: in case the kernel
+    /// did not mark it, as where a program has a list of robust futexes of its own.
+    pub(super) fn verify_one(&self) {
+        let index = self.next_in_turn(self.slots_used());
+        let Ok(row) = self.row(index) else { return };
+        let seen = row.life.0.observe();
+        if let Ok(state) = row.state()
+            && state.status == Status::Live
+            && seen.sign() == Sign::Runs
+            && row.has_ended_by_number(state.generation)
+        {
+            row.life.0.confirm(seen);
+        }
     }
 
     /// The child's side: makes the slot that the parent reserved its own. Async-signal-safe.
     ///
-    /// If it is no longer reserved for it (the parent died and was buried first), it is a slot of
-    /// its own that it takes; what it holds it has to hold anew.
-    pub(super) fn adopt(&self, slot: Option<Slot>) {
+    /// Without a reservation, for which the table had no room, it takes a slot if there is one now.
+    pub(super) fn adopt(&'static self, slot: Option<Slot>) {
         if let Some(slot) = slot
             && let Ok(row) = self.row(slot.index)
+            && row.slot.is_reserved(slot.generation)
         {
-            if row.is_reserved(slot) {
-                row.introduce_self(slot.generation);
-            }
-            if row.come_alive(slot) {
+            row.introduce_self(slot.generation);
+            if row.slot.claim(slot.generation, slot.index) {
                 self.set_me(slot);
                 self.forget_half_open();
                 return;
             }
         }
-        let shares = self.me();
+        let nobody = Slot { index: NOBODY, generation: NOBODYS };
+        self.set_me(nobody);
         if self.join().is_ok() {
-            let _ = self.copy_held(shares.index, self.me().index);
+            let _ = self.copy_held(self.layout.slots as u16, self.me().index);
             self.forget_half_open();
-        } else {
-            // Not as its parent: what needs a row fails from here on.
-            self.set_me(Slot { index: NOBODY, generation: NOBODYS });
         }
     }
 
+    /// The number of the process that has claimed a reserved slot; 0 if none has.
+    pub(super) fn pid_of(&self, slot: Slot) -> u32 {
+        self.row(slot.index).map_or(0, |row| row.pid(slot.generation))
+    }
+
+    /// The error of a full table.
+    pub(super) fn is_full(&self) -> Error {
+        Error::TooManyProcesses(self.layout.slots)
+    }
+
+    /// Whether this process is in the table.
+    pub(crate) fn is_member(&self) -> bool {
+        self.me().index != NOBODY
+    }
+
     /// As [`Self::adopt`], for a process that was not forked and has no slot yet.
-    pub(super) fn begin_as(&self, slot: Slot) -> Result<()> {
+    pub(super) fn begin_as(&'static self, slot: Slot) -> Result<()> {
         let row = self.row(slot.index)?;
-        if row.is_reserved(slot) {
+        if row.slot.is_reserved(slot.generation) {
             row.introduce_self(slot.generation);
         }
-        if row.come_alive(slot) {
+        if row.slot.claim(slot.generation, slot.index) {
             self.set_me(slot);
             return Ok(());
         }
@@ -343,6 +497,8 @@ impl Arena {
     /// one's behalf: from now on it is this process's child.
     pub fn follow(&self, slot: Slot, pid: u32) {
         if let Ok(row) = self.row(slot.index) {
+            let me = self.me();
+            row.slot.hand_over(slot.generation, Owner::process(me.index, me.generation));
             row.parent.store(process::id(), Ordering::Relaxed);
         }
         self.started(slot, pid);
@@ -352,18 +508,20 @@ impl Arena {
     /// seen even if it never came to say so itself.
     pub fn started(&self, slot: Slot, pid: u32) {
         let Ok(row) = self.row(slot.index) else { return };
-        row.followed.store(u64::from(slot.generation), Ordering::Release);
         let seen = row.pid.load(Ordering::Acquire);
         // Not if the child has said so itself, nor if it has come and gone.
-        if row.pid(slot.generation) == 0 && row.is_reserved(slot) {
+        if row.pid(slot.generation) == 0 && row.slot.is_reserved(slot.generation) {
             let word = u64::from(slot.generation) << 32 | u64::from(pid);
             let _ = row.pid.compare_exchange(seen, word, Ordering::Release, Ordering::Relaxed);
         }
     }
 
-    /// Gives back a slot that was reserved for a process that was not started.
+    /// Gives back a slot that was reserved for a process that was not started. Does nothing if the
+    /// process has come.
     pub fn unreserve(&self, slot: Slot) {
-        self.bury(slot);
+        self.settled_by_burial(slot.index, |burial| {
+            burial.row.slot.withdraw(slot.generation, self, &burial)
+        });
     }
 
     /// Says what this process is called.
@@ -388,8 +546,8 @@ impl Arena {
     /// The task that the process of a slot wrote down, whether it runs or has died.
     pub fn task_of(&self, slot: Slot) -> Option<u64> {
         let row = self.row(slot.index).ok()?;
-        let state = row.state().ok()?;
         let task = row.task.load(Ordering::Acquire);
+        let state = row.state().ok()?;
         (state.generation == slot.generation && task != 0).then(|| task - 1)
     }
 
@@ -404,8 +562,8 @@ impl Arena {
     /// For those whose status someone else took.
     pub fn exit_code_of(&self, slot: Slot) -> Option<u8> {
         let row = self.row(slot.index).ok()?;
-        let state = row.state().ok()?;
         let code = row.leaving.load(Ordering::Acquire).checked_sub(1)?;
+        let state = row.state().ok()?;
         (state.generation == slot.generation).then(|| u8::try_from(code).ok())?
     }
 
@@ -420,12 +578,13 @@ impl Arena {
         let state = row.state().ok()?;
         let alive = match state.status {
             Status::Free => return None,
-            Status::Burying => false,
-            Status::Reserved | Status::Live => row.is_running(state.generation),
+            Status::Burying | Status::Ended => false,
+            Status::Reserved | Status::Live => !row.has_left(state.generation),
         };
         Some(ProcessInfo {
             slot: Slot { index, generation: state.generation },
             pid: row.pid(state.generation),
+            foreign: !row.is_of_this_namespace(),
             parent: row.parent.load(Ordering::Relaxed),
             name: super::load_text(&row.name),
             blocked_on: row.sleeps_on(),
@@ -434,94 +593,114 @@ impl Arena {
         })
     }
 
-    /// Buries every dead process, also those that their parent has still to wait for; says how many
-    /// there were.
+    /// Buries every dead process, also those that a follower has still to read; returns how many
+    /// slots were freed.
     pub fn bury_dead(&self) -> usize {
-        (0..self.slots_used()).filter(|&index| self.bury_if_dead(index)).count()
+        let dead = |&index: &u16| {
+            let state = self.dead_state(index)?;
+            let slot = Slot { index, generation: state.generation };
+            self.bury(slot).then_some(())
+        };
+        (0..self.slots_used()).filter(|index| dead(index).is_some()).count()
     }
 
-    /// Buries the dead that nobody else will: not the children of a living parent that follows them,
-    /// which may want to read first what they were at. Says how many there were.
+    /// Gives back what the dead held. The row of one that is followed by a living process stays until
+    /// that has read it. Returns how many slots were freed.
     pub fn bury_abandoned(&self) -> usize {
         (0..self.slots_used()).filter(|&index| self.bury_if_abandoned(index)).count()
     }
 
-    fn bury_if_abandoned(&self, index: u16) -> bool {
-        let Ok(row) = self.row(index) else { return false };
-        let Ok(state) = row.state() else { return false };
-        let followed = row.followed.load(Ordering::Acquire) == u64::from(state.generation)
-            && process::is_alive(row.parent.load(Ordering::Relaxed), 0);
-        !followed && self.bury_if_dead(index)
+    pub(super) fn bury_if_abandoned(&self, index: u16) -> bool {
+        let Some(state) = self.dead_state(index) else { return false };
+        // In the state that was looked at: a reservation may have come alive meanwhile.
+        self.settled_by_burial(index, |burial| {
+            let words = &burial.row.slot;
+            let unread = state.status == Status::Ended && words.is_followed(self);
+            !unread && words.bury(state, self, &burial)
+        })
     }
 
-    fn bury_if_dead(&self, index: u16) -> bool {
-        let Ok(row) = self.row(index) else { return false };
-        let Ok(state) = row.state() else { return false };
+    /// Whether the process of a row is over, as far as that is seen without a system call.
+    pub(super) fn is_dead_row(&self, index: u16) -> bool {
+        self.row(index).is_ok_and(|row| {
+            matches!(row.life.0.sign(), Sign::Gone | Sign::Confirmed)
+                && self.dead_state(index).is_some()
+        })
+    }
+
+    /// The state of a row whose process is over.
+    fn dead_state(&self, index: u16) -> Option<State> {
+        let row = self.row(index).ok()?;
+        let state = row.state().ok()?;
         let dead = match state.status {
             Status::Free => false,
-            Status::Live => !row.is_running(state.generation),
-            // A number that isn't known yet is that of a child between its fork and its first
-            // step; it is told by `started` or by the child.
-            Status::Reserved if row.pid(state.generation) == 0 => {
-                (state.by == index || !self.runs(state.by)) && row.is_past_grace()
-            }
-            Status::Reserved => !row.is_running(state.generation),
-            Status::Burying => !self.runs(state.by),
+            Status::Live => row.has_left(state.generation),
+            Status::Reserved if row.pid(state.generation) == 0 => self.is_void(index, row, state),
+            Status::Reserved => row.has_left(state.generation),
+            Status::Burying => row.slot.is_abandoned(state, self),
+            Status::Ended => true,
         };
-        // In the state that was looked at: a reservation may have come alive meanwhile.
-        dead && self.bury_from(index, state)
+        dead.then_some(state)
+    }
+
+    /// Whether no child will ever claim a reservation, of which no process is known.
+    fn is_void(&self, index: u16, row: &Row, reserved: State) -> bool {
+        let maker_runs = reserved.by != index && self.runs(reserved.by);
+        if maker_runs && !row.slot.is_fork_over(reserved.generation) || !row.is_past_grace() {
+            return false;
+        }
+        if self.is_anybody_unclaimed() {
+            // Not to be looked for again at once.
+            row.orphaned.store(Monotonic::now().as_nanos(), Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Whether a process has the arena that is not in the table, or this can't be told.
+    fn is_anybody_unclaimed(&self) -> bool {
+        let holders = self.memory.file_id().and_then(holders::of);
+        let Ok(holders) = holders else { return true };
+        let known: Vec<u32> = (0..self.slots_used())
+            .filter_map(|index| {
+                let row = self.row(index).ok()?;
+                let state = row.state().ok()?;
+                let known = state.status == Status::Live && row.is_of_this_namespace();
+                known.then(|| row.pid(state.generation))
+            })
+            .collect();
+        holders.iter().any(|holder| !known.contains(holder))
     }
 
     fn runs(&self, slot: u16) -> bool {
         slot == self.me().index
-            || self
-                .row(slot)
-                .is_ok_and(|row| row.state().is_ok_and(|state| row.is_running(state.generation)))
+            || self.row(slot).is_ok_and(|row| {
+                row.state().is_ok_and(|state| match state.status {
+                    Status::Free | Status::Ended => false,
+                    _ => !row.has_left(state.generation),
+                })
+            })
     }
 
-    /// Gives back all that a dead process held: its references, and the blocks that were its alone.
-    /// Says whether this call did it. Does nothing if the slot has another process by now.
+    /// Gives back all that a dead process held: its references, and the blocks that were its own, and
+    /// frees its slot. Returns whether this call did it. Does nothing if the slot has another process
+    /// by now.
     ///
-    /// The caller knows that the process is over.
+    /// The caller knows that the process is over, and nobody needs what it wrote any more.
     pub fn bury(&self, slot: Slot) -> bool {
-        let Ok(state) = self.row(slot.index).and_then(Row::state) else { return false };
-        let me = self.me().index;
-        let taken_over = state.status == Status::Burying && state.by != me && !self.runs(state.by);
-        state.generation == slot.generation
-            && (matches!(state.status, Status::Reserved | Status::Live) || taken_over)
-            && self.bury_from(slot.index, state)
+        self.settled_by_burial(slot.index, |burial| {
+            burial.row.slot.release(slot.generation, self, &burial)
+        })
     }
 
-    fn bury_from(&self, index: u16, state: State) -> bool {
-        let me = self.me().index;
-        let Ok(row) = self.row(index) else { return false };
-        let Ok(mine) = self.row(me) else { return false };
+    /// Buries in a way that this process's own burial finishes if it dies in the middle.
+    fn settled_by_burial(&self, slot: u16, bury: impl FnOnce(Burial<'_>) -> bool) -> bool {
+        let Ok(row) = self.row(slot) else { return false };
+        let Ok(mine) = self.row(self.me().index) else { return false };
         mine.unsettled.fetch_add(1, Ordering::SeqCst);
-        let burying = State { status: Status::Burying, by: me, ..state };
-        let buried = row.change(state, burying) && self.lay_to_rest(index, row, burying);
+        let buried = bury(Burial { arena: self, slot, row });
         mine.unsettled.fetch_sub(1, Ordering::SeqCst);
         buried
-    }
-
-    /// The steps of a burial, each of which may be done twice.
-    fn lay_to_rest(&self, slot: u16, row: &Row, burying: State) -> bool {
-        failpoint!("process.burying");
-        if row.unsettled.load(Ordering::SeqCst) != 0 {
-            self.finish_burials_of(slot);
-            self.settle_objects_of(slot);
-            self.free_private_blocks_of(slot);
-            row.unsettled.store(0, Ordering::SeqCst);
-        }
-        self.drop_all_held(slot);
-        self.orphan_reservations_of(slot);
-        for word in row.name.iter().chain([&row.task, &row.blocked_on, &row.started]) {
-            word.store(0, Ordering::Relaxed);
-        }
-        row.orphaned.store(0, Ordering::Relaxed);
-        row.leaving.store(0, Ordering::Relaxed);
-        row.pid.store(0, Ordering::Release);
-        failpoint!("process.buried");
-        row.change(burying, State { status: Status::Free, ..burying })
     }
 
     /// Ends the burials that a dead process had begun: once its slot has another process, nobody
@@ -533,7 +712,7 @@ impl Arena {
                 && state.status == Status::Burying
                 && state.by == slot
             {
-                self.bury(Slot { index, generation: state.generation });
+                row.slot.bury(state, self, &Burial { arena: self, slot: index, row });
             }
         }
     }
@@ -541,12 +720,8 @@ impl Arena {
     /// Takes the reservations that a dead process had made off its name, for the same reason.
     fn orphan_reservations_of(&self, slot: u16) {
         for index in 0..self.slots_used() {
-            if let Ok(row) = self.row(index)
-                && let Ok(state) = row.state()
-                && state.status == Status::Reserved
-                && state.by == slot
-            {
-                row.change(state, State { by: index, ..state });
+            if let Ok(row) = self.row(index) {
+                row.slot.orphan(slot, index);
             }
         }
     }
@@ -558,13 +733,13 @@ impl Arena {
         }
         let Ok(row) = self.row(slot) else { return true };
         let Ok(state) = row.state() else { return true };
-        if state.generation & 0xff_ffff != generation {
+        if state.generation != generation {
             return true;
         }
         match state.status {
-            Status::Free | Status::Burying => true,
+            Status::Free | Status::Burying | Status::Ended => true,
             Status::Reserved if row.pid(state.generation) == 0 => false,
-            Status::Reserved | Status::Live => !row.is_running(state.generation),
+            Status::Reserved | Status::Live => row.has_left(state.generation),
         }
     }
 }

@@ -317,7 +317,7 @@ impl Arena {
         }
         let owner = Owner::from_bits(self.first_word(index)?)?;
         let info = self.process_info(owner.slot())?;
-        (info.slot.generation & 0xff_ffff == owner.generation()).then(|| info.name())
+        (info.slot.generation == owner.generation()).then(|| info.name())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use procession_os::pidfd::{ExitStatus, PidFd};
-use procession_os::process::{Fork, exit_now, fork};
+use procession_os::process::exit_now;
 
 use super::states::or_as_said;
 use super::*;
@@ -34,14 +34,13 @@ impl Random {
 fn killed_at(name: &str, body: impl FnOnce()) {
     // SAFETY: the child only uses the arena, and leaves without running the harness's code.
     let pid = match unsafe { fork() }.unwrap() {
-        Fork::Child => {
+        Forked::Child => {
             failpoint::arm(name, 1);
             body();
             exit_now(1);
         }
-        Fork::Parent(pid) => pid,
+        Forked::Parent(pid, _) => pid,
     };
-    forked(Some(pid));
     let pidfd = PidFd::open(pid).unwrap();
     while !pidfd.ended_by(None).unwrap_or(false) {}
     assert_eq!(pidfd.reap().unwrap(), Some(ExitStatus::Signaled(9)), "not killed at {name}");
@@ -199,15 +198,14 @@ fn half_freed(arena: &'static Arena, size: u64, point: &str) -> Handle {
     let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
     // SAFETY: as in `killed_at`.
     let pid = match unsafe { fork() }.unwrap() {
-        Fork::Child => {
+        Forked::Child => {
             failpoint::arm(point, 1);
             std::io::Read::read_exact(&mut &there, &mut [0]).unwrap();
             drop(mine.take());
             exit_now(1);
         }
-        Fork::Parent(pid) => pid,
+        Forked::Parent(pid, _) => pid,
     };
-    forked(Some(pid));
     drop(mine.take());
     std::io::Write::write_all(&mut &here, &[1]).unwrap();
     let pidfd = PidFd::open(pid).unwrap();
@@ -270,9 +268,8 @@ fn a_burial_is_finished_though_the_buriers_slot_has_another_process() {
         killed_at(point, || {
             // SAFETY: as in `killed_at`.
             match unsafe { fork() }.unwrap() {
-                Fork::Child => exit_now(0),
-                Fork::Parent(pid) => {
-                    forked(Some(pid));
+                Forked::Child => exit_now(0),
+                Forked::Parent(pid, _) => {
                     let pidfd = PidFd::open(pid).unwrap();
                     while !pidfd.ended_by(None).unwrap_or(false) {}
                     arena.bury_dead();
@@ -294,16 +291,14 @@ fn a_burial_is_finished_though_the_buriers_slot_has_another_process() {
 fn what_a_process_left_with_is_known_though_nobody_tells() {
     let _alone = alone();
     let arena = family().unwrap();
-    prepare_fork().unwrap();
     // SAFETY: as in `killed_at`.
-    let pid = match unsafe { fork() }.unwrap() {
-        Fork::Child => {
+    let (pid, slot) = match unsafe { fork() }.unwrap() {
+        Forked::Child => {
             arena.leave_with(7);
             exit_now(7);
         }
-        Fork::Parent(pid) => pid,
+        Forked::Parent(pid, slot) => (pid, slot),
     };
-    let slot = forked(Some(pid));
     let pidfd = PidFd::open(pid).unwrap();
     while !pidfd.ended_by(None).unwrap_or(false) {}
     assert_eq!(or_as_said(ExitStatus::Unknown, slot), ExitStatus::Exited(7));
@@ -321,11 +316,11 @@ fn a_slot_tells_its_processes_apart() {
     let _alone = alone();
     let arena = Arena::with_capacity(SMALL).unwrap();
     arena.set_name("the first");
-    let first = arena.reserve().unwrap();
+    let first = arena.reserve(true).unwrap();
     assert_eq!(arena.processes()[1].name, "the first", "a child is called as its parent at first");
     assert_eq!(arena.bury_dead(), 0, "its maker lives");
     arena.unreserve(first);
-    let second = arena.reserve().unwrap();
+    let second = arena.reserve(true).unwrap();
     assert_eq!(second.index, first.index);
     assert_ne!(second.generation, first.generation);
     assert!(!arena.bury(first), "that process is buried already");
@@ -347,7 +342,7 @@ fn a_full_process_table_is_an_error_that_passes() {
     let arena = Arena::with_capacity(SMALL).unwrap();
     let mut slots = Vec::new();
     let error = loop {
-        match arena.reserve() {
+        match arena.reserve(true) {
             Ok(slot) => slots.push(slot),
             Err(error) => break error,
         }
@@ -357,7 +352,7 @@ fn a_full_process_table_is_an_error_that_passes() {
     for slot in slots {
         arena.unreserve(slot);
     }
-    arena.unreserve(arena.reserve().unwrap());
+    arena.unreserve(arena.reserve(true).unwrap());
     assert_eq!(arena.processes().len(), 1);
 }
 

@@ -5,7 +5,7 @@
 //! it. Death at any point leaves either a free lock or one whose owner can be seen to be dead.
 //!
 //! # Protocol
-//! One 64-bit word: thread (22 bits), the slot's generation (24), slot (12), and two flags. Taking
+//! One 64-bit word: thread (22 bits), the slot's generation (28), slot (12), and two flags. Taking
 //! is one compare-exchange from "no owner"; a dead owner is replaced by one compare-exchange too, so
 //! exactly one waiter learns of the death. `WAITERS` and `WOKEN` and the sequence word beside it are
 //! those of an [`EventCount`](super::EventCount), folded into the word so that a release without
@@ -23,7 +23,7 @@ use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
 
 const THREAD_BITS: u32 = 22;
-const GENERATION_BITS: u32 = 24;
+const GENERATION_BITS: u32 = 28;
 const SLOT_BITS: u32 = 12;
 const WAITERS: u64 = 1 << 63;
 const WOKEN: u64 = 1 << 62;
@@ -37,6 +37,8 @@ impl Owner {
     /// The bits of a slot that are part of an owner's word: more than any table has slots.
     #[cfg(not(model))]
     pub(crate) const SLOTS: u16 = (1 << SLOT_BITS) - 1;
+    /// The highest generation of a slot that there can be.
+    pub(crate) const GENERATIONS: u32 = (1 << GENERATION_BITS) - 1;
 
     /// The thread with the kernel's number `thread` in the process of a slot.
     #[inline]
@@ -320,10 +322,10 @@ mod tests {
 
     #[test]
     fn an_owner_is_what_it_was_made_of() {
-        let owner = Owner::new(4095, 0xff_ffff, 0x3f_ffff);
+        let owner = Owner::new(4095, Owner::GENERATIONS, 0x3f_ffff);
         assert_eq!(
             (owner.slot(), owner.generation(), owner.thread()),
-            (4095, 0xff_ffff, 0x3f_ffff)
+            (4095, Owner::GENERATIONS, 0x3f_ffff)
         );
         assert_eq!(owner.word() & FLAGS, 0);
     }

@@ -90,6 +90,8 @@ pub struct BlockedOn {
 pub trait Probe {
     /// Whether the process of this owner is over.
     fn is_dead(&self, owner: Owner) -> bool;
+    /// Time has passed: once at each tick of a wait.
+    fn tick(&self) {}
     /// This process is about to sleep.
     fn blocked(&self, on: BlockedOn);
     /// This process runs again.
@@ -205,7 +207,7 @@ pub fn block<T>(
     }
 
     probe.blocked(on);
-    let outcome = sleep(waiting, gate, &mut attempt);
+    let outcome = sleep(probe, waiting, gate, &mut attempt);
     match outcome {
         Err(Stopped::Interrupted) => probe.paused(),
         _ => probe.running(),
@@ -272,6 +274,7 @@ fn spin_for<T>(
 }
 
 fn sleep<T, G: Gate>(
+    probe: &impl Probe,
     waiting: Waiting,
     gate: &G,
     attempt: &mut impl FnMut(Moment) -> Option<T>,
@@ -306,6 +309,7 @@ fn sleep<T, G: Gate>(
         let moment = match wakeup {
             futex::Wakeup::TimedOut => {
                 tick = (tick * 2).min(LAST_TICK);
+                probe.tick();
                 Moment::Tick
             }
             _ => Moment::Look,

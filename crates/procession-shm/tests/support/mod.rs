@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::Duration;
 
 use procession_os::pidfd::{ExitStatus, PidFd};
-use procession_os::process::{self, Fork};
-use procession_shm::arena::{self, Arena, Slot};
+use procession_os::process;
+use procession_shm::arena::{self, Arena, Forked, Slot};
 use procession_shm::memory::SharedBlock;
 
 pub const SIGKILL: i32 = 9;
@@ -28,6 +28,8 @@ pub fn alone(test: &'static str) -> Alone {
     static ONE: Mutex<()> = Mutex::new(());
     let lock = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     report_panics_of_children();
+    // Before any thread of the test could be making it while another forks.
+    arena();
     at(test);
     let (done, ended) = channel();
     std::thread::spawn(move || {
@@ -80,12 +82,9 @@ pub fn child(body: impl FnOnce()) -> Child {
     let parent = process::id();
     // SAFETY: the child takes no lock that another thread of the harness could hold; the C library's
     // allocator sees to its own at a fork.
-    match unsafe { process::fork() }.unwrap() {
-        Fork::Parent(pid) => {
-            let slot = arena::forked(Some(pid));
-            Child { pid, pidfd: PidFd::open(pid).unwrap(), slot }
-        }
-        Fork::Child => {
+    match unsafe { arena::fork() }.unwrap() {
+        Forked::Parent(pid, slot) => Child { pid, pidfd: PidFd::open(pid).unwrap(), slot },
+        Forked::Child => {
             let body = || {
                 process::die_with_parent(parent, true).unwrap();
                 body();

@@ -8,8 +8,8 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use procession_os::pidfd::PidFd;
-use procession_os::process::{self, Fork};
-use procession_shm::arena::forked;
+use procession_os::process;
+use procession_shm::arena::Forked;
 use procession_shm::queue::Queue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -242,8 +242,8 @@ unsafe fn fork(
     let parent = process::id();
     let by_main_thread = process::is_main_thread();
     // SAFETY: passed on to the caller.
-    match unsafe { process::fork() } {
-        Ok(Fork::Child) => {
+    match unsafe { procession_shm::arena::fork() } {
+        Ok(Forked::Child) => {
             if let Ok(arena) = arena::family() {
                 arena.set_name(name);
             }
@@ -253,10 +253,8 @@ unsafe fn fork(
             }
             process::exit_now(work())
         }
-        Ok(Fork::Parent(pid)) => Ok((pid, forked(Some(pid)))),
-        Err(source) => {
-            forked(None);
-            Err(SpawnError::Os { what: "fork", source })
-        }
+        Ok(Forked::Parent(pid, slot)) => Ok((pid, slot)),
+        Err(arena::Error::Os { what, source }) => Err(SpawnError::Os { what, source }),
+        Err(error) => Err(error.into()),
     }
 }

@@ -108,7 +108,7 @@ impl Child {
                     arena.bury(slot);
                 }
                 None => {
-                    arena.bury_dead();
+                    arena.bury_abandoned();
                 }
             }
         }

@@ -1,0 +1,271 @@
+//! What becomes of a process's slot, from its reservation to its burial.
+//!
+//! # A slot's life
+//! ```text
+//! free → reserved (by the parent, for one fork) → live (by the process itself)
+//!      → burying (by whoever finds it over) → ended → burying → free
+//! ```
+//! Each arrow is one compare-exchange of the state word, which holds the generation and who made the
+//! arrow. *Ended* is left out where nobody follows the process.
+//!
+//! # Invariants
+//! - A reservation belongs to one fork of one thread. The child [claims](SlotWords::claim) it, or
+//!   the parent [withdraws](SlotWords::withdraw) it. Withdrawing needs the state *reserved*, so it
+//!   never meets a process that runs.
+//! - A slot whose process lives is buried by nobody. Whoever buries names the state that it looked
+//!   at, so a reservation that was claimed meanwhile is left as it is.
+//! - What a process wrote about itself stays until its *follower* has read it. The follower stands
+//!   in the slot before the process runs. A burial gives back what the process held, and stops at
+//!   *ended* for as long as there is a follower that lives.
+//! - A burier that dies is replaced by the next one: each step of a burial may be done twice.
+//!
+//! A generation is never used twice: a slot whose generations are used up is
+//! [retired](MAX_GENERATION).
+
+use procession_os::memory::Shared;
+
+use crate::atomics::{AtomicU64, Ordering};
+use crate::failpoint::failpoint;
+use crate::wait::Owner;
+
+/// The last generation of a slot: as many as an [`Owner`] has bits for.
+pub const MAX_GENERATION: u32 = Owner::GENERATIONS;
+
+/// A state that no slot has: another process wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownStatus;
+
+/// Where a slot is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    /// It has no process.
+    Free = 0,
+    /// It was taken for a process that is about to take its first step.
+    Reserved = 1,
+    /// Its process has taken its first step.
+    Live = 2,
+    /// Its process is over, and what it held is being given back.
+    Burying = 3,
+    /// What its process held was given back, and its follower has still to read what it wrote.
+    Ended = 4,
+}
+
+/// The state word: the status, the slot that set it, and the generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Where the slot is in its life.
+    pub status: Status,
+    /// The slot of the process that set this status.
+    pub by: u16,
+    /// Which of the processes that have had the slot.
+    pub generation: u32,
+}
+
+impl State {
+    fn word(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.by) << 8 | self.status as u64
+    }
+
+    fn from_word(word: u64) -> Result<Self, UnknownStatus> {
+        let status = match word as u8 {
+            0 => Status::Free,
+            1 => Status::Reserved,
+            2 => Status::Live,
+            3 => Status::Burying,
+            4 => Status::Ended,
+            _ => return Err(UnknownStatus),
+        };
+        Ok(Self { status, by: (word >> 8) as u16, generation: (word >> 32) as u32 })
+    }
+}
+
+/// What a slot needs to know of the other processes.
+pub trait Census {
+    /// The slot of the calling process.
+    fn me(&self) -> u16;
+    /// Whether the process with this slot and generation is over.
+    fn is_over(&self, slot: u16, generation: u32) -> bool;
+    /// Whether the process that has this slot now is over.
+    fn has_left(&self, slot: u16) -> bool;
+}
+
+/// The steps of a burial that are not the slot's own; each may be done twice.
+pub trait Rites {
+    /// Gives back what the process held.
+    fn give_back(&self);
+    /// Clears what the process wrote about itself.
+    fn clear(&self);
+}
+
+/// The words of a slot; all zero is a free one.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct SlotWords {
+    state: AtomicU64,
+    /// The generation whose fork is over, so that its child is there or never comes.
+    forked: AtomicU64,
+    /// The process that follows this one, as [`Owner::process`] packs it; 0 if none does.
+    follower: AtomicU64,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: only atomics.
+unsafe impl Shared for SlotWords {}
+
+impl SlotWords {
+    /// The state at this instant.
+    ///
+    /// # Errors
+    /// [`UnknownStatus`].
+    pub fn state(&self) -> Result<State, UnknownStatus> {
+        State::from_word(self.state.load(Ordering::SeqCst))
+    }
+
+    fn change(&self, from: State, to: State) -> bool {
+        let order = Ordering::SeqCst;
+        self.state.compare_exchange(from.word(), to.word(), order, order).is_ok()
+    }
+
+    /// Takes a free slot in the name of the slot `by`; returns the generation.
+    pub fn reserve(&self, by: u16) -> Option<u32> {
+        let state = self.state().ok()?;
+        let free = state.status == Status::Free && state.generation < MAX_GENERATION;
+        let generation = state.generation.wrapping_add(1);
+        let reserved = State { status: Status::Reserved, by, generation };
+        (free && self.change(state, reserved)).then_some(generation)
+    }
+
+    /// Whether the slot is reserved with this generation.
+    pub fn is_reserved(&self, generation: u32) -> bool {
+        self.state()
+            .is_ok_and(|state| state.status == Status::Reserved && state.generation == generation)
+    }
+
+    /// The child's first step: makes the slot `me`, reserved for it, its own.
+    pub fn claim(&self, generation: u32, me: u16) -> bool {
+        self.leave_reserved(generation, |state| State { status: Status::Live, by: me, ..state })
+    }
+
+    /// Frees a slot that was reserved for a process that does not come. Does nothing if the process
+    /// has come.
+    pub fn withdraw(&self, generation: u32, census: &impl Census, rites: &impl Rites) -> bool {
+        let by = census.me();
+        let burying = State { status: Status::Burying, by, generation };
+        self.leave_reserved(generation, |_| burying) && {
+            self.follower.store(0, Ordering::SeqCst);
+            self.lay_to_rest(burying, census, rites);
+            true
+        }
+    }
+
+    fn leave_reserved(&self, generation: u32, to: impl Fn(State) -> State) -> bool {
+        // Tried again where the reservation was taken off the name of its dead maker meanwhile. That
+        // happens once; the bound is for words that something else changes.
+        for _ in 0..64 {
+            match self.state() {
+                Ok(state) if state.status == Status::Reserved && state.generation == generation => {
+                    if self.change(state, to(state)) {
+                        return true;
+                    }
+                }
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    /// Takes a reservation off the name of its maker `by`, which is over: once that slot has another
+    /// process, nobody could tell that the maker is gone. The slot `me` itself stands for it then.
+    pub fn orphan(&self, by: u16, me: u16) {
+        if let Ok(state) = self.state()
+            && state.status == Status::Reserved
+            && state.by == by
+        {
+            self.change(state, State { by: me, ..state });
+        }
+    }
+
+    /// Says that the fork which the reservation is for is over.
+    pub fn fork_is_over(&self, generation: u32) {
+        self.forked.store(generation.into(), Ordering::SeqCst);
+    }
+
+    /// Whether the fork which the reservation is for is over.
+    pub fn is_fork_over(&self, generation: u32) -> bool {
+        self.forked.load(Ordering::SeqCst) == u64::from(generation)
+    }
+
+    /// Writes down the follower of the process to come. Only for who has reserved the slot, before
+    /// there is a process.
+    pub fn follow(&self, follower: Option<u64>) {
+        self.follower.store(follower.unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// Has another process follow, on behalf of the one that does.
+    pub fn hand_over(&self, generation: u32, to: u64) {
+        let follower = self.follower.load(Ordering::SeqCst);
+        if self.state().is_ok_and(|state| state.generation == generation) {
+            let order = Ordering::SeqCst;
+            let _ = self.follower.compare_exchange(follower, to, order, order);
+        }
+    }
+
+    /// Whether a process that lives follows this one.
+    pub fn is_followed(&self, census: &impl Census) -> bool {
+        Owner::from_bits(self.follower.load(Ordering::SeqCst))
+            .is_some_and(|follower| !census.is_over(follower.slot(), follower.generation()))
+    }
+
+    /// The follower's last word: it has read what it wanted. The process is over, or never came to
+    /// be. Returns whether this call freed the slot.
+    pub fn release(&self, generation: u32, census: &impl Census, rites: &impl Rites) -> bool {
+        if self.state().is_ok_and(|state| state.generation == generation) {
+            self.follower.store(0, Ordering::SeqCst);
+            failpoint!("process.released");
+        }
+        let Ok(state) = self.state() else { return false };
+        let due = match state.status {
+            Status::Free => false,
+            Status::Reserved | Status::Live | Status::Ended => true,
+            Status::Burying => self.is_abandoned(state, census),
+        };
+        due && state.generation == generation && self.bury(state, census, rites)
+    }
+
+    /// Whether a burial was left by its burier.
+    pub fn is_abandoned(&self, burying: State, census: &impl Census) -> bool {
+        // Of the burier only the slot is known. It is the burier's until it is freed, and before that
+        // this burial is finished.
+        burying.by != census.me() && census.has_left(burying.by)
+    }
+
+    /// Buries the process of a slot, which is over, in the state that the caller has looked at.
+    /// Returns whether this call freed the slot, which a follower that lives prevents.
+    pub fn bury(&self, seen: State, census: &impl Census, rites: &impl Rites) -> bool {
+        let burying = State { status: Status::Burying, by: census.me(), ..seen };
+        self.change(seen, burying) && self.lay_to_rest(burying, census, rites)
+    }
+
+    fn lay_to_rest(&self, mut burying: State, census: &impl Census, rites: &impl Rites) -> bool {
+        failpoint!("process.burying");
+        rites.give_back();
+        failpoint!("process.given_back");
+        let ended = State { status: Status::Ended, ..burying };
+        while self.is_followed(census) {
+            if !self.change(burying, ended) || self.is_followed(census) {
+                return false;
+            }
+            // The follower left in between, and may not have seen that the slot was ended.
+            burying = State { by: census.me(), ..burying };
+            if !self.change(ended, burying) {
+                return false;
+            }
+        }
+        self.follower.store(0, Ordering::SeqCst);
+        self.forked.store(0, Ordering::SeqCst);
+        rites.clear();
+        failpoint!("process.buried");
+        self.change(burying, State { status: Status::Free, ..burying })
+    }
+}

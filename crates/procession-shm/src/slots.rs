@@ -213,8 +213,19 @@ impl SlotWords {
 
     /// Whether a process that lives follows this one.
     pub fn is_followed(&self, census: &impl Census) -> bool {
-        Owner::from_bits(self.follower.load(Ordering::SeqCst))
-            .is_some_and(|follower| !census.is_over(follower.slot(), follower.generation()))
+        let mut bits = self.follower.load(Ordering::SeqCst);
+        loop {
+            let Some(follower) = Owner::from_bits(bits) else { return false };
+            if !census.is_over(follower.slot(), follower.generation()) {
+                return true;
+            }
+            // It may have handed over before it ended.
+            let now = self.follower.load(Ordering::SeqCst);
+            if now == bits {
+                return false;
+            }
+            bits = now;
+        }
     }
 
     /// The follower's last word: it has read what it wanted. The process is over, or never came to
@@ -234,10 +245,33 @@ impl SlotWords {
     }
 
     /// Whether a burial was left by its burier.
-    pub fn is_abandoned(&self, burying: State, census: &impl Census) -> bool {
+    fn is_abandoned(&self, burying: State, census: &impl Census) -> bool {
         // Of the burier only the slot is known. It is the burier's until it is freed, and before that
         // this burial is finished.
         burying.by != census.me() && census.has_left(burying.by)
+    }
+
+    /// The state of a slot that is to be buried; `is_over` tells it of the process of a slot that is
+    /// reserved or live.
+    pub fn to_be_buried(
+        &self,
+        census: &impl Census,
+        is_over: impl FnOnce(State) -> bool,
+    ) -> Option<State> {
+        let state = self.state().ok()?;
+        let due = match state.status {
+            Status::Free => false,
+            Status::Reserved | Status::Live => is_over(state),
+            Status::Burying => self.is_abandoned(state, census),
+            Status::Ended => true,
+        };
+        due.then_some(state)
+    }
+
+    /// As [`Self::bury`], but leaves a slot as it is of which only the follower's reading is missing.
+    pub fn bury_unread(&self, seen: State, census: &impl Census, rites: &impl Rites) -> bool {
+        let unread = seen.status == Status::Ended && self.is_followed(census);
+        !unread && self.bury(seen, census, rites)
     }
 
     /// Buries the process of a slot, which is over, in the state that the caller has looked at.

@@ -613,11 +613,7 @@ impl Arena {
     pub(super) fn bury_if_abandoned(&self, index: u16) -> bool {
         let Some(state) = self.dead_state(index) else { return false };
         // In the state that was looked at: a reservation may have come alive meanwhile.
-        self.settled_by_burial(index, |burial| {
-            let words = &burial.row.slot;
-            let unread = state.status == Status::Ended && words.is_followed(self);
-            !unread && words.bury(state, self, &burial)
-        })
+        self.settled_by_burial(index, |burial| burial.row.slot.bury_unread(state, self, &burial))
     }
 
     /// Whether the process of a row is over, as far as that is seen without a system call.
@@ -631,16 +627,10 @@ impl Arena {
     /// The state of a row whose process is over.
     fn dead_state(&self, index: u16) -> Option<State> {
         let row = self.row(index).ok()?;
-        let state = row.state().ok()?;
-        let dead = match state.status {
-            Status::Free => false,
-            Status::Live => row.has_left(state.generation),
+        row.slot.to_be_buried(self, |state| match state.status {
             Status::Reserved if row.pid(state.generation) == 0 => self.is_void(index, row, state),
-            Status::Reserved => row.has_left(state.generation),
-            Status::Burying => row.slot.is_abandoned(state, self),
-            Status::Ended => true,
-        };
-        dead.then_some(state)
+            _ => row.has_left(state.generation),
+        })
     }
 
     /// Whether no child will ever claim a reservation, of which no process is known.

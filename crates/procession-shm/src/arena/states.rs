@@ -208,8 +208,12 @@ impl Arena {
     /// the order of their slots.
     #[must_use]
     pub fn tree(&self) -> Vec<Member> {
-        // Those that are being started have no number yet.
-        let rows: Vec<_> = self.processes().into_iter().filter(|info| info.pid != 0).collect();
+        // Those that are being started have no number yet; of those that ended, zombies are there.
+        let is_there = |info: &ProcessInfo| {
+            let state = || self.state(info, self.started_of(info.slot));
+            info.pid != 0 && (info.alive || state() != ProcessState::Ended)
+        };
+        let rows: Vec<_> = self.processes().into_iter().filter(is_there).collect();
         let child_of = |info: &ProcessInfo, parent: &ProcessInfo| {
             info.parent == parent.pid && info.slot != parent.slot
         };
@@ -257,7 +261,7 @@ impl Arena {
     pub fn slot_of(&self, pid: u32) -> Option<Slot> {
         (0..self.slots_used())
             .filter_map(|index| self.process_info(index))
-            .find(|info| info.pid == pid && info.alive)
+            .find(|info| info.pid == pid && info.alive && !info.foreign)
             .map(|info| info.slot)
     }
 
@@ -270,7 +274,8 @@ impl Arena {
             };
             Relative { pid: info.pid, parent: info.parent, started }
         };
-        self.processes().into_iter().map(relative).collect()
+        // The numbers of another namespace are other processes' here.
+        self.processes().into_iter().filter(|info| !info.foreign).map(relative).collect()
     }
 
     fn started_of(&self, slot: Slot) -> u64 {
@@ -280,6 +285,14 @@ impl Arena {
     fn state(&self, info: &ProcessInfo, started: u64) -> ProcessState {
         if info.pid == 0 {
             return ProcessState::Ready;
+        }
+        if info.foreign {
+            // The kernel can't be asked: it is what the process itself said last.
+            let waits = info.blocked_on.map(|on| ProcessState::Blocked(self.blocked_on(on)));
+            return match info.alive {
+                true => waits.unwrap_or(ProcessState::Running),
+                false => ProcessState::Ended,
+            };
         }
         let in_kernel = state_in_kernel(info.pid, started);
         // Whoever waits here wakes now and then to look, and waits nonetheless. But if another thread

@@ -10,6 +10,7 @@
 mod barriers;
 mod conditions;
 mod locks;
+mod slots;
 mod waiting;
 
 use std::sync::Mutex;

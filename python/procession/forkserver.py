@@ -8,17 +8,23 @@ that socket, so a request whose answer got lost has no effect, and is simply mad
 
 The template is the copies' parent: it tells on the same socket how each ended, and ends those that
 are daemons when the requester has died. All processes that came of one family may send requests;
-the template leaves when the last of them has gone. If it is killed, the next request starts
-another.
+the template leaves when the last of them has gone.
+
+Killed at any step, it holds up nobody: a process that has the socket for requests has the
+template's pidfd as well, and waits for both. A copy whose template was killed before it answered
+keeps the answer's socket open; the requester shuts that down, so that the copy leaves, and asks
+another template.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import io
 import os
 import pickle
+import select
 import selectors
 import signal
 import socket
@@ -57,8 +63,14 @@ _GO = b"g"
 
 _CREDENTIALS = struct.Struct("3i")
 
-_FDS_MOST = 250
+_MAX_FDS = 250
 """Descriptors that go with one message; the kernel takes 253."""
+
+_PARENT = 2
+"""Which of the descriptors of a request is the requester's pidfd."""
+
+_MAX_TEMPLATES = 2
+"""How many templates may be lost over one request."""
 
 _TEMPLATE_PAYLOAD, _TEMPLATE_SOCKET = 4, 5
 
@@ -103,15 +115,58 @@ class ForkServerPopen(Popen):
             os.close(payload)
 
 
+class Link:
+    """The way to a template. It is closed when nobody uses it any more.
+
+    One thread may find that the template is gone while others still use the descriptors, whose
+    numbers must not become those of something else.
+
+    Parameters
+    ----------
+    requests : socket.socket
+        Where requests go.
+    sentinel : int
+        The template's pidfd.
+    """
+
+    def __init__(self, requests: socket.socket, sentinel: int) -> None:
+        self.requests = requests
+        self.sentinel = sentinel
+
+    def __del__(self) -> None:
+        self.requests.close()
+        os.close(self.sentinel)
+
+    def is_ready(self, sock: socket.socket, event: int) -> bool:
+        """Wait until a socket is ready; return False if the template has ended and it is not."""
+        poll = select.poll()
+        poll.register(sock, event)
+        poll.register(self.sentinel, select.POLLIN)
+        ready = dict(poll.poll())
+        # What the template sent before it ended may have come behind the look at the socket.
+        return sock.fileno() in ready or _looks(sock.fileno(), event) != 0
+
+
+def _looks(fd: int, event: int) -> int:
+    """Return what `poll` says of a descriptor at this instant."""
+    poll = select.poll()
+    poll.register(fd, event)
+    ready = poll.poll(0)
+    return ready[0][1] if ready else 0
+
+
 class ForkServer:
     """The requester's side."""
 
     def __init__(self) -> None:
         self._preload_modules = ["__main__"]
         self._inherited_fds: list[int] | None = None
-        self._requests: socket.socket | None = None
+        self._link: Link | None = None
         self._template: _native.Child | None = None
-        self._lock = threading.Lock()
+        # Children of which nobody else takes the status once they have ended.
+        self._left: list[_native.Child] = []
+        # A signal handler may start a process while this thread starts the template.
+        self._lock = threading.RLock()
 
     def set_forkserver_preload(self, modules_names: list[str]) -> None:
         """Choose what the template imports, when it is started.
@@ -129,58 +184,67 @@ class ForkServer:
         """Return the descriptors that came with this process; None if it was not started so."""
         return self._inherited_fds
 
-    def ensure_running(self) -> socket.socket:
-        """Start the template unless it is there; return the socket for requests."""
+    def ensure_running(self) -> Link:
+        """Start the template unless it is there; return the way to it."""
         with self._lock:
-            if self._requests is None:
-                self._start()
-            assert self._requests is not None
-            return self._requests
+            self._reap()
+            if self._link is None:
+                link, template = self._start()
+                if self._link is None:
+                    self._link, self._template = link, template
+                else:
+                    # A signal handler was faster. This one leaves, since nobody can reach it.
+                    self._left.append(template)
+            return self._link
 
-    def _start(self) -> None:
-        self._reap()
+    def _start(self) -> tuple[Link, _native.Child]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            data = get_preparation_data("forkserver")
-            keys = ("sys_path", "sys_argv", "init_main_from_path", "installed")
-            wanted = {key: data.get(key) for key in keys}
-            payload = memfd_of(io.BytesIO(pickle.dumps((wanted, self._preload_modules))))
-            try:
-                slot = _native.reserve()
-                command = interpreter_command(f"procession.forkserver import main; main({slot})")
-                fds = [payload, theirs.fileno()]
-                self._template = start_program(command, slot, fds)
-            except BaseException:
-                ours.close()
-                raise
-            finally:
-                os.close(payload)
-        self._requests = ours
+        try:
+            with theirs:
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                data = get_preparation_data("forkserver")
+                keys = ("sys_path", "sys_argv", "init_main_from_path", "installed")
+                wanted = {key: data.get(key) for key in keys}
+                payload = memfd_of(io.BytesIO(pickle.dumps((wanted, self._preload_modules))))
+                try:
+                    slot = _native.reserve()
+                    code = f"procession.forkserver import main; main({slot})"
+                    fds = [payload, theirs.fileno()]
+                    template = start_program(interpreter_command(code), slot, fds)
+                finally:
+                    os.close(payload)
+            # Without a way to it, it leaves.
+            self._left.append(template)
+            link = Link(ours, os.dup(template.fileno()))
+            self._left.remove(template)
+        except BaseException:
+            ours.close()
+            raise
         atexit.register(self._leave)
+        return link, template
 
     def _leave(self) -> None:
         """Need the template no more."""
         with self._lock:
-            if self._requests is not None:
-                self._requests.close()
-                self._requests = None
+            self._link = None
 
-    def _lose(self, lost: socket.socket) -> None:
-        """Forget a template that does not answer any more."""
+    def _lose(self, lost: Link) -> _native.Child | None:
+        """Forget a template that does not answer any more; return it if it is a child of ours."""
         with self._lock:
-            if self._requests is lost:
-                self._requests = None
-                self._reap()
-        lost.close()
+            if self._link is not lost:
+                return None
+            template = self._template
+            if template is not None:
+                self._left.append(template)
+            self._link = self._template = None
+            return template
 
     @property
     def _forkserver_pid(self) -> int | None:
         return None if self._template is None else self._template.pid
 
     def _reap(self) -> None:
-        if self._template is not None and self._template.wait(0) is not None:
-            self._template = None
+        self._left = [child for child in self._left if child.wait(0) is None]
 
     def _stop(self) -> None:
         """End the template, for tests of the standard library."""
@@ -191,6 +255,13 @@ class ForkServer:
                 self._template.wait()
                 self._template = None
 
+    def _after_fork(self) -> None:
+        """Be the requester's side in a copy of the process, whose children are another's."""
+        # Another thread may have held it.
+        self._lock = threading.RLock()
+        self._template = None
+        self._left = []
+
     def request(self, payload: int, fds: list[int], shares: int, daemon: bool) -> _native.Child:
         """Have the template copied; return the child.
 
@@ -198,60 +269,130 @@ class ForkServer:
         ------
         OSError
             If it can't be copied.
+        RuntimeError
+            If the template ends before it answers, and so does the one that takes its place.
         """
+        lost: _native.Child | None = None
         parent = os.pidfd_open(os.getpid())
         try:
-            for _ in range(_TEMPLATES_MOST):
-                requests = self.ensure_running()
-                child = self._ask(requests, [payload, parent, *fds], shares, daemon)
+            for _ in range(_MAX_TEMPLATES):
+                link = self.ensure_running()
+                child = self._ask(link, [parent, payload], fds, shares, daemon)
                 if child is not None:
                     return child
-                self._lose(requests)
+                lost = self._lose(link) or lost
         finally:
             os.close(parent)
         raise RuntimeError(
-            "the forkserver's template ends before it answers: what it printed says why; it "
-            f"imports {self._preload_modules}"
+            "the forkserver's template ends before it answers, which it did "
+            f"{_MAX_TEMPLATES} times in a row; the last {_how_it_ended(lost)}. The process was not "
+            f"started. The template imports {self._preload_modules}: what these print, and what "
+            "they do when a process forks, may say why"
         )
 
     def _ask(
-        self, requests: socket.socket, fds: list[int], shares: int, daemon: bool
+        self, link: Link, needed: list[int], fds: list[int], shares: int, daemon: bool
     ) -> _native.Child | None:
         """Make a request; return the child, or None if the template is gone."""
+        child: _native.Child | None = None
+        begins = False
         answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with answers:
-            with theirs:
-                # Streams that this program has closed are closed in the child, too.
-                streams = [fd for fd in range(3) if _is_open(fd)]
-                everything = [requests.fileno(), *streams, *fds]
-                # Before the request, so that the template never waits for them.
-                for at in range(0, len(everything), _FDS_MOST):
-                    socket.send_fds(answers, [b"f"], everything[at : at + _FDS_MOST])
-                header = _REQUEST.pack(shares, len(everything), daemon)
-                try:
-                    socket.send_fds(requests, [header + bytes(streams)], [theirs.fileno()])
-                except (BrokenPipeError, ConnectionResetError):
-                    return None
             try:
-                answer, answered, _, _ = _receive(answers, _ANSWER.size, 1)
-            except ConnectionResetError:
-                return None
-            if not answer:
-                return None
-            pid, slot = _ANSWER.unpack(answer)
-            if pid < 0:
-                raise OSError(-pid, f"the forkserver can't fork: {os.strerror(-pid)}")
-            report = os.dup(answers.fileno())
-            child = _native.follow(
-                pid, slot or None, shares=shares, pidfd=answered[0], report=report
-            )
-            with contextlib.suppress(OSError):
-                answers.send(_GO)
-            return child
+                with theirs:
+                    # Streams that this program has closed are closed in the child, too.
+                    streams = [fd for fd in range(3) if _is_open(fd)]
+                    everything = [link.requests.fileno(), link.sentinel, *needed, *streams, *fds]
+                    # Before the request, so that the template never waits for them.
+                    for at in range(0, len(everything), _MAX_FDS):
+                        _send(answers, b"f", everything[at : at + _MAX_FDS])
+                    header = _REQUEST.pack(shares, len(everything), daemon)
+                    if not _send_request(link, header + bytes(streams), theirs.fileno()):
+                        return None
+                child = _take_answer(link, answers, shares)
+                if child is not None:
+                    with contextlib.suppress(OSError):
+                        _send(answers, _GO)
+                    begins = True
+                return child
+            except BaseException:
+                if child is not None:
+                    # A signal handler has raised; nobody else knows of the child.
+                    child.signal(signal.SIGKILL)
+                    self._left.append(child)
+                raise
+            finally:
+                if not begins:
+                    # Closing is not enough: what another thread has forked meanwhile has it, too.
+                    with contextlib.suppress(OSError):
+                        answers.shutdown(socket.SHUT_RDWR)
 
 
-_TEMPLATES_MOST = 2
-"""How many templates may be lost over one request."""
+def _send_request(link: Link, message: bytes, answers: int) -> bool:
+    """Send a request; return False if the template is gone."""
+    while link.is_ready(link.requests, select.POLLOUT):
+        try:
+            _send(link.requests, message, [answers], socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            # Another requester was faster.
+            continue
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+    return False
+
+
+def _take_answer(link: Link, answers: socket.socket, shares: int) -> _native.Child | None:
+    """Wait for the answer; return the child, which has not begun, or None if there is no answer.
+
+    Raises
+    ------
+    OSError
+        If the template can't be copied.
+    """
+    if not link.is_ready(answers, select.POLLIN):
+        return None
+    try:
+        answer, pidfds, _, _ = _receive(answers, _ANSWER.size, 1)
+    except ConnectionResetError:
+        return None
+    if not answer:
+        return None
+    pid, slot = _ANSWER.unpack(answer)
+    if pid < 0:
+        raise OSError(-pid, f"the forkserver can't fork: {os.strerror(-pid)}")
+    if not pidfds:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    report = os.dup(answers.fileno())
+    return _native.follow(pid, slot or None, shares=shares, pidfd=pidfds[0], report=report)
+
+
+def _how_it_ended(template: _native.Child | None) -> str:
+    """Return how a template ended that is not there any more."""
+    # Its sockets close a moment before it is over.
+    code = None if template is None else template.wait(_LAST_STEPS)
+    if code is None:
+        return "is gone"
+    if code >= 0:
+        return f"left with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+_LAST_STEPS = 1.0
+"""Seconds that a template has to be over once its sockets are closed, to be told of."""
+
+
+def _send(
+    sock: socket.socket, message: bytes, fds: list[int] | None = None, flags: int = 0
+) -> None:
+    """Send a message with descriptors, whatever this program has SIGPIPE do."""
+    passed = (
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
+    )
+    sock.sendmsg([message], passed, flags | socket.MSG_NOSIGNAL)
 
 
 def _receive(sock: socket.socket, size: int, fds: int) -> tuple[bytes, list[int], int, Any]:
@@ -331,12 +472,19 @@ class Requester:
 class Copy:
     """A child of the template."""
 
-    def __init__(self, pid: int, slot: int | None, pidfd: int, answers: socket.socket) -> None:
+    def __init__(
+        self,
+        pid: int,
+        slot: int | None,
+        pidfd: int,
+        answers: socket.socket,
+        parent: int | None,
+    ) -> None:
         self.pid = pid
         self.slot = slot
         self.pidfd = pidfd
         self.answers = answers
-        self.parent: int | None = None
+        self.parent = parent
         """The requester's pidfd, if the copy is to end with it."""
 
 
@@ -348,6 +496,8 @@ class Template:
         self.interrupt = interrupt
         self.open = True
         self.copies: dict[int, Copy] = {}
+        # A number for the socket on which to answer, also that no other number is left.
+        self.spare: int | None = os.dup(requests.fileno())
         self.selector = selectors.DefaultSelector()
         self.selector.register(requests, selectors.EVENT_READ, self._take_request)
 
@@ -359,6 +509,9 @@ class Template:
                     key.data()
 
     def _take_request(self) -> None:
+        if self.spare is not None:
+            os.close(self.spare)
+            self.spare = None
         message, ancillary, _, _ = self.requests.recvmsg(
             _REQUEST.size + 3,
             socket.CMSG_SPACE(4) + socket.CMSG_SPACE(_CREDENTIALS.size),
@@ -377,22 +530,29 @@ class Template:
                 requester, owner, _ = _CREDENTIALS.unpack(data)
         if answers is None:
             return
+        try:
+            self.spare = os.dup(self.requests.fileno())
+        except OSError as error:
+            _refuse(answers, error.errno or errno.EMFILE)
+            return
         if owner != os.getuid() or len(message) < _REQUEST.size:
             answers.close()
             return
         shares, count, daemon = _REQUEST.unpack(message[: _REQUEST.size])
         streams = list(message[_REQUEST.size :])
         fds: list[int] = []
-        while len(fds) < count:
-            more, received, _, _ = _receive(answers, 1, _FDS_MOST)
-            fds += received
-            if not more:
-                break
         try:
-            if len(fds) == count:
-                self._copy(answers, requester, shares, daemon, streams, fds)
-            else:
-                answers.close()
+            while len(fds) < count:
+                more, received, flags, _ = _receive(answers, 1, _MAX_FDS)
+                fds += received
+                if not more:
+                    answers.close()
+                    return
+                if flags & socket.MSG_CTRUNC:
+                    # There were not enough numbers left for them.
+                    _refuse(answers, errno.EMFILE)
+                    return
+            self._copy(answers, requester, shares, daemon, streams, fds)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -411,23 +571,24 @@ class Template:
         def be_the_copy() -> int:
             return self._be_the_copy(template, answers, requester, shares, streams, fds)
 
+        parent: int | None = None
         try:
+            if daemon:
+                parent = os.dup(fds[_PARENT])
             pid, pidfd, slot = _native.fork_for_another(lambda: serve_as_copy(be_the_copy))
-        except OSError as error:
-            with answers, contextlib.suppress(OSError):
-                answers.send(_ANSWER.pack(-(error.errno or 1), 0))
+        except Exception as error:
+            # No descriptor or number is left, or no place in the family.
+            if parent is not None:
+                os.close(parent)
+            _refuse(answers, getattr(error, "errno", None) or errno.EAGAIN)
             return
-        copy = self.copies[pid] = Copy(pid, slot, pidfd, answers)
+        copy = self.copies[pid] = Copy(pid, slot, pidfd, answers, parent)
         self.selector.register(pidfd, selectors.EVENT_READ, lambda: self._see_end(copy))
-        if daemon:
-            # The second that was sent after the streams and the socket for requests.
-            copy.parent = os.dup(fds[1 + len(streams) + 1])
-            self.selector.register(
-                copy.parent, selectors.EVENT_READ, lambda: self._end_orphan(copy)
-            )
+        if parent is not None:
+            self.selector.register(parent, selectors.EVENT_READ, lambda: self._end_orphan(copy))
         with contextlib.suppress(OSError):
             # If nobody is there any more, the copy sees that for itself.
-            socket.send_fds(answers, [_ANSWER.pack(pid, slot or 0)], [pidfd])
+            _send(answers, _ANSWER.pack(pid, slot or 0), [pidfd])
 
     def _end_orphan(self, copy: Copy) -> None:
         """End a daemon whose parent has died."""
@@ -442,16 +603,14 @@ class Template:
 
     def _see_end(self, copy: Copy) -> None:
         """Tell how a copy ended."""
-        status = os.waitid(os.P_PID, copy.pid, os.WEXITED)
-        assert status is not None
-        code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+        code = _take_status(copy.pid)
         self.selector.unregister(copy.pidfd)
         os.close(copy.pidfd)
         self._forget_parent(copy)
         del self.copies[copy.pid]
         with copy.answers:
             try:
-                copy.answers.send(struct.pack("i", code))
+                _send(copy.answers, struct.pack("i", code))
             except OSError:
                 # Its parent has gone before it.
                 if copy.slot is not None:
@@ -468,16 +627,18 @@ class Template:
     ) -> int:
         self.selector.close()
         self.requests.close()
+        if self.spare is not None:
+            os.close(self.spare)
         for copy in self.copies.values():
             copy.answers.close()
             os.close(copy.pidfd)
             if copy.parent is not None:
                 os.close(copy.parent)
+        requests, template_sentinel, sentinel, payload, *rest = fds
         with answers:
-            if answers.recv(1) != _GO:
+            if not _may_begin(answers, sentinel):
                 os._exit(0)
         signal.signal(signal.SIGINT, self.interrupt)
-        requests, *rest = fds
         for stream in range(3):
             if stream in streams:
                 fd = rest.pop(0)
@@ -486,14 +647,46 @@ class Template:
             else:
                 with contextlib.suppress(OSError):
                     os.close(stream)
-        payload, sentinel, *_forkserver._inherited_fds = rest
-        _forkserver._requests = socket.socket(fileno=requests)
+        _forkserver._inherited_fds = rest
+        _forkserver._link = Link(socket.socket(fileno=requests), template_sentinel)
         _native.set_parent(requester)
         _native.take_over(shares)
         return serve(payload, Requester(sentinel, template))
 
 
+def _may_begin(answers: socket.socket, requester: int) -> bool:
+    """Wait for the word to begin; return False if the requester won't say it."""
+    poll = select.poll()
+    poll.register(answers, select.POLLIN)
+    # It is the only one to tell of the requester's death if a copy of that has the socket, too.
+    poll.register(requester, select.POLLIN)
+    poll.poll()
+    try:
+        # A requester that has died may have said it before.
+        return answers.recv(len(_GO), socket.MSG_DONTWAIT) == _GO
+    except OSError:
+        return False
+
+
+def _refuse(answers: socket.socket, number: int) -> None:
+    """Answer that there is no copy, and why."""
+    with answers, contextlib.suppress(OSError):
+        _send(answers, _ANSWER.pack(-number, 0))
+
+
+def _take_status(pid: int) -> int:
+    """Wait for a child; return its exit code, 255 if somebody else has taken its status."""
+    try:
+        status = os.waitid(os.P_PID, pid, os.WEXITED)
+    except ChildProcessError:
+        # What was preloaded may have the kernel reap.
+        return 255
+    assert status is not None
+    return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+
+
 _forkserver = ForkServer()
+os.register_at_fork(after_in_child=_forkserver._after_fork)
 ensure_running = _forkserver.ensure_running
 get_inherited_fds = _forkserver.get_inherited_fds
 set_forkserver_preload = _forkserver.set_forkserver_preload

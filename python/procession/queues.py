@@ -7,6 +7,7 @@ the message is in shared memory, whatever becomes of the process that put it.
 from __future__ import annotations
 
 from queue import Empty, Full
+from types import GenericAlias
 
 from . import _native
 
@@ -29,6 +30,8 @@ class Queue(_native.Queue):
     name : str, optional
         What inspectors show.
     """
+
+    __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
 
     def __init__(self, maxsize: int = 0, *, ctx: Any = None, name: str = "") -> None:
         self._make(maxsize, name)
@@ -119,6 +122,8 @@ class SimpleQueue(_native.Queue):
     ctx : BaseContext, optional
         As for `Queue`.
     """
+
+    __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
 
     def __init__(self, *, ctx: Any = None) -> None:
         self._make(0, "")

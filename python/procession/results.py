@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing import TimeoutError
+from types import GenericAlias
 from typing import Any
 
 from .crew import Crew
@@ -16,6 +17,8 @@ class AsyncResult:
 
     Made by `Pool.apply_async`.
     """
+
+    __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
 
     def __init__(
         self,

@@ -382,9 +382,12 @@ class DefaultContext(BaseContext):
         Raises
         ------
         RuntimeError
-            If it was chosen before and `force` is false.
+            If it was chosen before and `force` is false. A main module may choose again, in the
+            children that import it, what its process chose.
         """
         if self._actual_context is not None and not force:
+            if method == self._actual_context._name and hasattr(current_process(), "_inheriting"):
+                return
             raise RuntimeError("context has already been set")
         if method is None and force:
             self._actual_context = None

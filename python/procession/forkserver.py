@@ -35,8 +35,9 @@ from multiprocessing import util
 from multiprocessing.process import BaseProcess, current_process
 
 from . import _native
-from .process import Popen, dies_with_parent, serve_as_copy
+from .process import dies_with_parent, serve_as_copy
 from .spawn import (
+    PreparedPopen,
     get_preparation_data,
     import_main_path,
     interpreter_command,
@@ -87,15 +88,11 @@ class PassedFd:
         return fds[self.index]
 
 
-class ForkServerPopen(Popen):
+class ForkServerPopen(PreparedPopen):
     """A process that was started as a copy of the template."""
 
     method = "forkserver"
     DupFd = PassedFd
-
-    def __init__(self, process_obj: BaseProcess) -> None:
-        self._fds: list[int] = []
-        super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
         self._fds.append(fd)

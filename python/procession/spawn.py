@@ -53,15 +53,69 @@ class PassedFd:
         return self.fd
 
 
-class SpawnPopen(Popen):
+class PreparedPopen(Popen):
+    """A process that imports the main module before it begins.
+
+    A main module that starts processes without the guard ``if __name__ == "__main__":`` would have
+    each of them start others. They are refused that, so none of them can begin; which is told
+    here, once, instead of by each. Only where the guard seems to be missing it is waited for.
+
+    Raises
+    ------
+    RuntimeError
+        If the main module does not leave the start of processes to the main process.
+    """
+
+    DupFd: Any
+
+    def __init__(self, process_obj: BaseProcess) -> None:
+        self._fds: list[int] = []
+        self._verdict: int | None = None
+        """Where a child tells that the guard is missing."""
+        if not main_seems_unguarded():
+            super().__init__(process_obj)
+            return
+        reader, self._verdict = os.pipe()
+        try:
+            try:
+                super().__init__(process_obj)
+            finally:
+                os.close(self._verdict)
+            self._await_verdict(reader)
+        finally:
+            os.close(reader)
+
+    def _await_verdict(self, reader: int) -> None:
+        """Wait until the child is prepared, or can't be."""
+        import select
+
+        poll = select.poll()
+        poll.register(reader, select.POLLIN)
+        # What is forked meanwhile keeps the pipe open.
+        poll.register(self.sentinel, select.POLLIN)
+        try:
+            poll.poll()
+            os.set_blocking(reader, False)
+            try:
+                text = os.read(reader, select.PIPE_BUF)
+            except BlockingIOError:
+                text = b""
+            if text:
+                self.wait()
+        except BaseException:
+            # A signal handler has raised; nobody else knows of the child.
+            self.kill()
+            self.wait()
+            raise
+        if text:
+            raise RuntimeError(text.decode())
+
+
+class SpawnPopen(PreparedPopen):
     """A process that was started as a fresh interpreter."""
 
     method = "spawn"
     DupFd = PassedFd
-
-    def __init__(self, process_obj: BaseProcess) -> None:
-        self._fds: list[int] = []
-        super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
         self._fds.append(fd)
@@ -89,7 +143,33 @@ def start_program(command: list[str | bytes], slot: int, fds: list[int]) -> _nat
     return _native.follow(pid, slot)
 
 
-def write_payload(popen: Popen, process_obj: BaseProcess, **more: Any) -> int:
+def main_seems_unguarded() -> bool:
+    """Return whether the main module starts a process while it is run, and not under its guard.
+
+    That is a guess by the line that it is at: whether the outermost statement to which that belongs
+    is an ``if`` about ``__name__``.
+    """
+    frame: Any = sys._getframe(1)
+    main = sys.modules["__main__"]
+    while frame.f_globals is not main.__dict__ or frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+        if frame is None:
+            return False
+    try:
+        with open(frame.f_code.co_filename, "rb") as file:
+            lines = file.read().splitlines()[: frame.f_lineno]
+    except OSError:
+        return False
+    # From the line up to the statement's first, all that begins without a blank are its clauses.
+    for line in reversed(lines):
+        if line.startswith((b"if", b"el")) and b"__name__" in line:
+            return False
+        if line[:1] not in b" \t#)]}" and not line.startswith((b"el", b"except", b"finally")):
+            return True
+    return True
+
+
+def write_payload(popen: PreparedPopen, process_obj: BaseProcess, **more: Any) -> int:
     """Write down what a child is to do, with `more` for `prepare`; return the memfd.
 
     Raises
@@ -104,7 +184,9 @@ def write_payload(popen: Popen, process_obj: BaseProcess, **more: Any) -> int:
     tracker_fd = tracker and tracker._resource_tracker._fd
     if tracker_fd is not None:
         # It deletes the named shared memory of all whose descriptor it is.
-        preparation["tracker"] = popen.DupFd(popen.duplicate_for_child(tracker_fd))  # type: ignore[attr-defined]
+        preparation["tracker"] = popen.DupFd(popen.duplicate_for_child(tracker_fd))
+    if popen._verdict is not None:
+        preparation["verdict"] = popen.DupFd(popen.duplicate_for_child(popen._verdict))
     pickled = io.BytesIO()
     set_spawning_popen(popen)  # type: ignore[arg-type]
     try:
@@ -334,14 +416,23 @@ def spawn_main(slot: int, parent: int, main_thread: int) -> None:
 def serve(payload: int, parent: Any) -> int:
     """Run what a payload says; return the exit status."""
     name = current_process().name
+    verdict: int | None = None
     current_process()._inheriting = True  # type: ignore[attr-defined]
     try:
         with open(payload, "rb") as file:
             data = load(file)
             name = data["name"]
+            if "verdict" in data:
+                verdict = data["verdict"].detach()
+                os.set_inheritable(verdict, False)
             prepare(data)
+            if verdict is not None:
+                os.close(verdict)
+                verdict = None
             process_obj = load(file)
     except BaseException as error:
+        if verdict is not None and _is_told(error, verdict):
+            return 1
         # It has left before it began, whatever status it left with.
         sys.stderr.write(f"Process {name}, while it was being prepared:\n")
         import traceback
@@ -356,6 +447,20 @@ def serve(payload: int, parent: Any) -> int:
     code = run(process_obj, parent)
     _native.leave_with(code & 0xFF)
     return code
+
+
+def _is_told(error: BaseException, verdict: int) -> bool:
+    """Tell the parent that the main module has no guard, if that is what an error says."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    if at is None or at.tb_frame.f_code.co_name != "_check_not_importing_main":
+        return False
+    try:
+        os.write(verdict, str(error).encode())
+    except OSError:
+        return False
+    return True
 
 
 def __getattr__(name: str) -> Any:

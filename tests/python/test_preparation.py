@@ -308,3 +308,129 @@ def test_an_exit_code_is_known_of_children_that_were_reaped_meanwhile(ctx: Any) 
     nobody = ctx.Event()
     nobody.wait(1)
     assert [child.exitcode for child in children] == [0] * 5
+
+
+UNGUARDED = {
+    "a process": """
+process = procession.Process(target=nothing)
+process.start()
+process.join()
+""",
+    "processes": """
+for process in [procession.Process(target=nothing) for _ in range(3)]:
+    process.start()
+""",
+    "a process of a function that the main module calls": """
+def main():
+    procession.get_context(sys.argv[1]).Process(target=nothing).start()
+
+try:
+    main()
+finally:
+    del main
+""",
+    "a pool": """
+pool = procession.Pool(2)
+print(pool.map(abs, range(4)))
+""",
+    "a pool of a block": """
+with procession.Pool(2) as pool:
+    print(pool.map(abs, range(4)))
+""",
+    "an executor": """
+from concurrent.futures import ProcessPoolExecutor
+with ProcessPoolExecutor(2, mp_context=procession.get_context()) as executor:
+    print(list(executor.map(abs, range(4))))
+""",
+    "a queue": """
+queue = procession.Queue()
+process = procession.Process(target=queue.put, args=(1,))
+process.start()
+print(queue.get())
+""",
+    "a process that is asked for by a case": """
+if "x" in sys.argv:
+    pass
+else:
+    procession.Process(target=nothing).start()
+""",
+}
+
+FOR_CHILDREN = """
+import sys
+import procession
+
+def nothing():
+    pass
+
+procession.set_start_method(sys.argv[1])
+"""
+
+
+@ANEW
+@pytest.mark.parametrize("launcher", ["python", "procession"])
+@pytest.mark.parametrize("what", UNGUARDED)
+def test_a_missing_guard_is_one_error_of_the_main_process(
+    run_program: Callable[..., Ending], what: str, launcher: str
+) -> None:
+    ending = run_program(FOR_CHILDREN + UNGUARDED[what], launcher=launcher)
+    assert ending.exit_code == 1, ending
+    assert ending.stdout == ""
+    assert ending.stderr.count("Traceback") == 1, ending.stderr
+    assert "RuntimeError: \n        An attempt has been made to start a new process" in (
+        ending.stderr
+    )
+    assert "if __name__ == '__main__':" in ending.stderr
+    # Nothing follows.
+    assert ending.stderr.rstrip().endswith("library/multiprocessing.html"), ending.stderr
+    assert not ending.left_processes
+
+
+@ANEW
+def test_a_main_module_may_tell_its_children_in_its_own_way(
+    run_program: Callable[..., Ending],
+) -> None:
+    text = """
+if not hasattr(procession.current_process(), "_inheriting"):
+    process = procession.Process(target=nothing)
+    process.start()
+    process.join()
+    print(process.exitcode)
+    with procession.Pool(2) as pool:
+        print(pool.map(abs, range(-3, 0)))
+"""
+    ending = run_program(FOR_CHILDREN + text)
+    assert (ending.stdout, ending.stderr) == ("0\n[3, 2, 1]\n", ""), ending
+
+
+@ANEW
+def test_a_start_method_may_be_chosen_without_a_guard(run_program: Callable[..., Ending]) -> None:
+    text = """
+if __name__ == "__main__":
+    with procession.Pool(2) as pool:
+        print(pool.map(abs, range(-3, 0)))
+"""
+    ending = run_program(FOR_CHILDREN + text)
+    assert (ending.stdout, ending.stderr) == ("[3, 2, 1]\n", ""), ending
+    ending = run_program(FOR_CHILDREN + "procession.set_start_method(sys.argv[1])\n")
+    assert "RuntimeError: context has already been set" in ending.stderr
+
+
+@pytest.mark.parametrize("method", ["spawn"])
+def test_another_start_method_in_the_children_is_an_error(
+    run_program: Callable[..., Ending],
+) -> None:
+    text = """
+import os
+import procession
+
+procession.set_start_method(sys.argv[1] if __name__ == "__main__" else "fork")
+if __name__ == "__main__":
+    process = procession.Process(target=print)
+    process.start()
+    process.join()
+    print(process.exitcode)
+"""
+    ending = run_program("import sys\n" + text)
+    assert ending.stdout == "1\n", ending
+    assert "RuntimeError: context has already been set" in ending.stderr

@@ -338,7 +338,7 @@ def import_main_path(path: str) -> None:
     argument, sys.argv[0] = sys.argv[0], path
     try:
         with io.open_code(path) as file:
-            exec(compile(file.read(), path, "exec"), main.__dict__)
+            exec(compile(file.read(), path, "exec", dont_inherit=True), main.__dict__)
     finally:
         sys.argv[0] = argument
     sys.modules["__main__"] = main

@@ -214,6 +214,157 @@ if __name__ == "__main__":
     assert (ending.exit_code, ending.stdout) == (0, "[0, 2, 4, 6]\n"), ending.stderr
 
 
+LOOK = """
+import multiprocessing, sys
+
+def look():
+    import sys
+    flags = {name: getattr(sys.flags, name) for name in dir(sys.flags) if name[0] != "_"}
+    for name in ("count", "index"):
+        del flags[name]
+    return flags, sys.warnoptions, sys._xoptions, sys.argv, __debug__, look.__doc__
+
+def put_look(queue):
+    queue.put(look())
+
+if __name__ == "__main__":
+    print(look(), sys.stdout.write_through)
+    print(sys.path)
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=put_look, args=(queue,))
+    process.start()
+    print(queue.get())
+    process.join()
+"""
+
+OPTIONS = [
+    ["-u"],
+    ["-OO", "-B"],
+    ["-uO", "-bdqR"],
+    ["-I"],
+    ["-P", "-E", "-s"],
+    ["-S", "--check-hash-based-pycs", "always"],
+    ["-X", "dev", "-X", "utf8=1", "-W", "ignore", "-Werror::UserWarning"],
+    ["-BXdev", "-sWignore"],
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+def test_the_interpreters_options_are_the_programs_and_its_childrens(
+    tmp_path: Path, options: list[str]
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(LOOK)
+    ours = run_command([*RUN, *options, str(program), "-u", "x"])
+    assert len(ours.stdout.splitlines()) == 3, ours
+    plain = run_command([*COMMAND[:1], *options, str(program), "-u", "x"])
+    assert (ours.stdout, ours.stderr) == (plain.stdout, plain.stderr)
+
+
+@pytest.mark.parametrize(
+    "how", [["-c", "print(1)"], ["-cimport program"], ["-m", "program"], ["-"]]
+)
+def test_options_go_with_every_kind_of_program(tmp_path: Path, how: list[str]) -> None:
+    (tmp_path / "program.py").write_text("import sys\nprint(sys.flags, sys.path, sys.argv)\n")
+    for options in (["-O"], ["-OP"], ["-I"]):
+        endings = [
+            run_command([*command, *options, *how, "x"], cwd=tmp_path)
+            for command in (RUN, COMMAND[:1])
+        ]
+        assert endings[0].stdout == endings[1].stdout, endings
+        assert endings[0].exit_code == endings[1].exit_code
+
+
+def test_options_of_the_commands_own_interpreter_are_kept(tmp_path: Path) -> None:
+    look = "import sys; print(sys.flags.optimize, sys.flags.no_user_site, sys.warnoptions)"
+    command = [sys.executable, "-sW", "ignore", "-m", "procession", "run", "-O", "-c", look]
+    assert run_command(command).stdout == "1 1 ['ignore']\n"
+
+
+FROM_STDIN = """
+import multiprocessing, sys
+
+def answer(queue):
+    queue.put(sys.argv)
+
+print(__name__, sys.argv, repr(sys.path[0]), "__file__" in globals())
+queue = multiprocessing.get_context("fork").SimpleQueue()
+process = multiprocessing.get_context("fork").Process(target=answer, args=(queue,))
+process.start()
+print(queue.get())
+process.join()
+process = multiprocessing.get_context("spawn").Process(target=print, args=("spawned",))
+process.start()
+process.join()
+raise SystemExit(3)
+"""
+
+
+def test_a_program_may_come_from_standard_input(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(FROM_STDIN)
+    for options in ([], ["-u"]):
+        line = f"{' '.join([*RUN, *options])} - a -b < program.py"
+        ending = run_command(["sh", "-c", line], cwd=tmp_path)
+        assert ending.stdout.splitlines() == [
+            "__main__ ['-', 'a', '-b'] '' False",
+            "['-', 'a', '-b']",
+            "spawned",
+        ], ending
+        assert ending.exit_code == 3
+        assert ending.stderr == ""
+
+
+def test_standard_input_is_typed_at_a_terminal(tmp_path: Path) -> None:
+    terminal, other = os.openpty()
+    try:
+        os.write(terminal, b"import multiprocessing\nprint(6 * 7, multiprocessing)\n\x04")
+        ending = run_command(["sh", "-c", f'{" ".join(RUN)} - <"$0"', os.ttyname(other)])
+    finally:
+        os.close(terminal)
+        os.close(other)
+    assert "42 <module 'procession'" in ending.stdout, ending
+    assert ending.exit_code == 0
+
+
+def test_one_may_look_around_when_the_program_is_over(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("value = 40\n")
+    question = tmp_path / "question"
+    question.write_text("print(value + 2)\n")
+    for command in (RUN, COMMAND[:1]):
+        line = f"{' '.join(command)} -i {program} < {question}"
+        ending = run_command(["sh", "-c", line])
+        assert ending.stdout == "42\n", ending
+
+
+def test_a_programs_annotations_are_its_own(tmp_path: Path) -> None:
+    text = "def function(x: int): pass\nprint(function.__annotations__)\n"
+    for how in ("script", "-c", "-"):
+        (tmp_path / "program.py").write_text(text)
+        program = {"script": "program.py", "-c": f"-c '{text}'", "-": "- < program.py"}[how]
+        ending = run_command(["sh", "-c", f"{' '.join(RUN)} {program}"], cwd=tmp_path)
+        assert ending.stdout == "{'x': <class 'int'>}\n", ending
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-Z", "program.py"], "there is no option -Z before the program"),
+        (["--size", "3", "program.py"], "put the program's own options after the program"),
+        (["-x", "program.py"], "make that line a comment"),
+        (["-W"], "the option -W needs a value"),
+        (["-u"], "there is no program: name a script"),
+    ],
+)
+def test_a_wrong_option_is_told_with_what_to_do(arguments: list[str], says: str) -> None:
+    ending = run_command([*RUN, *arguments])
+    assert ending.exit_code == 2
+    assert ending.stdout == ""
+    assert says in ending.stderr
+    assert "Usage: procession run [OPTION]... SCRIPT" in ending.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["-V"]])
 def test_the_version_is_told(arguments: list[str]) -> None:
     ending = run_command([*COMMAND, *arguments])

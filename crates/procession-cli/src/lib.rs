@@ -4,47 +4,50 @@
 
 #![forbid(unsafe_code)]
 
+mod python;
+
 use std::ffi::OsString;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Arg, Command as Interface};
 
-#[derive(Parser)]
-#[command(
-    name = "procession",
-    version,
-    about = "Multi-process programs that cannot hang because something died."
-)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Verb,
-}
-
-#[derive(Subcommand)]
-enum Verb {
-    /// Run a Python program with multiprocessing replaced by procession, in it and in all it starts
-    Run(Run),
-}
-
-#[derive(Args)]
-#[command(group(ArgGroup::new("what").required(true).multiple(true)))]
-#[command(override_usage = "procession run SCRIPT [ARGUMENT]...
-       procession run -m MODULE [ARGUMENT]...
-       procession run -c CODE [ARGUMENT]...")]
-struct Run {
-    /// Run a module by its name, as `python -m` does
-    #[arg(short, long, group = "what", conflicts_with = "code")]
-    module: Option<String>,
-    /// Run a piece of code, as `python -c` does
-    #[arg(short, long, group = "what")]
-    code: Option<String>,
-    /// The script's path, and the arguments that the program sees
-    #[arg(
-        value_name = "SCRIPT",
-        group = "what",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
-    rest: Vec<OsString>,
+/// What there is, for help and for errors. The arguments of `run` are read by [`python::parse`].
+fn interface() -> Interface {
+    let run = Interface::new("run")
+        .about(
+            "Run a Python program with multiprocessing replaced by procession, in it and in all it \
+             starts",
+        )
+        .override_usage(
+            "procession run [OPTION]... SCRIPT [ARGUMENT]...
+       procession run [OPTION]... - [ARGUMENT]...
+       procession run [OPTION]... -m MODULE [ARGUMENT]...
+       procession run [OPTION]... -c CODE [ARGUMENT]...",
+        )
+        .arg(
+            Arg::new("script")
+                .value_name("SCRIPT")
+                .help("The script's path, or - for standard input; what follows is the program's"),
+        )
+        .arg(
+            Arg::new("module")
+                .short('m')
+                .long("module")
+                .help("Run a module by its name, as `python -m` does"),
+        )
+        .arg(
+            Arg::new("code")
+                .short('c')
+                .long("code")
+                .help("Run a piece of code, as `python -c` does"),
+        )
+        .after_help(python::OPTIONS_HELP);
+    Interface::new("procession")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Multi-process programs that cannot hang because something died.")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(run)
 }
 
 /// What a program is.
@@ -52,17 +55,26 @@ struct Run {
 pub enum Program {
     /// A file.
     Script(OsString),
+    /// What comes from standard input.
+    Stdin,
     /// A module's name.
-    Module(String),
+    Module(OsString),
     /// Source text.
-    Code(String),
+    Code(OsString),
 }
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Run a program with these arguments.
-    Run(Program, Vec<OsString>),
+    /// Run a program.
+    Run {
+        /// Which.
+        program: Program,
+        /// What it sees as its arguments.
+        arguments: Vec<OsString>,
+        /// The interpreter's options, as `python` takes them.
+        options: Vec<OsString>,
+    },
     /// Print this and leave with the status: help, the version, or what was wrong.
     Print {
         /// What to print.
@@ -74,52 +86,49 @@ pub enum Command {
     },
 }
 
-/// Parses the arguments that follow the command's name.
-///
-/// What comes after the program is the program's, options included.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Command {
-    let all = std::iter::once(OsString::from("procession")).chain(split(arguments));
-    match Arguments::try_parse_from(all) {
-        Ok(Arguments { command: Verb::Run(run) }) => {
-            let mut rest = run.rest.into_iter();
-            let program = match (run.module, run.code) {
-                (Some(module), _) => Program::Module(module),
-                (None, Some(code)) => Program::Code(code),
-                (None, None) => Program::Script(rest.next().unwrap_or_default()),
-            };
-            Command::Run(program, rest.collect())
-        }
-        Err(error) => Command::Print {
+impl From<clap::Error> for Command {
+    fn from(error: clap::Error) -> Self {
+        Self::Print {
             text: error.render().to_string(),
             is_error: error.use_stderr(),
             status: error.exit_code(),
-        },
+        }
     }
 }
 
-/// Puts `--` before the script, or behind `-m MODULE` and `-c CODE`, so that what follows is not
-/// taken for our options.
-fn split(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut out: Vec<OsString> = Vec::new();
-    let mut arguments = arguments.into_iter();
-    while let Some(argument) = arguments.next() {
-        let is_option = argument.to_string_lossy().starts_with('-');
-        let is_script = !is_option && !out.is_empty();
-        if is_script {
-            out.push("--".into());
-        }
-        let takes_value = argument == "-m" || argument == "-c";
-        out.push(argument);
-        if takes_value {
-            out.extend(arguments.next());
-            out.push("--".into());
-        }
-        if is_script || takes_value {
-            out.extend(arguments);
-            break;
-        }
+/// Parses the arguments that follow the command's name.
+///
+/// What comes after the program is the program's, options included; what comes before it are the
+/// interpreter's options.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Command {
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments.next_if(|first| first == "run").is_none() {
+        return explained(arguments);
     }
-    out
+    match python::parse(arguments) {
+        Ok(command) => command,
+        Err(python::Error::Help) => explained(["run".into(), "--help".into()]),
+        Err(python::Error::Wrong(text)) => wrong(text),
+    }
+}
+
+/// What is to be shown for arguments that run nothing.
+fn explained(arguments: impl IntoIterator<Item = OsString>) -> Command {
+    let all = std::iter::once(OsString::from("procession")).chain(arguments);
+    match interface().try_get_matches_from(all) {
+        Ok(_) => wrong("there is nothing to do: see procession --help".into()),
+        Err(error) => error.into(),
+    }
+}
+
+/// What is wrong with the arguments of `run`.
+fn wrong(text: String) -> Command {
+    let mut interface = interface();
+    interface.build();
+    match interface.find_subcommand_mut("run") {
+        Some(run) => run.error(ErrorKind::UnknownArgument, text).into(),
+        None => interface.error(ErrorKind::UnknownArgument, text).into(),
+    }
 }
 
 #[cfg(test)]
@@ -134,26 +143,87 @@ mod tests {
         words.iter().map(OsString::from).collect()
     }
 
+    fn run(options: &[&str], program: Program, arguments: &[&str]) -> Command {
+        let (options, arguments) = (strings(options), strings(arguments));
+        Command::Run { program, arguments, options }
+    }
+
+    fn wrong(line: &str) -> String {
+        match parsed(line) {
+            Command::Print { text, is_error: true, status: 2 } => text,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
     #[test]
     fn a_script_has_the_rest_to_itself() {
         let script = Program::Script("a.py".into());
-        assert_eq!(
-            parsed("run a.py -m x --help"),
-            Command::Run(script, strings(&["-m", "x", "--help"]))
-        );
+        assert_eq!(parsed("run a.py -m x --help"), run(&[], script, &["-m", "x", "--help"]));
     }
 
     #[test]
     fn a_module_and_code_too() {
         let module = Program::Module("a.b".into());
+        for line in ["-m a.b", "-ma.b", "--module a.b", "--module=a.b"] {
+            let line = format!("run {line} -c --version");
+            assert_eq!(parsed(&line), run(&[], module.clone(), &["-c", "--version"]));
+        }
+        let code = Program::Code("pass".into());
+        for line in ["-c pass", "-cpass", "--code pass", "--code=pass"] {
+            assert_eq!(parsed(&format!("run {line} x")), run(&[], code.clone(), &["x"]));
+        }
+    }
+
+    #[test]
+    fn standard_input_is_a_program() {
+        assert_eq!(parsed("run -"), run(&[], Program::Stdin, &[]));
+        assert_eq!(parsed("run -u - -x"), run(&["-u"], Program::Stdin, &["-x"]));
+        assert_eq!(parsed("run -- -"), run(&[], Program::Stdin, &[]));
+    }
+
+    #[test]
+    fn what_comes_before_the_program_are_the_interpreters_options() {
+        let script = || Program::Script("a.py".into());
         assert_eq!(
-            parsed("run -m a.b -c --version"),
-            Command::Run(module, strings(&["-c", "--version"]))
+            parsed("run -uO -OO a.py -u"),
+            run(&["-u", "-O", "-O", "-O"], script(), &["-u"])
         );
-        assert_eq!(
-            parsed("run -c pass x"),
-            Command::Run(Program::Code("pass".into()), strings(&["x"]))
-        );
+        for line in ["-X dev -W error", "-Xdev -Werror"] {
+            let all = run(&["-X", "dev", "-W", "error"], script(), &[]);
+            assert_eq!(parsed(&format!("run {line} a.py")), all);
+        }
+        assert_eq!(parsed("run -BXdev a.py"), run(&["-B", "-X", "dev"], script(), &[]));
+        for each in "bBdEiIOPqRsSuv".chars() {
+            let option = format!("-{each}");
+            assert_eq!(parsed(&format!("run {option} a.py")), run(&[&option], script(), &[]));
+        }
+        for line in ["--check-hash-based-pycs always", "--check-hash-based-pycs=always"] {
+            let all = run(&["--check-hash-based-pycs", "always"], script(), &[]);
+            assert_eq!(parsed(&format!("run {line} a.py")), all);
+        }
+        let module = Program::Module("mod".into());
+        assert_eq!(parsed("run -um mod -O"), run(&["-u"], module, &["-O"]));
+        assert_eq!(parsed("run -O -- a.py"), run(&["-O"], script(), &[]));
+    }
+
+    #[test]
+    fn a_script_may_be_called_like_an_option_behind_two_hyphens() {
+        assert_eq!(parsed("run -- -u"), run(&[], Program::Script("-u".into()), &[]));
+    }
+
+    #[test]
+    fn an_option_that_there_is_not_is_explained() {
+        for (line, option) in
+            [("run -Z a.py", "-Z"), ("run -uZ a.py", "-Z"), ("run --no a.py", "--no")]
+        {
+            let text = wrong(line);
+            assert!(text.contains(&format!("there is no option {option}")), "{text}");
+            assert!(text.contains("after the program"), "{text}");
+        }
+        assert!(wrong("run -x a.py").contains("first line"));
+        for line in ["run -X", "run -m", "run -c", "run --module", "run -OW"] {
+            assert!(wrong(line).contains("needs a value"));
+        }
     }
 
     #[test]
@@ -162,12 +232,19 @@ mod tests {
             panic!()
         };
         assert_eq!(text.trim(), concat!("procession ", env!("CARGO_PKG_VERSION")));
-        assert!(matches!(parsed("run --help"), Command::Print { is_error: false, status: 0, .. }));
+        for line in ["run --help", "run -h", "run -uh", "run -u --help"] {
+            let Command::Print { text, is_error: false, status: 0 } = parsed(line) else {
+                panic!("{line}")
+            };
+            assert!(text.contains("-W"), "{text}");
+        }
     }
 
     #[test]
     fn nothing_to_run_is_an_error() {
-        assert!(matches!(parsed("run"), Command::Print { is_error: true, status: 2, .. }));
-        assert!(matches!(parsed("fly"), Command::Print { is_error: true, status: 2, .. }));
+        assert!(wrong("run").contains("no program"));
+        assert!(wrong("run -u").contains("no program"));
+        wrong("fly");
+        assert!(matches!(parsed(""), Command::Print { is_error: true, status: 2, .. }));
     }
 }

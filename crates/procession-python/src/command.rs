@@ -5,17 +5,26 @@ use std::ffi::OsString;
 use procession_cli::{Command, Program, parse};
 use pyo3::prelude::*;
 
-/// What to run: how it is meant ("script", "module", "code"), the program, its arguments; or
-/// ("print", text, status) with the stream's name for what is to be shown.
+/// What to do: how a program is meant ("script", "stdin", "module", "code"), the program, its
+/// arguments, and the interpreter's options; or the name of a stream with the text that is to be shown
+/// there. Last the status to leave with.
 #[pyfunction]
 pub(crate) fn parse_command(
     arguments: Vec<OsString>,
-) -> (&'static str, OsString, Vec<OsString>, i32) {
+) -> (&'static str, OsString, Vec<OsString>, Vec<OsString>, i32) {
     match parse(arguments) {
-        Command::Run(Program::Script(path), rest) => ("script", path, rest, 0),
-        Command::Run(Program::Module(name), rest) => ("module", name.into(), rest, 0),
-        Command::Run(Program::Code(code), rest) => ("code", code.into(), rest, 0),
-        Command::Print { text, is_error: false, status } => ("stdout", text.into(), vec![], status),
-        Command::Print { text, is_error: true, status } => ("stderr", text.into(), vec![], status),
+        Command::Run { program, arguments, options } => {
+            let (what, program) = match program {
+                Program::Script(path) => ("script", path),
+                Program::Stdin => ("stdin", "-".into()),
+                Program::Module(name) => ("module", name),
+                Program::Code(code) => ("code", code),
+            };
+            (what, program, arguments, options, 0)
+        }
+        Command::Print { text, is_error, status } => {
+            let stream = if is_error { "stderr" } else { "stdout" };
+            (stream, text.into(), vec![], vec![], status)
+        }
     }
 }

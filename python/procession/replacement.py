@@ -4,6 +4,9 @@ From then on ``multiprocessing`` in `sys.modules` is this package, and ``multipr
 ``procession.x`` where there is one. The standard library's own modules go on working with one
 another: their relative imports lead to where they are kept, under the name `STANDARD`, and those of
 which procession has no form yet are still to be had by their usual names.
+
+Where they are kept is known to the import system only: the modules, and what is defined in them,
+are called as they always are, so what is shown or pickled of them says nothing of procession.
 """
 
 from __future__ import annotations
@@ -42,15 +45,81 @@ def _import_module(name: str) -> ModuleType:
     return import_module(name)
 
 
-class _Found:
-    """A loader of a module that is there already."""
+def _usual(kept: str) -> str:
+    """Return the usual name of a module that is kept under another."""
+    return f"{_REPLACED}{kept.removeprefix(STANDARD)}"
 
-    def __init__(self, module: ModuleType) -> None:
-        self.module = module
-        self.spec = module.__spec__
+
+class _KeptSpec(ModuleSpec):
+    """A module of the standard library by its usual name, with the package where it is kept.
+
+    Parameters
+    ----------
+    spec : ModuleSpec
+        How the module was found.
+    kept : str
+        The name under which it is kept.
+    """
+
+    def __init__(self, spec: ModuleSpec, kept: str) -> None:
+        super().__init__(_usual(kept), spec.loader)
+        self.origin = spec.origin
+        self.submodule_search_locations = spec.submodule_search_locations
+        self.has_location = spec.has_location
+        self.cached = spec.cached
+
+    @property
+    def parent(self) -> str:
+        """Where relative imports of the module begin."""
+        kept = f"{STANDARD}{self.name.removeprefix(_REPLACED)}"
+        is_package = self.submodule_search_locations is not None
+        return kept if is_package else kept.rpartition(".")[0]
+
+
+class _KeptLoader:
+    """Loads a module of the standard library where such are kept."""
+
+    def __init__(self, spec: ModuleSpec) -> None:
+        self.spec = spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return self.module
+        kept = _KeptSpec(self.spec, spec.name)
+        module = type(sys)(kept.name)
+        module.__loader__ = kept.loader
+        module.__package__ = kept.parent
+        if kept.origin is not None:
+            module.__file__ = kept.origin
+        if kept.cached is not None:
+            module.__cached__ = kept.cached  # type: ignore[attr-defined]
+        if kept.submodule_search_locations is not None:
+            module.__path__ = kept.submodule_search_locations
+        self.kept: Any = kept
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The import system has written down by which name it was asked for.
+        module.__spec__ = self.kept
+        loader: Any = self.kept.loader
+        # Other threads that import the module wait until it is loaded.
+        self.kept._initializing = True
+        try:
+            exec(loader.get_code(self.spec.name), module.__dict__)
+        finally:
+            self.kept._initializing = False
+        if module.__name__.partition(".")[2] not in _OURS:
+            sys.modules.setdefault(module.__name__, module)
+
+
+class _OtherName:
+    """A loader of a module by a name beside its own."""
+
+    def __init__(self, own: str) -> None:
+        self.own = own
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = _import_module(self.own)
+        self.spec = module.__spec__
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         # The import system has given it the name by which it was asked for.
@@ -63,20 +132,30 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        # What is imported here would be loaded a second time: the import system takes a module that
+        # has come meanwhile for one that it still has to load.
         package, _, module = name.partition(".")
         if package == _REPLACED and module in _OURS:
-            found = _import_module(f"procession.{module}")
-        elif package == _REPLACED and module:
-            return self._standard(name, module)
-        elif name.startswith(f"{STANDARD}."):
-            return self._standard(name, name.removeprefix(f"{STANDARD}."))
-        else:
-            return None
-        return ModuleSpec(name, _Found(found))  # type: ignore[arg-type]
+            return _spec(name, _OtherName(f"procession.{module}"))
+        if package == _REPLACED and module:
+            kept = f"{STANDARD}.{module}"
+            there = kept in sys.modules or _find(kept) is not None
+            return _spec(name, _OtherName(kept)) if there else None
+        if name.startswith(f"{STANDARD}."):
+            found = _find(name)
+            return _spec(name, _KeptLoader(found)) if found is not None else None
+        return None
 
-    def _standard(self, name: str, module: str) -> ModuleSpec | None:
-        found = sys.modules.get(f"{STANDARD}.{module}") or _load(module)
-        return ModuleSpec(name, _Found(found)) if found else None  # type: ignore[arg-type]
+
+def _spec(name: str, loader: Any) -> ModuleSpec:
+    return ModuleSpec(name, loader)
+
+
+def _find(kept: str) -> ModuleSpec | None:
+    """Find a module of the standard library by the name under which it is kept."""
+    package, _, _ = kept.rpartition(".")
+    spec = PathFinder.find_spec(_usual(kept), _import_module(package).__path__)
+    return spec if spec is not None and spec.loader is not None else None
 
 
 def standard(name: str) -> Any:
@@ -91,38 +170,11 @@ def loaded(name: str) -> Any:
     return sys.modules.get(f"{STANDARD}.{name}") or sys.modules.get(f"{_REPLACED}.{name}")
 
 
-def _load(name: str) -> ModuleType | None:
-    """Load a module of the standard library's package that nobody has imported yet."""
-    package, _, _ = f"{STANDARD}.{name}".rpartition(".")
-    where = _import_module(package).__path__
-    spec = PathFinder.find_spec(f"{STANDARD}.{name}", where)
-    if spec is None or spec.loader is None:
-        return None
-    # What is pickled by reference goes by its public name.
-    module = type(sys)(f"{_REPLACED}.{name}")
-    module.__file__ = spec.origin
-    module.__loader__ = spec.loader
-    module.__spec__ = spec
-    module.__package__ = spec.parent
-    if spec.submodule_search_locations is not None:
-        module.__path__ = spec.submodule_search_locations
-    sys.modules[spec.name] = module
-    try:
-        exec(spec.loader.get_code(spec.name), module.__dict__)  # type: ignore[attr-defined]
-    except BaseException:
-        del sys.modules[spec.name]
-        raise
-    return module
-
-
 def _keep(module: ModuleType, name: str) -> None:
     """Have a module of the standard library look for its like under another name."""
     spec = module.__spec__
     assert spec is not None
-    kept = ModuleSpec(name, spec.loader, origin=spec.origin)
-    kept.submodule_search_locations = spec.submodule_search_locations
-    kept.has_location = spec.has_location
-    kept.cached = spec.cached
+    kept = _KeptSpec(spec, name)
     module.__spec__ = kept
     module.__package__ = kept.parent
     sys.modules[name] = module

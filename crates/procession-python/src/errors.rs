@@ -30,7 +30,9 @@ pub(crate) fn arena_error(error: Error) -> PyErr {
     match error {
         Error::OutOfMemory { .. } | Error::MachineFull { .. } => PyMemoryError::new_err(text),
         Error::Stale(_) => StaleHandleError::new_err(text),
-        Error::WrongKind { .. } => PyValueError::new_err(text),
+        Error::WrongKind { .. } | Error::TooMany { .. } | Error::OutOfRange { .. } => {
+            PyValueError::new_err(text)
+        }
         Error::Os { source, .. } => match source.raw_os_error() {
             Some(number) => PyOSError::new_err((number, text)),
             None => PyOSError::new_err(text),

@@ -52,6 +52,44 @@ pub enum Error {
     /// The process table is full.
     #[error("the family has {0} live processes, which is as many as its arena holds")]
     TooManyProcesses(u32),
+    /// More of something was asked for than there may be.
+    #[error("{asked} {what} were asked for, and there can be at most {most}")]
+    TooMany {
+        /// What: as in "parties of a barrier".
+        what: &'static str,
+        /// How many were asked for.
+        asked: u64,
+        /// How many there can be.
+        most: u64,
+    },
+    /// An arena of this capacity can't be.
+    #[error("an arena has from {least} to {most} bytes, not {asked}")]
+    CapacityOutOfRange {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes that an arena has at least.
+        least: u64,
+        /// Bytes that an arena has at most.
+        most: u64,
+    },
+    /// Bytes were asked for that lie outside their block.
+    #[error("bytes {at}..+{len} were asked for, of a block of {size} bytes")]
+    OutOfRange {
+        /// Where the first of them would be.
+        at: u64,
+        /// How many they are.
+        len: u64,
+        /// How many bytes the block has.
+        size: u64,
+    },
+    /// An object was opened as one of values of another size.
+    #[error("a block of {found} bytes was opened for values of {expected} bytes each")]
+    WrongSize {
+        /// The bytes of a value.
+        expected: u64,
+        /// The bytes that there are.
+        found: u64,
+    },
     /// Shared memory does not hold what this library writes there.
     #[error("the arena is damaged: {0}")]
     Corrupt(&'static str),

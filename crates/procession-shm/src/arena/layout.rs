@@ -70,7 +70,7 @@ pub(super) struct Layout {
 impl Layout {
     pub(super) fn of(capacity: u64) -> Result<Self> {
         if !(LEAST..=MOST).contains(&capacity) {
-            return Err(Error::Corrupt("the capacity is out of range"));
+            return Err(Error::CapacityOutOfRange { asked: capacity, least: LEAST, most: MOST });
         }
         let slots = (capacity / (1 << 20)).clamp(64, 2048) as u32;
         let objects = (capacity / UNIT).clamp(1024, 1 << 20) as u32;

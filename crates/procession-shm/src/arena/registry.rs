@@ -70,7 +70,8 @@ pub(super) fn add(arena: &'static Arena) -> Result<()> {
     atfork::register(handlers).map_err(|source| Error::Os { what: "pthread_atfork", source })?;
     thread_end::register(release_watches);
     let at = USED.fetch_add(1, Ordering::Relaxed);
-    let entry = ARENAS.get(at).ok_or(Error::Corrupt("a process can be part of 16 arenas"))?;
+    let too_many = Error::TooMany { what: "arenas", asked: 1 + MOST as u64, most: MOST as u64 };
+    let entry = ARENAS.get(at).ok_or(too_many)?;
     entry.store(ptr::from_ref(arena).cast_mut(), Ordering::Release);
     Ok(())
 }

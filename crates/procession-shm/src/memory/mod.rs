@@ -72,7 +72,7 @@ impl SharedBlock {
     /// Copies bytes out, from `at` on.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if they lie outside the block.
+    /// [`Error::OutOfRange`] if they lie outside the block.
     pub fn read(&self, at: u64, into: &mut [u8]) -> Result<()> {
         self.inside(at, into.len())?;
         Ok(self.object.arena().memory().read(self.offset + at, into)?)
@@ -81,7 +81,7 @@ impl SharedBlock {
     /// Copies bytes in, from `at` on.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if they lie outside the block.
+    /// [`Error::OutOfRange`] if they lie outside the block.
     pub fn write(&self, at: u64, from: &[u8]) -> Result<()> {
         self.inside(at, from.len())?;
         Ok(self.object.arena().memory().write(self.offset + at, from)?)
@@ -90,7 +90,7 @@ impl SharedBlock {
     fn inside(&self, at: u64, len: usize) -> Result<()> {
         match at.checked_add(len as u64) {
             Some(end) if end <= self.size => Ok(()),
-            _ => Err(Error::Corrupt("bytes outside the block were asked for")),
+            _ => Err(Error::OutOfRange { at, len: len as u64, size: self.size }),
         }
     }
 

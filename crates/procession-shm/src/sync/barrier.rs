@@ -59,12 +59,12 @@ impl Barrier {
     /// A barrier for a number of parties, at the most 1048576.
     ///
     /// # Errors
-    /// If the arena is full; [`Error::OutOfMemory`] for more parties.
+    /// If the arena is full; [`Error::TooMany`].
     pub fn new(arena: &'static Arena, name: &str, parties: NonZeroU32) -> Result<Self> {
         let size = u64::from(Self::places(parties)) * size_of::<Place>() as u64;
         if parties.get() > MOST {
-            let capacity = u64::from(MOST) * size_of::<Place>() as u64;
-            return Err(Error::OutOfMemory { asked: size, used: 0, capacity });
+            let (asked, most) = (parties.get().into(), MOST.into());
+            return Err(Error::TooMany { what: "parties of a barrier", asked, most });
         }
         let body = arena.allocate(size)?;
         arena.memory().zero(body.offset(), size)?;

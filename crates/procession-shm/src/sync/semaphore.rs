@@ -50,8 +50,12 @@ impl Semaphore {
     /// A semaphore with `value` permits, which never has more than `bound` (if any).
     ///
     /// # Errors
-    /// If the arena is full.
+    /// If the arena is full; [`Error::TooMany`] for more than 2147483647 permits.
     pub fn new(arena: &'static Arena, name: &str, value: u32, bound: Option<u32>) -> Result<Self> {
+        if value > MOST {
+            let (asked, most) = (value.into(), MOST.into());
+            return Err(Error::TooMany { what: "permits of a semaphore", asked, most });
+        }
         Self::over(arena.make::<Payload>(Kind::Semaphore, name, None, |payload| {
             payload.value.store(u64::from(value), Ordering::Relaxed);
             payload.bound.store(u64::from(bound.unwrap_or(MOST).min(MOST)), Ordering::Relaxed);
@@ -62,12 +66,11 @@ impl Semaphore {
     /// A semaphore of `permits` permits that come back when their holder dies.
     ///
     /// # Errors
-    /// If the arena is full; [`Error::OutOfMemory`] for more than 8192 permits.
+    /// If the arena is full; [`Error::TooMany`] for more than 8192 permits.
     pub fn recovering(arena: &'static Arena, name: &str, permits: u32) -> Result<Self> {
         if permits > PERMITS_RECOVERED_MOST {
-            let asked = u64::from(permits) * 8;
-            let capacity = u64::from(PERMITS_RECOVERED_MOST) * 8;
-            return Err(Error::OutOfMemory { asked, used: 0, capacity });
+            let (asked, most) = (permits.into(), PERMITS_RECOVERED_MOST.into());
+            return Err(Error::TooMany { what: "permits that are recovered", asked, most });
         }
         let size = u64::from(permits) * 8;
         let body = arena.allocate(size)?;

@@ -15,7 +15,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use procession::queue::GetError;
-use procession::sync::LockError;
+use procession::sync::OwnerDied;
 use procession::{Builder, JoinHandle, Lock, Queue, SharedBlock, arena};
 use serde::{Deserialize, Serialize};
 
@@ -211,14 +211,14 @@ impl SharedTotal {
     /// Adds to both. If a worker died while it did, the total is wrong for good; that shows when it
     /// is compared in the end, and its death before.
     fn add(&self, files: u64, identifiers: u64) -> arena::Result<()> {
-        let _guard = self.lock.lock().unwrap_or_else(LockError::into_guard);
+        let _guard = self.lock.lock().unwrap_or_else(OwnerDied::into_guard);
         self.numbers.write_u64(0, self.numbers.read_u64(0)? + files)?;
         self.numbers.write_u64(8, self.numbers.read_u64(8)? + identifiers)
     }
 
     /// The files and identifiers so far.
     fn glance(&self) -> arena::Result<(u64, u64)> {
-        let _guard = self.lock.lock().unwrap_or_else(LockError::into_guard);
+        let _guard = self.lock.lock().unwrap_or_else(OwnerDied::into_guard);
         Ok((self.numbers.read_u64(0)?, self.numbers.read_u64(8)?))
     }
 }

@@ -19,7 +19,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use procession::queue::BYTES;
-use procession::sync::LockError;
+use procession::sync::OwnerDied;
 use procession::{ByteQueue, Handle, Lock, SharedBlock, arena};
 
 const USAGE: &str =
@@ -48,7 +48,7 @@ impl Shared {
     fn raise_total(&self, bytes: usize) -> arena::Result<()> {
         // The two numbers are raised one by one, so a dead owner may have left the second behind;
         // for this total that is no reason to stop.
-        let _guard = self.lock.lock().unwrap_or_else(LockError::into_guard);
+        let _guard = self.lock.lock().unwrap_or_else(OwnerDied::into_guard);
         self.total.write_u64(0, self.total.read_u64(0)? + 1)?;
         self.total.write_u64(8, self.total.read_u64(8)? + bytes as u64)
     }

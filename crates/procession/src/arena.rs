@@ -14,14 +14,93 @@
 //! # }
 //! ```
 
+use std::fmt;
+use std::panic::Location;
+
+use procession_shm::arena::arena_of;
+use procession_shm::wait::Owner;
+
 pub use procession_shm::arena::{
     Arena, Error, Handle, Kind, Member, ObjectInfo, ParseHandleError, ProcessInfo, ProcessState,
     Result, SleepsOn, Slot, attach, family,
 };
 pub(crate) use procession_shm::arena::{signal_tree, state_of};
 
+/// Bytes that the object table keeps of an object's name.
+const OBJECT_NAME: usize = 32;
+
 /// A name for an object that was given none: where in the program it was made.
-pub(crate) fn place(at: &std::panic::Location<'_>) -> String {
-    let file = at.file().rsplit('/').next().unwrap_or_default();
-    format!("{file}:{}", at.line())
+pub(crate) fn place(at: &Location<'_>) -> String {
+    place_within(at.file(), at.line(), OBJECT_NAME)
+}
+
+/// The file as the compiler names it and the line, as in `src/main.rs:12`; where that is too long,
+/// without the first directories.
+fn place_within(file: &str, line: u32, most: usize) -> String {
+    let line = format!(":{line}");
+    // A file that cargo was told of by a path out of its package: `crate/../../shared/main.rs`.
+    let mut rest = file.rsplit_once("/../").map_or(file, |(_, rest)| rest);
+    while rest.len() + line.len() > most
+        && let Some((_, shorter)) = rest.split_once('/')
+    {
+        rest = shorter;
+    }
+    format!("{rest}{line}")
+}
+
+/// What an object is and what it is called, while it lives.
+pub(crate) fn name_of(handle: Handle) -> Option<(Kind, String)> {
+    arena_of(handle).ok()?.name_of(handle)
+}
+
+/// An object's name, in a `Debug` text.
+pub(crate) struct Name(pub(crate) Handle);
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = name_of(self.0).map(|(_, name)| name);
+        fmt::Debug::fmt(&name.unwrap_or_default(), f)
+    }
+}
+
+/// The number of the process that holds a lock, in a `Debug` text.
+pub(crate) struct HeldBy(pub(crate) Handle, pub(crate) Option<Owner>);
+
+impl fmt::Debug for HeldBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(owner) = self.1 else { return f.write_str("<nobody>") };
+        match arena_of(self.0).ok().and_then(|arena| arena.process_of(owner)) {
+            Some(process) => write!(f, "{}", process.pid),
+            None => f.write_str("<a dead process>"),
+        }
+    }
+}
+
+/// What a `Debug` text does not show, as the standard library writes it.
+pub(crate) struct Hidden;
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_as_the_compiler_names_it_where_that_fits() {
+        assert_eq!(place_within("src/main.rs", 12, OBJECT_NAME), "src/main.rs:12");
+        let long = "/home/somebody/projects/procession/crates/app/src/main.rs";
+        assert_eq!(place_within(long, 12, OBJECT_NAME), "crates/app/src/main.rs:12");
+        assert_eq!(place_within("crates/app/../../src/main.rs", 1, 32), "src/main.rs:1");
+        assert_eq!(place_within(&"x".repeat(99), 1, OBJECT_NAME), format!("{}:1", "x".repeat(99)));
+    }
+
+    #[test]
+    fn what_was_given_no_name_has_its_place() {
+        let (line, name) = (line!(), place(Location::caller()));
+        assert!(name.ends_with(&format!("src/arena.rs:{line}")), "{name}");
+    }
 }

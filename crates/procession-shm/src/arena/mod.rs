@@ -15,6 +15,7 @@ mod extents;
 mod handle;
 mod heap;
 mod layout;
+mod names;
 mod objects;
 mod processes;
 mod registry;
@@ -80,7 +81,7 @@ impl Arena {
     /// Makes an arena of `capacity` bytes, from 16 MiB to 1 TiB.
     ///
     /// # Errors
-    /// [`Error::Os`] if the machine refuses, [`Error::Corrupt`] for a capacity out of range.
+    /// [`Error::Os`] if the machine refuses, [`Error::CapacityOutOfRange`].
     pub fn with_capacity(capacity: u64) -> Result<&'static Self> {
         let layout = Layout::of(capacity)?;
         let memory = SharedMemory::create("procession", capacity)

@@ -1,5 +1,6 @@
 //! Many values that all processes see, with a lock.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
 
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Pod;
 use super::value::Parts;
-use crate::arena::{self, Error, Result};
+use crate::arena::{self, Error, Hidden, Name, Result};
 use crate::sync::{LockGuard, OwnedResult};
 
 /// An array of fixed length that all processes see, and the lock under which they read and change it.
@@ -34,7 +35,7 @@ use crate::sync::{LockGuard, OwnedResult};
 /// ```compile_fail,E0277
 /// let names = procession::Array::from_slice(&["a reference means nothing in another process"]);
 /// ```
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(bound = "", try_from = "Parts", into = "Parts")]
 pub struct Array<T: Pod> {
     parts: Parts,
@@ -42,7 +43,6 @@ pub struct Array<T: Pod> {
 }
 
 /// The array, for as long as its lock is held.
-#[derive(Debug)]
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct ArrayGuard<'l, T: Pod> {
     array: &'l Array<T>,
@@ -183,6 +183,23 @@ impl<T: Pod> ArrayGuard<'_, T> {
     }
 }
 
+/// Does not show the values, for which it would have to take the lock.
+impl<T: Pod> fmt::Debug for Array<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.parts.debug("Array", f);
+        text.field("len", &self.len()).field("data", &Hidden).finish()
+    }
+}
+
+impl<T: Pod + fmt::Debug> fmt::Debug for ArrayGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArrayGuard")
+            .field("name", &Name(self.array.parts.block.handle()))
+            .field("data", &self.to_vec())
+            .finish()
+    }
+}
+
 impl<T: Pod> Clone for Array<T> {
     fn clone(&self) -> Self {
         Self { parts: self.parts.clone(), values: PhantomData }
@@ -200,7 +217,7 @@ impl<T: Pod> TryFrom<Parts> for Array<T> {
 
     fn try_from(parts: Parts) -> Result<Self> {
         if !parts.block.size().is_multiple_of(Self::SIZE) {
-            return Err(Error::Corrupt("an array of other values was sent as this one"));
+            return Err(Error::WrongSize { expected: Self::SIZE, found: parts.block.size() });
         }
         Ok(Self { parts, values: PhantomData })
     }

@@ -1,10 +1,11 @@
 //! Blocks of bytes that all processes see.
 
+use std::fmt;
 use std::panic::Location;
 
 use procession_shm::memory;
 
-use crate::arena::{self, Handle, Result};
+use crate::arena::{self, Handle, Name, Result};
 use crate::codec::travels_by_handle;
 
 /// Bytes that all processes see, zero at first.
@@ -19,7 +20,7 @@ use crate::codec::travels_by_handle;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SharedBlock {
     inner: memory::SharedBlock,
 }
@@ -65,7 +66,7 @@ impl SharedBlock {
     /// Copies bytes out, from `at` on.
     ///
     /// # Errors
-    /// [`arena::Error::Corrupt`] if they lie outside the block.
+    /// [`arena::Error::OutOfRange`] if they lie outside the block.
     pub fn read(&self, at: u64, into: &mut [u8]) -> Result<()> {
         self.inner.read(at, into)
     }
@@ -73,7 +74,7 @@ impl SharedBlock {
     /// Copies bytes in, from `at` on.
     ///
     /// # Errors
-    /// [`arena::Error::Corrupt`] if they lie outside the block.
+    /// [`arena::Error::OutOfRange`] if they lie outside the block.
     pub fn write(&self, at: u64, from: &[u8]) -> Result<()> {
         self.inner.write(at, from)
     }
@@ -81,7 +82,7 @@ impl SharedBlock {
     /// The little-endian number in the eight bytes from `at` on.
     ///
     /// # Errors
-    /// [`arena::Error::Corrupt`] if they lie outside the block.
+    /// [`arena::Error::OutOfRange`] if they lie outside the block.
     pub fn read_u64(&self, at: u64) -> Result<u64> {
         let mut bytes = [0; 8];
         self.read(at, &mut bytes)?;
@@ -91,9 +92,18 @@ impl SharedBlock {
     /// Writes a number into the eight bytes from `at` on, little-endian.
     ///
     /// # Errors
-    /// [`arena::Error::Corrupt`] if they lie outside the block.
+    /// [`arena::Error::OutOfRange`] if they lie outside the block.
     pub fn write_u64(&self, at: u64, number: u64) -> Result<()> {
         self.write(at, &number.to_le_bytes())
+    }
+}
+
+impl fmt::Debug for SharedBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedBlock")
+            .field("name", &Name(self.handle()))
+            .field("size", &self.size())
+            .finish()
     }
 }
 

@@ -1,13 +1,14 @@
 //! One value that all processes see, with a lock.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Pod, SharedBlock};
-use crate::arena::{self, Error, Result};
-use crate::sync::{Lock, LockError, LockGuard, OwnedResult, OwnerDied};
+use crate::arena::{self, Error, HeldBy, Hidden, Name, Result};
+use crate::sync::{Lock, LockGuard, OwnedResult, OwnerDied};
 
 /// A value that all processes see, and the lock under which they read and change it.
 ///
@@ -47,7 +48,7 @@ use crate::sync::{Lock, LockError, LockGuard, OwnedResult, OwnerDied};
 /// ```compile_fail,E0277
 /// let flag = procession::Value::new(true); // bits other than 0 and 1 are no bool
 /// ```
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(bound = "", try_from = "Parts", into = "Parts")]
 pub struct Value<T: Pod> {
     parts: Parts,
@@ -72,8 +73,20 @@ impl Parts {
     pub(super) fn lock<'l, G>(&'l self, guard: impl FnOnce(LockGuard<'l>) -> G) -> OwnedResult<G> {
         match self.lock.lock() {
             Ok(lock) => Ok(guard(lock)),
-            Err(LockError::OwnerDied(lock)) => Err(OwnerDied::new(guard(lock))),
+            Err(died) => Err(died.map(guard)),
         }
+    }
+
+    /// The beginning of a `Debug` text: the name, and the holder of the lock.
+    pub(super) fn debug<'f, 'b>(
+        &self,
+        of: &str,
+        f: &'f mut fmt::Formatter<'b>,
+    ) -> fmt::DebugStruct<'f, 'b> {
+        let mut text = f.debug_struct(of);
+        text.field("name", &Name(self.block.handle()))
+            .field("held_by", &HeldBy(self.lock.handle(), self.lock.owner()));
+        text
     }
 
     /// The value in the bytes from `at` on, which the caller knows to be there.
@@ -91,7 +104,6 @@ impl Parts {
 }
 
 /// The value, for as long as its lock is held.
-#[derive(Debug)]
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct ValueGuard<'l, T: Pod> {
     parts: &'l Parts,
@@ -173,6 +185,22 @@ impl<T: Pod> ValueGuard<'_, T> {
     }
 }
 
+/// Does not show the value, for which it would have to take the lock.
+impl<T: Pod> fmt::Debug for Value<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parts.debug("Value", f).field("data", &Hidden).finish()
+    }
+}
+
+impl<T: Pod + fmt::Debug> fmt::Debug for ValueGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValueGuard")
+            .field("name", &Name(self.parts.block.handle()))
+            .field("data", &self.load())
+            .finish()
+    }
+}
+
 impl<T: Pod> Clone for Value<T> {
     fn clone(&self) -> Self {
         Self { parts: self.parts.clone(), value: PhantomData }
@@ -190,7 +218,8 @@ impl<T: Pod> TryFrom<Parts> for Value<T> {
 
     fn try_from(parts: Parts) -> Result<Self> {
         if parts.block.size() != size_of::<T>() as u64 {
-            return Err(Error::Corrupt("a value of another size was sent as this one"));
+            let (expected, found) = (size_of::<T>() as u64, parts.block.size());
+            return Err(Error::WrongSize { expected, found });
         }
         Ok(Self { parts, value: PhantomData })
     }

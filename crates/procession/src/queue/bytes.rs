@@ -1,5 +1,6 @@
 //! The untyped queue.
 
+use std::fmt;
 use std::num::NonZeroU64;
 use std::panic::Location;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use procession_shm::queue;
 use procession_shm::wait::Waiting;
 
 use super::{GetError, PutError, PutManyError};
-use crate::arena::{self, Handle, Result};
+use crate::arena::{self, Handle, Name, Result};
 use crate::codec::travels_by_handle;
 use crate::sync::{NOT_AT_ALL, waiting_for};
 
@@ -27,7 +28,7 @@ use crate::sync::{NOT_AT_ALL, waiting_for};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ByteQueue {
     pub(super) inner: queue::Queue,
 }
@@ -222,6 +223,13 @@ impl ByteQueue {
     /// As [`Self::try_get`]; not [`GetError::Empty`] without a timeout.
     pub fn get_many(&self, most: usize, each: impl FnMut(u8, &[u8])) -> Result<usize, GetError> {
         Ok(self.inner.get_many(most, each, Waiting::FOREVER)?)
+    }
+}
+
+impl fmt::Debug for ByteQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Name(self.handle());
+        f.debug_struct("ByteQueue").field("name", &name).field("len", &self.len()).finish()
     }
 }
 

@@ -140,7 +140,7 @@ impl<T> Clone for JoinableQueue<T> {
 impl<T> fmt::Debug for JoinableQueue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JoinableQueue")
-            .field("handle", &self.handle())
+            .field("name", &arena::Name(self.handle()))
             .field("len", &self.len())
             .field("unfinished", &self.unfinished())
             .finish()

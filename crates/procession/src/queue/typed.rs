@@ -320,7 +320,8 @@ impl<T> Clone for Queue<T> {
 
 impl<T> fmt::Debug for Queue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue").field("handle", &self.handle()).field("len", &self.len()).finish()
+        let name = arena::Name(self.handle());
+        f.debug_struct("Queue").field("name", &name).field("len", &self.len()).finish()
     }
 }
 

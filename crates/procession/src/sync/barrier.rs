@@ -1,5 +1,6 @@
 //! A point at which a number of processes or threads wait for each other.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use procession_shm::sync::{self, Arrival, Outcome};
 use procession_shm::wait::Waiting;
 
 use super::waiting_for;
-use crate::arena::{self, Handle, Result};
+use crate::arena::{self, Handle, Name, Result};
 use crate::codec::travels_by_handle;
 
 /// A barrier between processes, as [`std::sync::Barrier`], but that can break: when somebody who
@@ -29,7 +30,7 @@ use crate::codec::travels_by_handle;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Barrier {
     inner: sync::Barrier,
 }
@@ -70,7 +71,7 @@ impl Barrier {
     /// A barrier for a number of parties (for 0 as for 1), named after the place of the call.
     ///
     /// # Errors
-    /// If the arena is full, or for more than 1048576 parties.
+    /// If the arena is full; [`arena::Error::TooMany`] for more than 1048576 parties.
     #[track_caller]
     pub fn new(parties: u32) -> Result<Self> {
         Self::named(&arena::place(Location::caller()), parties)
@@ -185,6 +186,17 @@ impl Barrier {
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.inner.is_broken()
+    }
+}
+
+impl fmt::Debug for Barrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Barrier")
+            .field("name", &Name(self.handle()))
+            .field("parties", &self.parties())
+            .field("waiting", &self.waiting())
+            .field("broken", &self.is_broken())
+            .finish()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Waiting, beside a lock, for another process to say that something has changed.
 
+use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use procession_shm::wait::{Acquired, Owner, Stopped, Waiting};
 
 use super::lock::LockGuard;
 use super::owner_died::{OwnedResult, OwnerDied};
-use crate::arena::{self, Handle, Result};
+use crate::arena::{self, Handle, Name, Result};
 use crate::codec::travels_by_handle;
 
 /// A condition variable between processes, as [`std::sync::Condvar`]; always used with one
@@ -39,7 +40,7 @@ use crate::codec::travels_by_handle;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Condition {
     inner: sync::Condition,
 }
@@ -116,7 +117,9 @@ impl Condition {
         let guard = lock.guard();
         match waited.acquired {
             Acquired::Clean => Ok((guard, waited.notified)),
-            Acquired::OwnerDied(_) => Err(OwnerDied::new((guard, waited.notified))),
+            Acquired::OwnerDied(owner) => {
+                Err(OwnerDied::new((guard, waited.notified), lock.handle(), owner))
+            }
         }
     }
 
@@ -176,6 +179,15 @@ impl Condition {
         let held = Held { lock: guard.lock().core(), owner: guard.owner() };
         // If another language released the lock, whoever holds it now will notify.
         let _ = self.inner.notify(&held, most);
+    }
+}
+
+impl fmt::Debug for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Condition")
+            .field("name", &Name(self.handle()))
+            .field("waiting", &self.inner.waiting())
+            .finish()
     }
 }
 

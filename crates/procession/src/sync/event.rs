@@ -1,5 +1,6 @@
 //! A flag that processes wait for.
 
+use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use procession_shm::sync;
 use procession_shm::wait::Waiting;
 
 use super::waiting_for;
-use crate::arena::{self, Handle, Result};
+use crate::arena::{self, Handle, Name, Result};
 use crate::codec::travels_by_handle;
 
 /// A flag that is set and cleared, and waited for.
@@ -24,7 +25,7 @@ use crate::codec::travels_by_handle;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Event {
     inner: sync::Event,
 }
@@ -87,6 +88,15 @@ impl Event {
     #[must_use]
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.inner.wait(waiting_for(timeout)).is_ok()
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("name", &Name(self.handle()))
+            .field("set", &self.is_set())
+            .finish()
     }
 }
 

@@ -1,21 +1,23 @@
 //! Mutual exclusion between processes.
 
+use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
 use procession_shm::sync;
 use procession_shm::wait::{Acquired, Owner, Waiting};
 
+use super::owner_died::{OwnedResult, OwnerDied};
 use super::waiting_for;
-use crate::arena::{self, Handle, Result};
+use crate::arena::{self, Handle, HeldBy, Name, Result};
 use crate::codec::travels_by_handle;
 
 /// A lock that processes and threads hold one at a time.
 ///
-/// When the process that holds it dies, whoever gets it next is told: [`Lock::lock`] gives
-/// [`LockError::OwnerDied`], which carries the guard, as the error of a poisoned [`std::sync::Mutex`]
-/// does. What the lock protects may be half changed; put it in order and go on, or give up. The
-/// lock itself is sound, and who takes it afterwards is told nothing.
+/// When the process that holds it dies, the next to get it is told: [`Lock::lock`] returns
+/// [`OwnerDied`], which carries the guard, as the error of a poisoned [`std::sync::Mutex`] does.
+/// What the lock protects may be half changed; put it in order and go on, or give up with `?`. The
+/// lock itself is sound, and the next to take it is told nothing.
 ///
 /// A panic releases it like any other way out of the scope.
 ///
@@ -40,57 +42,17 @@ use crate::codec::travels_by_handle;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Lock {
     inner: sync::Lock,
 }
 
 /// The lock is held for as long as this lives.
-#[derive(Debug)]
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct LockGuard<'l> {
     lock: &'l Lock,
     /// Who holds the lock by this guard, which may be dropped by another thread.
     owner: Owner,
-}
-
-/// [`Lock::lock`] did not simply get the lock.
-#[derive(Debug, thiserror::Error)]
-pub enum LockError<'l> {
-    /// The process that held it died. The caller holds it now.
-    #[error("the process that held the lock died; what it protects may be half changed")]
-    OwnerDied(LockGuard<'l>),
-}
-
-/// [`Lock::try_lock`] did not simply get the lock.
-#[derive(Debug, thiserror::Error)]
-pub enum TryLockError<'l> {
-    /// As [`LockError::OwnerDied`].
-    #[error("the process that held the lock died; what it protects may be half changed")]
-    OwnerDied(LockGuard<'l>),
-    /// Another holds it.
-    #[error("the lock is held")]
-    WouldBlock,
-}
-
-/// [`Lock::lock_timeout`] did not simply get the lock.
-#[derive(Debug, thiserror::Error)]
-pub enum LockTimeoutError<'l> {
-    /// As [`LockError::OwnerDied`].
-    #[error("the process that held the lock died; what it protects may be half changed")]
-    OwnerDied(LockGuard<'l>),
-    /// Another held it for all that time.
-    #[error("the lock was held for the whole {0:?}")]
-    TimedOut(Duration),
-}
-
-impl<'l> LockError<'l> {
-    /// The guard, for who knows that the dead owner could have left nothing in disorder.
-    pub fn into_guard(self) -> LockGuard<'l> {
-        match self {
-            Self::OwnerDied(guard) => guard,
-        }
-    }
 }
 
 impl Lock {
@@ -128,9 +90,9 @@ impl Lock {
     /// Takes the lock, waiting for it.
     ///
     /// # Errors
-    /// [`LockError::OwnerDied`], with the guard.
+    /// [`OwnerDied`], with the guard.
     #[inline]
-    pub fn lock(&self) -> Result<LockGuard<'_>, LockError<'_>> {
+    pub fn lock(&self) -> OwnedResult<LockGuard<'_>> {
         let owner = self.inner.me();
         if self.inner.try_acquire_as(owner) {
             return Ok(LockGuard { lock: self, owner });
@@ -148,36 +110,42 @@ impl Lock {
     }
 
     #[cold]
-    fn lock_slowly(&self) -> Result<LockGuard<'_>, LockError<'_>> {
+    fn lock_slowly(&self) -> OwnedResult<LockGuard<'_>> {
         let acquired = self.inner.acquire(Waiting::FOREVER);
-        match acquired.expect("a wait without a deadline that no signal interrupts") {
+        self.acquired(acquired.expect("a wait without a deadline that no signal interrupts"))
+    }
+
+    fn acquired(&self, acquired: Acquired) -> OwnedResult<LockGuard<'_>> {
+        match acquired {
             Acquired::Clean => Ok(self.guard()),
-            Acquired::OwnerDied(_) => Err(LockError::OwnerDied(self.guard())),
+            Acquired::OwnerDied(owner) => Err(OwnerDied::new(self.guard(), self.handle(), owner)),
         }
     }
 
-    /// Takes the lock if it is free, or its holder dead.
+    /// Takes the lock if it is free, or its holder dead; `None` if another holds it.
     ///
     /// # Errors
-    /// [`TryLockError::WouldBlock`]; [`TryLockError::OwnerDied`], with the guard.
+    /// [`OwnerDied`], with the guard.
     #[inline]
-    pub fn try_lock(&self) -> Result<LockGuard<'_>, TryLockError<'_>> {
+    pub fn try_lock(&self) -> Result<Option<LockGuard<'_>>, OwnerDied<LockGuard<'_>>> {
         match self.inner.try_acquire_or_inherit() {
-            Some(Acquired::Clean) => Ok(self.guard()),
-            Some(Acquired::OwnerDied(_)) => Err(TryLockError::OwnerDied(self.guard())),
-            None => Err(TryLockError::WouldBlock),
+            Some(acquired) => self.acquired(acquired).map(Some),
+            None => Ok(None),
         }
     }
 
-    /// Takes the lock, waiting for it no longer than `timeout`.
+    /// Takes the lock, waiting for it no longer than `timeout`; `None` if another held it for all
+    /// that time.
     ///
     /// # Errors
-    /// [`LockTimeoutError::TimedOut`]; [`LockTimeoutError::OwnerDied`], with the guard.
-    pub fn lock_timeout(&self, timeout: Duration) -> Result<LockGuard<'_>, LockTimeoutError<'_>> {
+    /// [`OwnerDied`], with the guard.
+    pub fn lock_timeout(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<LockGuard<'_>>, OwnerDied<LockGuard<'_>>> {
         match self.inner.acquire(waiting_for(timeout)) {
-            Ok(Acquired::Clean) => Ok(self.guard()),
-            Ok(Acquired::OwnerDied(_)) => Err(LockTimeoutError::OwnerDied(self.guard())),
-            Err(_) => Err(LockTimeoutError::TimedOut(timeout)),
+            Ok(acquired) => self.acquired(acquired).map(Some),
+            Err(_) => Ok(None),
         }
     }
 
@@ -220,6 +188,21 @@ impl Drop for LockGuard<'_> {
     }
 }
 
+impl fmt::Debug for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock")
+            .field("name", &Name(self.handle()))
+            .field("held_by", &HeldBy(self.handle(), self.owner()))
+            .finish()
+    }
+}
+
+impl fmt::Debug for LockGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockGuard").field("name", &Name(self.lock.handle())).finish()
+    }
+}
+
 travels_by_handle!(Lock);
 
 #[cfg(test)]
@@ -231,11 +214,10 @@ mod tests {
         let lock = Lock::new().unwrap();
         let guard = lock.lock().unwrap();
         assert!(lock.is_locked());
-        assert!(matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
-        let short = Duration::from_millis(5);
-        assert!(matches!(lock.lock_timeout(short), Err(LockTimeoutError::TimedOut(_))));
+        assert!(lock.try_lock().unwrap().is_none());
+        assert!(lock.lock_timeout(Duration::from_millis(5)).unwrap().is_none());
         drop(guard);
-        assert!(lock.try_lock().is_ok());
+        assert!(lock.try_lock().unwrap().is_some());
         assert!(!lock.is_locked());
     }
 
@@ -244,6 +226,6 @@ mod tests {
         let lock = Lock::named("one").unwrap();
         let again = Lock::open(lock.handle()).unwrap();
         let _guard = lock.lock().unwrap();
-        assert!(again.try_lock().is_err());
+        assert!(again.try_lock().unwrap().is_none());
     }
 }

@@ -1,65 +1,222 @@
-//! Errors that carry what was got nonetheless.
+//! The news that a lock's holder died.
+//!
+//! A method that takes a lock returns it with the guard ([`OwnerDied`]), so that the caller can put
+//! in order what the lock protects before anybody else sees it. That is no [`Error`], on purpose:
+//! an error is handed up, logged, collected and sent on, and a lock must not be held for so long.
+//! The error is [`OwnerDiedError`], which says the same without the guard; who turns the one into
+//! the other, as the operator `?` does, releases the lock.
 
+use std::collections::VecDeque;
+use std::error::Error;
 use std::fmt;
-use std::time::Duration;
+use std::sync::Mutex;
+
+use procession_shm::arena::arena_of;
+use procession_shm::wait::Owner;
+
+use crate::arena::{self, Handle, Kind, Slot};
 
 /// The process that held the lock died, and the caller holds it now, by the guard in here: what it
-/// protects may be half changed. As [`std::sync::PoisonError`], but it is told once: who takes the lock
-/// afterwards is told nothing.
+/// protects may be half changed. As [`std::sync::PoisonError`], but it is told once: the next to
+/// take the lock is told nothing.
+///
+/// There are two ways on.
+///
+/// - [`into_guard`](Self::into_guard) takes the guard, to put things in order and go on.
+/// - `?`, in a function that returns a `Box<dyn Error>`, gives up: the lock is released, so that it
+///   is free however long the error is kept, and an [`OwnerDiedError`] is returned, to which the
+///   box may be downcast. For other types of errors (`anyhow`'s, one's own) there is
+///   `map_err(OwnerDiedError::from)`.
+///
+/// ```
+/// use procession::sync::{OwnerDied, OwnerDiedError};
+/// use procession::{Lock, SharedBlock, spawn};
+///
+/// fn half((lock, pair): (Lock, SharedBlock)) {
+///     let _guard = lock.lock();
+///     pair.write_u64(0, 1).unwrap();
+///     std::process::abort(); // before the second is written
+/// }
+///
+/// /// Gives up if the pair may be half written.
+/// fn difference(lock: &Lock, pair: &SharedBlock) -> Result<u64, Box<dyn std::error::Error>> {
+///     let _guard = lock.lock()?;
+///     Ok(pair.read_u64(0)? - pair.read_u64(8)?)
+/// }
+///
+/// /// Puts it in order.
+/// fn repair(lock: &Lock, pair: &SharedBlock) -> Result<(), procession::arena::Error> {
+///     let _guard = lock.lock().unwrap_or_else(OwnerDied::into_guard);
+///     pair.write_u64(8, pair.read_u64(0)?)
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     procession::init();
+///     let (lock, pair) = (Lock::named("pair")?, SharedBlock::new(16)?);
+///     spawn(half, (lock.clone(), pair.clone()))?.join().unwrap_err();
+///
+///     let error = difference(&lock, &pair).unwrap_err();
+///     assert!(error.is::<OwnerDiedError>() && !lock.is_locked());
+///     repair(&lock, &pair)?;
+///     assert_eq!(difference(&lock, &pair)?, 0);
+///     Ok(())
+/// }
+/// ```
+#[must_use = "the lock is released when this is dropped"]
 pub struct OwnerDied<G> {
     guard: G,
+    /// Boxed, so that the result of taking a lock stays small.
+    error: Box<OwnerDiedError>,
 }
 
+/// A guard, or the news that the owner before died, with the guard.
+pub type OwnedResult<G> = Result<G, OwnerDied<G>>;
+
 impl<G> OwnerDied<G> {
-    pub(crate) fn new(guard: G) -> Self {
-        Self { guard }
+    pub(crate) fn new(guard: G, lock: Handle, owner: Owner) -> Self {
+        Self { guard, error: Box::new(OwnerDiedError::new(lock, owner)) }
     }
 
-    /// The guard, for who puts things in order, or knows that there is no disorder.
+    /// The guard, to put in order what the lock protects.
     pub fn into_guard(self) -> G {
         self.guard
     }
 
+    /// Which lock it is, and which process died.
+    #[must_use]
+    pub fn error(&self) -> &OwnerDiedError {
+        &self.error
+    }
+
     pub(crate) fn map<H>(self, into: impl FnOnce(G) -> H) -> OwnerDied<H> {
-        OwnerDied { guard: into(self.guard) }
+        OwnerDied { guard: into(self.guard), error: self.error }
     }
 }
 
 impl<G> fmt::Debug for OwnerDied<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OwnerDied").finish_non_exhaustive()
+        f.debug_tuple("OwnerDied").field(&format_args!("{}", self.error)).finish()
     }
 }
 
 impl<G> fmt::Display for OwnerDied<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the process that held the lock died; what it protects may be half changed")
+        self.error.fmt(f)
     }
 }
 
-impl<G> std::error::Error for OwnerDied<G> {}
-
-/// A guard, or the news that the owner before died, with the guard.
-pub type OwnedResult<G> = Result<G, OwnerDied<G>>;
-
-/// A lock was not simply got without waiting.
-#[derive(Debug, thiserror::Error)]
-pub enum TryAcquireError<G> {
-    /// See there.
-    #[error(transparent)]
-    OwnerDied(#[from] OwnerDied<G>),
-    /// Another holds it.
-    #[error("the lock is held")]
-    WouldBlock,
+/// Releases the lock.
+impl<G> From<OwnerDied<G>> for OwnerDiedError {
+    fn from(died: OwnerDied<G>) -> Self {
+        *died.error
+    }
 }
 
-/// A lock was not simply got within some time.
-#[derive(Debug, thiserror::Error)]
-pub enum AcquireTimeoutError<G> {
-    /// See there.
-    #[error(transparent)]
-    OwnerDied(#[from] OwnerDied<G>),
-    /// Another held it for all that time.
-    #[error("the lock was held for the whole {0:?}")]
-    TimedOut(Duration),
+/// Releases the lock.
+impl<G> From<OwnerDied<G>> for Box<dyn Error> {
+    fn from(died: OwnerDied<G>) -> Self {
+        died.error
+    }
+}
+
+/// Releases the lock.
+impl<G> From<OwnerDied<G>> for Box<dyn Error + Send + Sync> {
+    fn from(died: OwnerDied<G>) -> Self {
+        died.error
+    }
+}
+
+/// The process that held a lock died with it, and what it protects may be half changed. The lock is
+/// free again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnerDiedError {
+    kind: Kind,
+    name: String,
+    process: Option<(u32, String)>,
+    thread: u32,
+}
+
+impl OwnerDiedError {
+    fn new(lock: Handle, owner: Owner) -> Self {
+        let (kind, name) = arena::name_of(lock).unwrap_or((Kind::Lock, String::new()));
+        let listed = arena_of(lock).ok().and_then(|arena| arena.process_of(owner));
+        let listed = listed.map(|process| (process.pid, process.name));
+        let process = listed.or_else(|| buried(owner));
+        Self { kind, name, process, thread: owner.thread() }
+    }
+
+    /// What kind of lock it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What the lock is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The number of the process that died; `None` if another process has waited for it, and nobody
+    /// knows any more.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|(pid, _)| *pid)
+    }
+
+    /// The name of the process that died; `None` as for [`Self::pid`].
+    #[must_use]
+    pub fn process_name(&self) -> Option<&str> {
+        self.process.as_ref().map(|(_, name)| &name[..])
+    }
+
+    /// The number of the thread that held the lock, in the kernel (`gettid(2)`); that of a
+    /// process's first thread is the process's.
+    #[must_use]
+    pub fn thread_id(&self) -> u32 {
+        self.thread
+    }
+}
+
+impl fmt::Display for OwnerDiedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.process {
+            Some((pid, name)) if name.is_empty() => write!(f, "process {pid}")?,
+            Some((pid, name)) => write!(f, "process {pid} ({name:?})")?,
+            None => write!(f, "the process of thread {}", self.thread)?,
+        }
+        write!(
+            f,
+            " died while it held {} {:?}: what the lock protects may be half changed (to put it in \
+             order, take the guard: OwnerDied::into_guard)",
+            self.kind, self.name
+        )
+    }
+}
+
+impl Error for OwnerDiedError {}
+
+/// How many of the children that this process has buried it remembers.
+const REMEMBERED: usize = 64;
+
+/// The children that this process buried last: the process table knows them no more.
+static BURIED: Mutex<VecDeque<(Slot, u32, String)>> = Mutex::new(VecDeque::new());
+
+/// Remembers who had a slot, as long as no other thread does: a lock that it held may be found
+/// later.
+pub(crate) fn remember(slot: Slot, pid: u32, name: &str) {
+    if let Ok(mut buried) = BURIED.try_lock() {
+        buried.truncate(REMEMBERED - 1);
+        buried.push_front((slot, pid, name.to_owned()));
+    }
+}
+
+fn buried(owner: Owner) -> Option<(u32, String)> {
+    // Not waited for: in the copy of a process whose thread had it, nobody would give it back.
+    let buried = BURIED.try_lock().ok()?;
+    let same = |slot: &Slot| {
+        Owner::process(slot.index, slot.generation)
+            == Owner::process(owner.slot(), owner.generation())
+    };
+    buried.iter().find(|(slot, ..)| same(slot)).map(|(_, pid, name)| (*pid, name.clone()))
 }

@@ -1,5 +1,6 @@
 //! A lock that a thread may take again.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::time::Duration;
@@ -7,9 +8,9 @@ use std::time::Duration;
 use procession_shm::sync;
 use procession_shm::wait::{Acquired, Waiting};
 
-use super::owner_died::{AcquireTimeoutError, OwnedResult, OwnerDied, TryAcquireError};
+use super::owner_died::{OwnedResult, OwnerDied};
 use super::waiting_for;
-use crate::arena::{self, Handle, Result};
+use crate::arena::{self, Handle, HeldBy, Name, Result};
 use crate::codec::travels_by_handle;
 
 /// A lock that the thread which holds it may take again, and that is free when all guards are gone.
@@ -36,13 +37,12 @@ use crate::codec::travels_by_handle;
 ///     scope.spawn(move || drop(guard));
 /// });
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RLock {
     inner: sync::RLock,
 }
 
 /// The lock is held for as long as this lives.
-#[derive(Debug)]
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct RLockGuard<'l> {
     lock: &'l RLock,
@@ -86,7 +86,7 @@ impl RLock {
         let guard = RLockGuard { lock: self, not_send: PhantomData };
         match acquired {
             Acquired::Clean => Ok(guard),
-            Acquired::OwnerDied(_) => Err(OwnerDied::new(guard)),
+            Acquired::OwnerDied(owner) => Err(OwnerDied::new(guard, self.handle(), owner)),
         }
     }
 
@@ -99,26 +99,26 @@ impl RLock {
         self.guard(acquired.expect("a wait without a deadline that no signal interrupts"))
     }
 
-    /// Takes the lock if it is free, the calling thread's already, or its holder dead.
+    /// Takes the lock if it is free, the calling thread's already, or its holder dead; `None` if
+    /// another holds it.
     ///
     /// # Errors
-    /// [`TryAcquireError`].
-    pub fn try_lock(&self) -> Result<RLockGuard<'_>, TryAcquireError<RLockGuard<'_>>> {
-        let acquired = self.inner.try_acquire().ok_or(TryAcquireError::WouldBlock)?;
-        Ok(self.guard(acquired)?)
+    /// [`OwnerDied`], with the guard.
+    pub fn try_lock(&self) -> Result<Option<RLockGuard<'_>>, OwnerDied<RLockGuard<'_>>> {
+        self.inner.try_acquire().map(|acquired| self.guard(acquired)).transpose()
     }
 
-    /// Takes the lock, waiting for it no longer than `timeout`.
+    /// Takes the lock, waiting for it no longer than `timeout`; `None` if another held it for all
+    /// that time.
     ///
     /// # Errors
-    /// [`AcquireTimeoutError`].
+    /// [`OwnerDied`], with the guard.
     pub fn lock_timeout(
         &self,
         timeout: Duration,
-    ) -> Result<RLockGuard<'_>, AcquireTimeoutError<RLockGuard<'_>>> {
-        let acquired = self.inner.acquire(waiting_for(timeout));
-        let acquired = acquired.map_err(|_| AcquireTimeoutError::TimedOut(timeout))?;
-        Ok(self.guard(acquired)?)
+    ) -> Result<Option<RLockGuard<'_>>, OwnerDied<RLockGuard<'_>>> {
+        let acquired = self.inner.acquire(waiting_for(timeout)).ok();
+        acquired.map(|acquired| self.guard(acquired)).transpose()
     }
 
     /// How many guards the calling thread has.
@@ -132,6 +132,21 @@ impl Drop for RLockGuard<'_> {
     fn drop(&mut self) {
         // As this is the thread that took it, only another language could have released it.
         let _ = self.lock.inner.release();
+    }
+}
+
+impl fmt::Debug for RLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RLock")
+            .field("name", &Name(self.handle()))
+            .field("held_by", &HeldBy(self.handle(), self.inner.owner()))
+            .finish()
+    }
+}
+
+impl fmt::Debug for RLockGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RLockGuard").field("name", &Name(self.lock.handle())).finish()
     }
 }
 
@@ -152,8 +167,8 @@ mod tests {
                 let other = scope.spawn(|| {
                     let short = Duration::from_millis(2);
                     assert_eq!(lock.depth(), 0);
-                    matches!(lock.try_lock(), Err(TryAcquireError::WouldBlock))
-                        && matches!(lock.lock_timeout(short), Err(AcquireTimeoutError::TimedOut(_)))
+                    lock.try_lock().unwrap().is_none()
+                        && lock.lock_timeout(short).unwrap().is_none()
                 });
                 other.join().unwrap()
             })

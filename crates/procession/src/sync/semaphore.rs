@@ -1,5 +1,6 @@
 //! A counter of permits between processes.
 
+use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use procession_shm::sync;
 use procession_shm::wait::Waiting;
 
 use super::{ReleaseError, waiting_for};
-use crate::arena::{self, Handle, Result};
+use crate::arena::{self, Handle, Name, Result};
 use crate::codec::travels_by_handle;
 
 /// A number of permits that processes and threads take and give back.
@@ -27,13 +28,12 @@ use crate::codec::travels_by_handle;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Semaphore {
     inner: sync::Semaphore,
 }
 
 /// A permit, given back when this is dropped.
-#[derive(Debug)]
 #[must_use = "the permit is given back when this is dropped"]
 pub struct Permit<'s> {
     semaphore: &'s Semaphore,
@@ -54,10 +54,10 @@ impl Drop for Permit<'_> {
 }
 
 impl Semaphore {
-    /// A semaphore with `permits` permits; releasing adds to them without a bound.
+    /// A semaphore with `permits` permits, at most 2147483647; releasing adds to them up to that.
     ///
     /// # Errors
-    /// If the arena is full.
+    /// If the arena is full; [`arena::Error::TooMany`].
     #[track_caller]
     pub fn new(permits: u32) -> Result<Self> {
         Self::named(&arena::place(Location::caller()), permits)
@@ -66,15 +66,15 @@ impl Semaphore {
     /// As [`Self::new`], with a name for who looks at the family.
     ///
     /// # Errors
-    /// If the arena is full.
+    /// As [`Self::new`].
     pub fn named(name: &str, permits: u32) -> Result<Self> {
         Ok(Self { inner: sync::Semaphore::new(arena::family()?, name, permits, None)? })
     }
 
-    /// A semaphore that never has more than its `permits` permits.
+    /// A semaphore that never has more than its `permits` permits, at most 2147483647.
     ///
     /// # Errors
-    /// If the arena is full.
+    /// As [`Self::new`].
     #[track_caller]
     pub fn bounded(permits: u32) -> Result<Self> {
         let name = arena::place(Location::caller());
@@ -84,7 +84,7 @@ impl Semaphore {
     /// A semaphore of at most 8192 permits that come back when their holder dies.
     ///
     /// # Errors
-    /// If the arena is full, or for too many permits.
+    /// If the arena is full; [`arena::Error::TooMany`].
     #[track_caller]
     pub fn recovering(permits: u32) -> Result<Self> {
         let name = arena::place(Location::caller());
@@ -136,6 +136,21 @@ impl Semaphore {
     #[must_use]
     pub fn value(&self) -> u32 {
         self.inner.value()
+    }
+}
+
+impl fmt::Debug for Semaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Semaphore")
+            .field("name", &Name(self.handle()))
+            .field("value", &self.value())
+            .finish()
+    }
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").field("name", &Name(self.semaphore.handle())).finish()
     }
 }
 

@@ -1,14 +1,19 @@
 //! Queues, locks, semaphores and events between processes that come and go.
 
+use std::error::Error;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use procession::arena;
 use procession::queue::{BYTES, PutError};
-use procession::sync::LockError;
+use procession::sync::OwnerDiedError;
 use procession::{
-    Builder, ByteQueue, Event, JoinError, Lock, Queue, Semaphore, SharedBlock, StartMethod,
+    Array, Builder, ByteQueue, Condition, Event, JoinError, Lock, Queue, RLock, Semaphore,
+    SharedBlock, StartMethod, Value,
 };
 use procession_os::process;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::driver::until;
 
@@ -112,12 +117,132 @@ pub(crate) fn a_dead_owner_hands_the_lock_on(method: StartMethod) {
         );
         let child = child.unwrap();
         until(|| lock.is_locked());
-        let LockError::OwnerDied(guard) = lock.lock().unwrap_err();
+        let guard = lock.lock().unwrap_err().into_guard();
         assert!(lock.is_locked());
         drop(guard);
         drop(lock.lock().unwrap());
         assert!(child.join().is_err());
     }
+}
+
+/// Has a child die with the lock and returns its number.
+fn kill_with<L>(method: StartMethod, lock: L, take: fn(L)) -> u32
+where
+    L: Serialize + DeserializeOwned + 'static,
+{
+    let child = builder(method).name("clerk").spawn(take, lock).unwrap();
+    let pid = child.pid();
+    assert!(child.join().is_err());
+    pid
+}
+
+fn kill<L>(method: StartMethod, lock: &L, take: fn(L))
+where
+    L: Clone + Serialize + DeserializeOwned + 'static,
+{
+    kill_with(method, lock.clone(), take);
+}
+
+pub(crate) fn a_lock_is_free_as_soon_as_its_error_goes_up(method: StartMethod) {
+    type Failure = Box<dyn Error>;
+    type Way<'w> = (&'w str, &'w dyn Fn() -> Result<(), Failure>);
+    fn check(ways: &[Way<'_>], kill: impl Fn()) {
+        let mut kept = Vec::new();
+        for (way, take) in ways {
+            kill();
+            let error = take().expect_err(way);
+            assert!(error.is::<OwnerDiedError>(), "{way}: {error}");
+            // The error is kept, the lock is free, and the next is told nothing.
+            kept.push(error);
+            take().unwrap_or_else(|error| panic!("{way}: {error}"));
+        }
+        assert!(kept.iter().all(|error| error.to_string().contains("died while it held")));
+    }
+    fn done<T>(_: T) -> Result<(), Failure> {
+        Ok(())
+    }
+    let (lock, rlock) = (Lock::new().unwrap(), RLock::new().unwrap());
+    let (value, array) = (Value::new(7u64).unwrap(), Array::<u8>::zeroed(3).unwrap());
+    let changed = Condition::new().unwrap();
+    let soon = Duration::from_secs(1000);
+    check(
+        &[
+            ("lock", &|| done(lock.lock()?)),
+            ("try_lock", &|| done(lock.try_lock()?.ok_or("held")?)),
+            ("lock_timeout", &|| done(lock.lock_timeout(soon)?.ok_or("held")?)),
+        ],
+        || kill(method, &lock, |lock| die_with(lock.lock().unwrap())),
+    );
+    check(
+        &[
+            ("rlock", &|| done(rlock.lock()?)),
+            ("try_lock", &|| done(rlock.try_lock()?.ok_or("held")?)),
+            ("lock_timeout", &|| done(rlock.lock_timeout(soon)?.ok_or("held")?)),
+        ],
+        || kill(method, &rlock, |lock| die_with(lock.lock().unwrap())),
+    );
+    check(
+        &[
+            ("load", &|| done(value.load()?)),
+            ("store", &|| done(value.store(1)?)),
+            ("update", &|| done(value.update(|n| n + 1)?)),
+            ("lock", &|| done(value.lock()?)),
+        ],
+        || kill(method, &value, |value| die_with(value.lock().unwrap())),
+    );
+    check(&[("array", &|| done(array.lock()?))], || {
+        kill(method, &array, |array| die_with(array.lock().unwrap()));
+    });
+    // As told to a waiter at a condition, with another kind of box, and with an error by its type.
+    let wait = |(lock, changed, here): (Lock, Condition, Event)| -> String {
+        let wait = || -> Result<(), Box<dyn Error + Send + Sync>> {
+            let guard = lock.lock()?;
+            here.set();
+            drop(changed.wait(guard)?);
+            Ok(())
+        };
+        let error = wait().unwrap_err();
+        drop(lock.lock().map_err(OwnerDiedError::from).unwrap());
+        error.to_string()
+    };
+    let here = Event::new().unwrap();
+    let waiter = builder(method).spawn(wait, (lock.clone(), changed, here.clone())).unwrap();
+    here.wait();
+    kill(method, &lock, |lock| die_with(lock.lock().unwrap()));
+    assert!(waiter.join().unwrap().contains("died while it held Lock"));
+}
+
+fn die_with<G>(guard: G) {
+    std::mem::forget(guard);
+    process::kill_self();
+}
+
+pub(crate) fn a_dead_owner_is_told_by_number_and_name(method: StartMethod) {
+    let lock = Lock::named("accounts").unwrap();
+    let pid = kill_with(method, lock.clone(), |lock| die_with(lock.lock().unwrap()));
+    let died = lock.lock().unwrap_err();
+    let error = died.error().clone();
+    assert_eq!((error.kind(), error.name()), (arena::Kind::Lock, "accounts"));
+    assert_eq!((error.pid(), error.process_name()), (Some(pid), Some("clerk")));
+    let text = text_of(pid);
+    assert!(died.to_string().starts_with(&text), "{died}");
+    assert!(format!("{died:?}").starts_with(&format!("OwnerDied({text}")), "{died:?}");
+    drop(died);
+    // As seen by one that did not start the dead, while it is not buried.
+    let child = builder(method)
+        .name("clerk")
+        .spawn(|lock: Lock| die_with(lock.lock().unwrap()), lock.clone())
+        .unwrap();
+    let pid = child.pid();
+    until(|| child.is_finished());
+    let told = |lock: Lock| lock.lock().map_err(OwnerDiedError::from).unwrap_err().to_string();
+    let told = builder(method).spawn(told, lock.clone()).unwrap().join().unwrap();
+    assert!(told.starts_with(&text_of(pid)), "{told}");
+    assert!(child.join().is_err());
+}
+
+fn text_of(pid: u32) -> String {
+    format!("process {pid} (\"clerk\") died while it held Lock \"accounts\"")
 }
 
 pub(crate) fn a_lock_lets_one_in_at_a_time(method: StartMethod) {
@@ -198,6 +323,6 @@ pub(crate) fn a_stranger_takes_part_by_handles(_: StartMethod) {
     let reply = replies.get().unwrap();
     assert_eq!((reply.kind, &reply.bytes[..]), (BYTES, &b"HELLO"[..]));
     until(|| lock.is_locked());
-    assert!(matches!(lock.lock(), Err(LockError::OwnerDied(_))), "it is killed with the lock");
+    assert!(lock.lock().is_err(), "it is killed with the lock");
     assert!(!child.wait().unwrap().success());
 }

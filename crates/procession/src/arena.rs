@@ -22,16 +22,35 @@ use procession_shm::wait::Owner;
 
 pub use procession_shm::arena::{
     Arena, Error, Handle, Kind, Member, ObjectInfo, ParseHandleError, ProcessInfo, ProcessState,
-    Result, SleepsOn, Slot, attach, family,
+    Result, SleepsOn, Slot, attach,
 };
 pub(crate) use procession_shm::arena::{signal_tree, state_of};
 
+/// The arena of this process's own family, made at the first call.
+///
+/// In a child that was to be taken over by [`init`](crate::init), and has come here without, this
+/// does not return: the process ends, and its parent's join says why.
+///
+/// # Errors
+/// As [`Arena::create`].
+pub fn family() -> Result<&'static Arena> {
+    crate::process::refuse_stray_child();
+    procession_shm::arena::family()
+}
+
+/// Bytes that the process table keeps of a process's name.
+const PROCESS_NAME: usize = 48;
 /// Bytes that the object table keeps of an object's name.
 const OBJECT_NAME: usize = 32;
 
 /// A name for an object that was given none: where in the program it was made.
 pub(crate) fn place(at: &Location<'_>) -> String {
     place_within(at.file(), at.line(), OBJECT_NAME)
+}
+
+/// A name for a child that was given none: where in the program it was spawned.
+pub(crate) fn place_of_spawn(at: &Location<'_>) -> String {
+    place_within(at.file(), at.line(), PROCESS_NAME)
 }
 
 /// The file as the compiler names it and the line, as in `src/main.rs:12`; where that is too long,
@@ -91,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_place_is_as_the_compiler_names_it_where_that_fits() {
-        assert_eq!(place_within("src/main.rs", 12, OBJECT_NAME), "src/main.rs:12");
+        assert_eq!(place_within("src/main.rs", 12, PROCESS_NAME), "src/main.rs:12");
         let long = "/home/somebody/projects/procession/crates/app/src/main.rs";
         assert_eq!(place_within(long, 12, OBJECT_NAME), "crates/app/src/main.rs:12");
         assert_eq!(place_within("crates/app/../../src/main.rs", 1, 32), "src/main.rs:1");

@@ -43,6 +43,15 @@
 //! process has it open. [`spawn`] keeps what the arguments name until the child has opened it; a
 //! message in a queue does not, so keep an object that you send until it has been received.
 //!
+//! # Statics
+//! If this process has one thread, a child is a copy of it, with the statics as they are now.
+//! Otherwise the program is started a second time for the child, with the statics of its start. See
+//! [`StartMethod`], and choose with [`Builder::start_method`] or [`set_start_method`].
+//!
+//! # When a process dies with a lock
+//! The next to take it gets the guard in an [`OwnerDied`](sync::OwnerDied), to put in order what
+//! the lock protects; or it gives up with `?`, which releases the lock.
+//!
 //! # What does not compile
 //! A guard is no value to be sent: what it means is true in its own process alone.
 //!
@@ -97,6 +106,9 @@ mod codec;
 pub use arena::Handle;
 pub use codec::{DecodeError, EncodeError};
 pub use memory::{Array, SharedBlock, Value};
-pub use process::{Builder, JoinError, JoinHandle, SpawnError, StartMethod, init, spawn};
+pub use process::{
+    Builder, JoinError, JoinHandle, SpawnError, StartMethod, init, set_start_method, spawn,
+    start_method,
+};
 pub use queue::{ByteQueue, JoinableQueue, Queue};
 pub use sync::{Barrier, Condition, Event, Lock, RLock, Semaphore};

@@ -16,32 +16,30 @@ use serde::de::DeserializeOwned;
 
 use super::child::{self, called_anew};
 use super::detached;
-use super::error::SpawnError;
+// Here all is about why; only the public functions say whose start it was.
+use super::error::SpawnErrorKind as SpawnError;
 use super::handle::{Child, JoinHandle, SIGKILL};
+use super::init::entrance;
 use super::order::{self, Order};
 use super::program::{Build, Place};
 use super::report::Report;
+use super::start_method::{StartMethod, start_method, to_number};
 use super::surroundings::{Surroundings, enter_directory};
 use crate::arena::{self, Slot};
 use crate::codec::{self, Named};
-
-/// How a child comes to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StartMethod {
-    /// A copy of this process, which must have one thread (`fork(2)`). Fast.
-    Fork,
-    /// This program started anew; [`init`](super::init) must come first in its main.
-    Spawn,
-}
 
 /// Runs `function` with `arguments` in a process of its own.
 ///
 /// Closures that capture nothing are functions too. What the function needs comes in by the
 /// arguments, which are serialized, and goes out by the result.
 ///
+/// What the function finds in the program's *statics* depends on the start method. Unless one was
+/// [chosen](super::set_start_method), the child of a process with one thread is a copy of it and
+/// has the statics as they are now; the child of a process with several threads is the program
+/// started a second time and has the statics of its start. See [`StartMethod`].
+///
 /// # Errors
-/// [`SpawnError`]. Nothing was started then.
+/// [`SpawnError`](super::SpawnError). Nothing was started then.
 ///
 /// ```
 /// fn main() {
@@ -51,7 +49,7 @@ pub enum StartMethod {
 /// }
 /// ```
 #[track_caller]
-pub fn spawn<A, R>(function: fn(A) -> R, arguments: A) -> Result<JoinHandle<R>, SpawnError>
+pub fn spawn<A, R>(function: fn(A) -> R, arguments: A) -> Result<JoinHandle<R>, super::SpawnError>
 where
     A: Serialize + DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
@@ -139,7 +137,10 @@ impl Builder {
         self
     }
 
-    /// How it comes to be. If this isn't said: by fork if this process has one thread.
+    /// How it comes to be, and so whether it finds the program's statics as they are here now or as
+    /// at the program's start: see [`StartMethod`]. If this isn't said, it is as
+    /// [`set_start_method`](super::set_start_method) has it, and if that isn't either, by fork if
+    /// this process has one thread.
     #[must_use]
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.method = Some(method);
@@ -155,6 +156,22 @@ impl Builder {
         self,
         function: fn(A) -> R,
         arguments: A,
+    ) -> Result<JoinHandle<R>, super::SpawnError>
+    where
+        A: Serialize + DeserializeOwned + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        let here = std::panic::Location::caller();
+        let name = self.name.clone().unwrap_or_else(|| arena::place_of_spawn(here));
+        let started = self.start(name.clone(), function, arguments);
+        started.map_err(|why| super::SpawnError::new(&name, why))
+    }
+
+    fn start<A, R>(
+        self,
+        name: String,
+        function: fn(A) -> R,
+        arguments: A,
     ) -> Result<JoinHandle<R>, SpawnError>
     where
         A: Serialize + DeserializeOwned + 'static,
@@ -164,9 +181,8 @@ impl Builder {
         let checked = self.around.check();
         checked.map_err(|source| SpawnError::Os { what: "the environment", source })?;
         let bound = self.daemon || self.die_with_parent;
-        let name = self.name.unwrap_or_else(|| arena::place(std::panic::Location::caller()));
         let one_thread = process::is_single_threaded();
-        let method = self.method.unwrap_or(match one_thread {
+        let method = self.method.or_else(start_method).unwrap_or(match one_thread {
             true => StartMethod::Fork,
             false => StartMethod::Spawn,
         });
@@ -196,9 +212,7 @@ impl Builder {
                 (pid, slot)
             }
             StartMethod::Spawn => {
-                if !child::is_initialized() {
-                    return Err(SpawnError::NotInitialized);
-                }
+                let entrance = entrance().ok_or(SpawnError::NotInitialized)?;
                 let order = Order {
                     build: Build::of_this_program().map_err(|source| SpawnError::Os {
                         what: "looking at /proc/self/exe",
@@ -212,9 +226,10 @@ impl Builder {
                     bound,
                     by_main_thread: process::is_main_thread(),
                     directory: self.around.directory.clone(),
+                    start_method: to_number(start_method()),
                 };
                 let block = order.write(&bytes)?;
-                let pid = order::start(&block, &self.around)?;
+                let pid = order::start(&block, entrance, &self.around)?;
                 named.push(Box::new(block));
                 (pid, None)
             }
@@ -224,7 +239,7 @@ impl Builder {
             let _ = process::kill(pid, SIGKILL);
             SpawnError::Os { what: "following the child", source }
         })?;
-        Ok(JoinHandle::of(Child::new(pid, name, pidfd, slot, outbox, named)))
+        Ok(JoinHandle::of(Child::new(pid, name, pidfd, slot, outbox, named, method)))
     }
 }
 

@@ -1,26 +1,19 @@
-//! The child's side.
+//! The child's side: it calls the function, and reports.
 
 #![allow(unsafe_code)]
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::ffi::OsStr;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use procession_os::process;
-use procession_shm::arena::inherit;
-use procession_shm::memory::SharedBlock;
 use procession_shm::queue::Queue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::order::{self, Order, VARIABLE};
-use super::program::{Build, Place};
+use super::program::Place;
 use super::report::Report;
-use super::surroundings::enter_directory;
-use crate::arena::{self, Handle};
+use crate::arena;
 use crate::codec;
 
 /// The status of a child whose function panicked, as that of a Rust program whose main does.
@@ -28,85 +21,11 @@ const PANICKED: i32 = 101;
 /// The status of a child that could not begin, or not send its result (`EX_SOFTWARE`, `sysexits.h`).
 pub(super) const FAILED: i32 = 70;
 
-static INITIALIZED: AtomicBool = AtomicBool::new(false);
-
-/// Whether [`init`] was called in this process, or in the one that it is a copy of.
-pub(super) fn is_initialized() -> bool {
-    INITIALIZED.load(Ordering::Relaxed)
-}
-
-/// Makes this program able to run the functions that it [spawns](crate::spawn): the first thing in
-/// `main`.
-///
-/// In a child that was started anew this does not return: it runs the child's function, and leaves
-/// when that has returned. In every other process it returns at once.
-///
-/// ```
-/// fn main() {
-///     procession::init();
-///     let child = procession::spawn(|name: String| format!("hello {name}"), "child".to_owned());
-///     assert_eq!(child.unwrap().join().unwrap(), "hello child");
-/// }
-/// ```
-pub fn init() {
-    INITIALIZED.store(true, Ordering::Relaxed);
-    if let Some(value) = std::env::var_os(VARIABLE) {
-        let ended = take_over(&value);
-        if let Err(why) = &ended {
-            eprintln!("procession: process {} could not begin: {why}", process::id());
-        }
-        std::process::exit(ended.unwrap_or(FAILED));
-    }
-    procession_shm::arena::name_process("main");
-}
-
-fn take_over(value: &OsStr) -> Result<i32, String> {
-    if !process::is_single_threaded() {
-        return Err("procession::init() is called first in main, before any thread".to_owned());
-    }
-    // SAFETY: there is no other thread that could read the environment meanwhile.
-    unsafe { std::env::remove_var(VARIABLE) };
-    let (number, handle) =
-        order::parse(value).ok_or_else(|| format!("{VARIABLE} is {}", value.display()))?;
-    let text = |error: arena::Error| error.to_string();
-    let fd = procession_os::spawn::inherited(number).map_err(|error| error.to_string())?;
-    let arena = inherit(fd).map_err(text)?;
-    let block = SharedBlock::open(handle).map_err(text)?;
-    let (order, arguments) = Order::read(&block)?;
-    drop(block);
-    arena.set_name(&order.name);
-    // It may be an orphan by now, and its parent in the kernel another.
-    arena.set_parent(order.parent);
-    if order.bound {
-        process::die_with_parent(order.parent, order.by_main_thread)
-            .map_err(|error| format!("binding its life to its parent's: {error}"))?;
-    }
-    let outbox = Queue::open(Handle::from_bytes(order.outbox)).map_err(text)?;
-    let ready = enter_directory(order.directory.as_ref()).and_then(|()| entry_of(&order));
-    match ready {
-        Ok(entry) => Ok(entry(Call { function: order.function, arguments, outbox })),
-        Err(why) => {
-            Report::NotBegun(why.clone()).send(&outbox).map_err(text)?;
-            Err(why)
-        }
-    }
-}
-
-fn entry_of(order: &Order) -> Result<fn(Call) -> i32, String> {
-    let build = Build::of_this_program().map_err(|error| error.to_string())?;
-    if build != order.build {
-        return Err(format!("it runs {build:?}, its parent {:?}", order.build));
-    }
-    // SAFETY: the parent, which runs the same build, made the place of a function of this type.
-    let entry = unsafe { order.entry.function() };
-    entry.ok_or_else(|| "the order names what is not code of the program".to_owned())
-}
-
 /// A function to be called in a process that was started anew.
 pub(super) struct Call {
-    function: Place,
-    arguments: Vec<u8>,
-    outbox: Queue,
+    pub(super) function: Place,
+    pub(super) arguments: Vec<u8>,
+    pub(super) outbox: Queue,
 }
 
 /// Runs the function; gives the process's exit status.

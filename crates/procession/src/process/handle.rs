@@ -15,8 +15,10 @@ use serde::de::DeserializeOwned;
 use super::detached;
 use super::error::{JoinError, JoinTimeoutError, TryJoinError};
 use super::report::Report;
+use super::start_method::StartMethod;
 use crate::arena::{self, ProcessState, Slot};
 use crate::codec::{self, Named};
+use crate::sync::remember;
 
 pub(super) const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
@@ -47,6 +49,8 @@ pub(super) struct Child {
     named: Named,
     /// The last that it said.
     report: Option<Report>,
+    /// Whether it is this program started a second time, and not a copy of this process.
+    respawned: bool,
     /// Whose child it is: a copy of this process must leave it alone.
     parent: u32,
 }
@@ -59,8 +63,11 @@ impl Child {
         slot: Option<Slot>,
         outbox: Queue,
         named: Named,
+        method: StartMethod,
     ) -> Self {
-        Self { pid, name, pidfd, slot, outbox, named, report: None, parent: process::id() }
+        let respawned = method == StartMethod::Spawn;
+        let parent = process::id();
+        Self { pid, name, pidfd, slot, outbox, named, report: None, respawned, parent }
     }
 
     /// Reads what the child has said since the last time.
@@ -90,13 +97,15 @@ impl Child {
     /// Takes the status of the child, which has ended, and reads its last words. What it held is
     /// still there.
     fn take_status(&mut self) -> Result<ExitStatus, JoinError> {
-        let pid = self.pid;
+        let (pid, name) = (self.pid, &self.name);
         let status = self.pidfd.reap().map_err(|source| JoinError::Os {
             what: "taking the status of",
             pid,
+            name: name.clone(),
             source,
         })?;
-        self.listen()?;
+        let listened = self.listen();
+        listened.map_err(|source| JoinError::Arena { pid, name: self.name.clone(), source })?;
         Ok(status.unwrap_or(ExitStatus::Unknown))
     }
 
@@ -105,6 +114,7 @@ impl Child {
         if let Ok(arena) = arena::family() {
             match self.slot {
                 Some(slot) => {
+                    remember(slot, self.pid, &self.name);
                     arena.bury(slot);
                 }
                 None => {
@@ -125,21 +135,29 @@ impl Child {
     }
 
     fn result<R: DeserializeOwned>(&mut self) -> Result<R, JoinError> {
-        let pid = self.pid;
         let status = self.take_status()?;
-        match (self.report.take(), status) {
-            (Some(Report::Returned(bytes)), _) => {
-                codec::decode(&bytes).map_err(|source| JoinError::Decode { pid, source })
-            }
+        let (pid, name) = (self.pid, self.name.clone());
+        Err(match (self.report.take(), status) {
+            (Some(Report::Returned(bytes)), _) => match codec::decode(&bytes) {
+                Ok(result) => return Ok(result),
+                Err(source) => JoinError::Decode { pid, name, source },
+            },
             (Some(Report::Panicked(place, message)), _) => {
-                Err(JoinError::Panicked { pid, message, place })
+                JoinError::Panicked { pid, name, message, place }
             }
-            (Some(Report::NotBegun(reason)), _) => Err(JoinError::NotBegun { pid, reason }),
-            (Some(Report::Unsent(reason)), _) => Err(JoinError::Unsent { pid, reason }),
-            (_, ExitStatus::Signaled(signal)) => Err(JoinError::Signaled { pid, signal }),
-            (_, ExitStatus::Exited(code)) => Err(JoinError::Exited { pid, code }),
-            (_, ExitStatus::Unknown) => Err(JoinError::StatusTaken { pid }),
-        }
+            (Some(Report::NotBegun(reason)), _) => JoinError::NotBegun { pid, name, reason },
+            (Some(Report::Unsent(reason)), _) => JoinError::Unsent { pid, name, reason },
+            (_, ExitStatus::Signaled(signal)) => JoinError::Signaled { pid, name, signal },
+            (None, ExitStatus::Exited(code)) if self.respawned => {
+                let reason = format!(
+                    "it left with status {code} and never came to procession::init(), which must \
+                     be first in main"
+                );
+                JoinError::NotBegun { pid, name, reason }
+            }
+            (_, ExitStatus::Exited(code)) => JoinError::Exited { pid, name, code },
+            (_, ExitStatus::Unknown) => JoinError::StatusTaken { pid, name },
+        })
     }
 
     fn join<R: DeserializeOwned>(mut self) -> Result<R, JoinError> {
@@ -158,7 +176,8 @@ impl Child {
                 Ok(false) if deadline.is_none_or(|deadline| deadline > until) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => {
-                    return Err(JoinError::Os { what: "waiting for", pid: self.pid, source });
+                    let (pid, name) = (self.pid, self.name.clone());
+                    return Err(JoinError::Os { what: "waiting for", pid, name, source });
                 }
                 Ok(ended) => return Ok(ended),
             }

@@ -6,6 +6,10 @@
 //! thing in its `main`, runs the function there instead of the rest of the program. The function
 //! travels as its distance from a fixed one in the program, the arguments as bytes in the arena.
 //!
+//! So the child finds the program's statics as they are in this process now, or as at the program's
+//! start. [`StartMethod`] says what else differs; [`Builder::start_method`] and
+//! [`set_start_method`] choose.
+//!
 //! # How it ends
 //! The child puts a report into a queue of its own (`report`): the result, or the text of its
 //! panic. The parent follows the process by pidfd, and when that has ended, reads the report and
@@ -17,14 +21,20 @@ mod child;
 mod detached;
 mod error;
 mod handle;
+mod init;
 mod order;
 mod program;
 mod report;
+mod start_method;
 mod surroundings;
 
-pub use builder::{Builder, StartMethod, spawn};
-pub use child::init;
-pub use error::{JoinError, JoinTimeoutError, SpawnError, TryJoinError};
+pub use builder::{Builder, spawn};
+pub use error::{JoinError, JoinTimeoutError, SpawnError, SpawnErrorKind, TryJoinError};
 pub use handle::JoinHandle;
+#[doc(hidden)]
+pub use init::enter_test;
+pub use init::init;
+pub(crate) use init::refuse_stray_child;
 pub use procession_os::pidfd::ExitStatus;
 pub use procession_shm::arena::{Blocked, ProcessName, ProcessState};
+pub use start_method::{StartMethod, set_start_method, start_method};

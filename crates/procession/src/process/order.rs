@@ -1,5 +1,5 @@
-//! What a child that is started anew is told: by one environment variable where the arena is and
-//! which block of it holds the order, and by the order all else.
+//! What a respawned child is told: by one environment variable where the arena is,
+//! which block of it holds the order, and where it is taken over, and by the order all else.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,13 +9,14 @@ use procession_os::spawn::respawn;
 use procession_shm::memory::SharedBlock;
 use serde::{Deserialize, Serialize};
 
-use super::error::SpawnError;
+use super::error::SpawnErrorKind;
+use super::init::Entrance;
 use super::program::{Build, Place};
 use super::surroundings::Surroundings;
 use crate::arena::{self, Handle};
 use crate::codec;
 
-/// Where a child finds its order: the arena's descriptor, and the block's handle.
+/// Where a child finds its order: the arena's descriptor, the block's handle, and its entrance.
 pub(super) const VARIABLE: &str = "PROCESSION_CHILD";
 
 /// What the child is to do. The arguments' bytes follow it in the block.
@@ -35,11 +36,13 @@ pub(super) struct Order {
     pub(super) by_main_thread: bool,
     /// Where it begins, if not where its parent is.
     pub(super) directory: Option<PathBuf>,
+    /// How it starts children of its own, as [`super::start_method::to_number`] has it.
+    pub(super) start_method: u8,
 }
 
 impl Order {
     /// Writes the order down. The block must stay open until the child has begun.
-    pub(super) fn write(&self, arguments: &[u8]) -> Result<SharedBlock, SpawnError> {
+    pub(super) fn write(&self, arguments: &[u8]) -> Result<SharedBlock, SpawnErrorKind> {
         let mut bytes = Vec::new();
         codec::encode(self, &mut bytes)?;
         let head = bytes.len() as u64;
@@ -64,22 +67,30 @@ impl Order {
     }
 }
 
-/// Starts this program anew with an order; gives the child's number.
-pub(super) fn start(order: &SharedBlock, around: &Surroundings) -> Result<u32, SpawnError> {
+/// Starts this program a second time, with an order; returns the child's number.
+pub(super) fn start(
+    order: &SharedBlock,
+    entrance: Entrance,
+    around: &Surroundings,
+) -> Result<u32, SpawnErrorKind> {
     let fd = arena::family()?.as_fd();
     // The number is taken here as long as the child is being made, so nothing else has it there.
     let number = fd
         .try_clone_to_owned()
-        .map_err(|source| SpawnError::Os { what: "duplicating a descriptor", source })?;
-    let value = OsString::from(format!("{} {}", number.as_raw_fd(), order.handle()));
+        .map_err(|source| SpawnErrorKind::Os { what: "duplicating a descriptor", source })?;
+    let (fd_number, word) = (number.as_raw_fd(), entrance.word());
+    let value = OsString::from(format!("{fd_number} {} {word}", order.handle()));
     respawn(&around.environment(VARIABLE, &value), fd, number.as_raw_fd())
-        .map_err(|source| SpawnError::Os { what: "starting the program anew", source })
+        .map_err(|source| SpawnErrorKind::Os { what: "starting the program a second time", source })
 }
 
-/// The descriptor's number and the order's handle in the variable's value.
-pub(super) fn parse(value: &OsStr) -> Option<(i32, Handle)> {
-    let (number, handle) = value.to_str()?.split_once(' ')?;
-    Some((number.parse().ok()?, handle.parse().ok()?))
+/// The descriptor's number, the order's handle and the child's entrance in the variable's value.
+pub(super) fn parse(value: &OsStr) -> Option<(i32, Handle, Entrance)> {
+    let mut words = value.to_str()?.split(' ');
+    let (number, handle, word) = (words.next()?, words.next()?, words.next()?);
+    let entrances = [Entrance::Main, Entrance::BeforeMain];
+    let entrance = entrances.into_iter().find(|entrance| entrance.word() == word)?;
+    Some((number.parse().ok()?, handle.parse().ok()?, entrance))
 }
 
 #[cfg(test)]
@@ -89,9 +100,12 @@ mod tests {
     #[test]
     fn the_variable_says_where_the_order_is() {
         let handle = Handle { family: 1, index: 2, generation: 3 };
-        let value = OsString::from(format!("7 {handle}"));
-        assert_eq!(parse(&value), Some((7, handle)));
-        for wrong in ["", "7", "x y", "7 procession:"] {
+        for entrance in [Entrance::Main, Entrance::BeforeMain] {
+            let value = OsString::from(format!("7 {handle} {}", entrance.word()));
+            assert_eq!(parse(&value), Some((7, handle, entrance)));
+        }
+        let elsewhere = format!("7 {handle} elsewhere");
+        for wrong in ["", "7", "x y", "7 procession: main", &elsewhere] {
             assert_eq!(parse(OsStr::new(wrong)), None, "{wrong}");
         }
     }

@@ -29,10 +29,8 @@ pub(crate) fn a_killed_child_is_told_by_its_signal(method: StartMethod) {
         let pid = child.pid();
         if end == "kill" { child.kill() } else { child.terminate() }.unwrap();
         let error = child.join().unwrap_err();
-        assert!(
-            matches!(error, JoinError::Signaled { pid: p, signal: s } if p == pid && s == signal),
-            "{error:?}"
-        );
+        assert_eq!(error.pid(), pid);
+        assert!(matches!(error, JoinError::Signaled { signal: s, .. } if s == signal), "{error:?}");
     }
     // At once: it may not even have begun.
     for _ in 0..20 {
@@ -91,6 +89,42 @@ pub(crate) fn the_state_of_a_child_is_seen(method: StartMethod) {
     drop(guard);
     until(|| child.is_finished());
     assert_eq!(child.state(), ProcessState::Zombie);
+    child.join().unwrap();
+}
+
+pub(crate) fn how_a_child_ended_is_told_with_its_name_and_what_to_do(method: StartMethod) {
+    fn leave(how: i32) -> u64 {
+        match how {
+            0 => std::process::exit(3),
+            1 => panic!("no"),
+            2 => std::process::abort(),
+            _ => process::kill_self(),
+        }
+    }
+    for (how, texts) in [
+        (0, ["left with status 3 before its function returned", "return from the function"]),
+        (1, ["panicked at ", ": no"]),
+        (2, ["was ended by signal 6 (SIGABRT)", "stderr"]),
+        (3, ["was ended by signal 9 (SIGKILL)", "the kernel had too little memory"]),
+    ] {
+        let child = builder(method).name("clerk").spawn(leave, how).unwrap();
+        let begin = format!("child \"clerk\" (process {}) ", child.pid());
+        let error = child.join().unwrap_err();
+        assert_eq!(error.name(), "clerk");
+        let text = error.to_string();
+        assert!(text.starts_with(&begin), "{text}");
+        assert!(texts.iter().all(|part| text.contains(part)), "{text}");
+    }
+    let go = Event::new().unwrap();
+    let child = builder(method).name("clerk").spawn(|go: Event| go.wait(), go.clone()).unwrap();
+    let text = format!("child \"clerk\" (process {}) still runs", child.pid());
+    let error = child.try_join().unwrap_err();
+    assert_eq!(error.to_string(), text);
+    let TryJoinError::Running(child) = error else { panic!("{error:?}") };
+    let error = child.join_timeout(Duration::from_millis(2)).unwrap_err();
+    assert_eq!(error.to_string(), text);
+    let JoinTimeoutError::TimedOut(child) = error else { panic!("{error:?}") };
+    go.set();
     child.join().unwrap();
 }
 

@@ -1,0 +1,247 @@
+//! How a *respawned* child, which is this program started a second time, comes to its function.
+//!
+//! The parent leaves an order ([`super::order`]) and names it in the environment. In a program it
+//! is taken up by [`init`], first in `main`. A test can't do so: its `main` is the harness's, which
+//! runs other tests, or none, and has threads by then. So the children of tests are taken over
+//! *before* `main`, by a function in `.init_array` that the linker puts into every program with
+//! this crate; in all other processes it does nothing.
+//!
+//! # Why before `main`
+//! The alternative is that the harness runs the same test in the child (`--exact NAME`), which
+//! takes over. But other harnesses have other arguments, and a generated test has another name; the
+//! harness prints to the child's output; and the child would have two threads, so that it could not
+//! fork.
+//!
+//! The price is that the standard library promises less before `main`: its handler for stack
+//! overflows is not installed yet, and C++ statics that are linked into the program may not be
+//! made.
+//!
+//! A respawned child that uses this crate without having been taken over is *stray*: it repeats the
+//! parent's program. It ends there, and tells its parent why.
+
+#![allow(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use procession_os::process;
+use procession_shm::arena::inherit;
+use procession_shm::memory::SharedBlock;
+use procession_shm::queue::Queue;
+
+use super::child::{Call, FAILED};
+use super::order::{self, Order, VARIABLE};
+use super::program::Build;
+use super::report::Report;
+use super::start_method::{from_number, set_start_method};
+use super::surroundings::enter_directory;
+use crate::arena::{self, Handle};
+
+/// Where a respawned child is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entrance {
+    /// By [`init`].
+    Main = 1,
+    /// Before `main`: it is a test's.
+    BeforeMain = 2,
+}
+
+impl Entrance {
+    /// The word for it in the order's variable.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::BeforeMain => "before-main",
+        }
+    }
+}
+
+/// Where the children of this process are taken over: an [`Entrance`], or 0 where nothing does.
+static ENTRANCE: AtomicU8 = AtomicU8::new(0);
+
+/// Where the children of this process are taken over; `None` if nobody has called [`init`].
+pub(super) fn entrance() -> Option<Entrance> {
+    let number = ENTRANCE.load(Ordering::Relaxed);
+    [Entrance::Main, Entrance::BeforeMain].into_iter().find(|entrance| *entrance as u8 == number)
+}
+
+/// Makes this program able to run the functions that it [spawns](crate::spawn): the first thing in
+/// `main`. [`#[procession::main]`](macro@crate::main) writes it there. In a test it can't be first,
+/// and [`#[procession::test]`](macro@crate::test) is for that.
+///
+/// In a child for which the program was started a second time, this does not return: it runs the
+/// child's function, and leaves when that has returned. In every other process it returns at once.
+///
+/// # Panics
+/// If it is called for the first time by another thread than the first, or when there are others: a
+/// child would repeat the program up to here, and then could not be taken over.
+///
+/// ```
+/// fn main() {
+///     procession::init();
+///     let child = procession::spawn(|name: String| format!("hello {name}"), "child".to_owned());
+///     assert_eq!(child.unwrap().join().unwrap(), "hello child");
+/// }
+/// ```
+#[track_caller]
+pub fn init() {
+    if !TAKEN_OVER.load(Ordering::Relaxed)
+        && let Some(value) = std::env::var_os(VARIABLE)
+    {
+        leave_after(take_over(&value, Entrance::Main));
+    }
+    if entrance().is_none() {
+        if let Some(why) = misplaced() {
+            panic!("procession::init() was called too late: {why}; {FIRST}");
+        }
+        ENTRANCE.store(Entrance::Main as u8, Ordering::Relaxed);
+        procession_shm::arena::name_process("main");
+    }
+}
+
+const FIRST: &str = "it must be first in main, where it takes over in a child: call it there, or \
+                     write #[procession::main] above main (and above #[tokio::main]); in a test \
+                     write #[procession::test] for #[test]";
+
+/// Why a child can't be taken over here, if it can't.
+fn misplaced() -> Option<String> {
+    if process::is_main_thread() && process::is_single_threaded() {
+        return None;
+    }
+    let thread = std::thread::current();
+    let name = thread.name().map_or("this".to_owned(), |name| format!("{name:?}"));
+    Some(format!("there are other threads than {name}"))
+}
+
+/// Has the children of a test taken over before `main`. What `#[procession::test]` puts first in
+/// it.
+///
+/// # Panics
+/// If the linker left out what does so.
+#[doc(hidden)]
+pub fn enter_test() {
+    assert!(
+        RAN_BEFORE_MAIN.load(Ordering::Relaxed),
+        "#[procession::test] needs a function to be called before main (.init_array), which the \
+         linker left out of this program: use harness = false, and procession::init() first in main"
+    );
+    let (none, before) = (0, Entrance::BeforeMain as u8);
+    let order = Ordering::Relaxed;
+    if ENTRANCE.compare_exchange(none, before, order, order).is_ok() {
+        procession_shm::arena::name_process("tests");
+    }
+}
+
+static RAN_BEFORE_MAIN: AtomicBool = AtomicBool::new(false);
+
+#[used]
+// SAFETY: the section has pointers to functions of the C convention, which are called before
+// `main`.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = before_main;
+
+extern "C" fn before_main() {
+    RAN_BEFORE_MAIN.store(true, Ordering::Relaxed);
+    if let Some(value) = std::env::var_os(VARIABLE)
+        && order::parse(&value).is_some_and(|(.., entrance)| entrance == Entrance::BeforeMain)
+    {
+        leave_after(take_over(&value, Entrance::BeforeMain));
+    }
+}
+
+/// Whether this process has been taken over, or was seen to be none that is to be.
+static TAKEN_OVER: AtomicBool = AtomicBool::new(false);
+
+/// Ends this process if it was to be taken over and has come here instead.
+pub(crate) fn refuse_stray_child() {
+    if TAKEN_OVER.load(Ordering::Relaxed) {
+        return;
+    }
+    let Some(value) = std::env::var_os(VARIABLE) else {
+        TAKEN_OVER.store(true, Ordering::Relaxed);
+        return;
+    };
+    let why = format!("it uses procession before it came to procession::init(): {FIRST}");
+    let told = Received::by(&value).and_then(|received| received.refuse(why.clone()));
+    leave_after(told.and(Err(why)));
+}
+
+fn leave_after(ended: Result<i32, String>) -> ! {
+    if let Err(why) = &ended {
+        eprintln!("procession: process {} could not begin: {why}", process::id());
+    }
+    std::process::exit(ended.unwrap_or(FAILED));
+}
+
+/// An order that has been read, and the way to answer it.
+struct Received {
+    order: Order,
+    arguments: Vec<u8>,
+    outbox: Queue,
+}
+
+impl Received {
+    /// Reads the order that the variable's value names.
+    fn by(value: &OsStr) -> Result<Self, String> {
+        TAKEN_OVER.store(true, Ordering::Relaxed);
+        let (number, handle, _) =
+            order::parse(value).ok_or_else(|| format!("{VARIABLE} is {}", value.display()))?;
+        let text = |error: arena::Error| error.to_string();
+        let fd = procession_os::spawn::inherited(number).map_err(|error| error.to_string())?;
+        let arena = inherit(fd).map_err(text)?;
+        let block = SharedBlock::open(handle).map_err(text)?;
+        let (order, arguments) = Order::read(&block)?;
+        arena.set_name(&order.name);
+        // It may be an orphan by now, and its parent in the kernel another.
+        arena.set_parent(order.parent);
+        let outbox = Queue::open(Handle::from_bytes(order.outbox)).map_err(text)?;
+        Ok(Self { order, arguments, outbox })
+    }
+
+    /// Tells the parent why the function will not be called.
+    fn refuse(&self, why: String) -> Result<(), String> {
+        Report::NotBegun(why).send(&self.outbox).map_err(|error| error.to_string())
+    }
+
+    /// Makes this process what the order says, and finds the function.
+    fn prepare(&self) -> Result<fn(Call) -> i32, String> {
+        if let Some(why) = misplaced() {
+            return Err(format!("procession::init() was called too late: {why}; {FIRST}"));
+        }
+        // SAFETY: there is no other thread that could read the environment meanwhile.
+        unsafe { std::env::remove_var(VARIABLE) };
+        if self.order.bound {
+            process::die_with_parent(self.order.parent, self.order.by_main_thread)
+                .map_err(|error| format!("binding its life to its parent's: {error}"))?;
+        }
+        set_start_method(from_number(self.order.start_method));
+        enter_directory(self.order.directory.as_ref())?;
+        entry_of(&self.order)
+    }
+}
+
+/// Does what the order says; returns the process's exit status.
+fn take_over(value: &OsStr, entrance: Entrance) -> Result<i32, String> {
+    ENTRANCE.store(entrance as u8, Ordering::Relaxed);
+    let received = Received::by(value)?;
+    match received.prepare() {
+        Ok(entry) => {
+            let Received { order, arguments, outbox } = received;
+            Ok(entry(Call { function: order.function, arguments, outbox }))
+        }
+        Err(why) => {
+            received.refuse(why.clone())?;
+            Err(why)
+        }
+    }
+}
+
+fn entry_of(order: &Order) -> Result<fn(Call) -> i32, String> {
+    let build = Build::of_this_program().map_err(|error| error.to_string())?;
+    if build != order.build {
+        return Err(format!("it runs {build:?}, its parent {:?}", order.build));
+    }
+    // SAFETY: the parent, which runs the same build, made the place of a function of this type.
+    let entry = unsafe { order.entry.function() };
+    entry.ok_or_else(|| "the order names what is not code of the program".to_owned())
+}

@@ -52,6 +52,10 @@
 //! The next to take it gets the guard in an [`OwnerDied`](sync::OwnerDied), to put in order what
 //! the lock protects; or it gives up with `?`, which releases the lock.
 //!
+//! # In tests
+//! A test that spawns is a `#[procession::test]`, see [`macro@test`]. With an asynchronous runtime,
+//! `main` is a `#[procession::main]`, see [`macro@main`].
+//!
 //! # What does not compile
 //! A guard is no value to be sent: what it means is true in its own process alone.
 //!
@@ -112,3 +116,76 @@ pub use process::{
 };
 pub use queue::{ByteQueue, JoinableQueue, Queue};
 pub use sync::{Barrier, Condition, Event, Lock, RLock, Semaphore};
+
+/// Calls [`init`] first in `main`.
+///
+/// ```
+/// #[procession::main]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     assert_eq!(procession::spawn(|n: u64| n + 1, 41)?.join()?, 42);
+///     Ok(())
+/// }
+/// ```
+///
+/// With an asynchronous runtime it goes *above* the runtime's attribute, since a child is to be
+/// taken over before there are threads:
+///
+/// ```
+/// #[procession::main]
+/// #[tokio::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let child = procession::spawn(|n: u64| n + 1, 41)?;
+///     // To join is to block a thread: let it be one that is for that.
+///     let joined = tokio::task::spawn_blocking(move || child.join()).await?;
+///     assert_eq!(joined?, 42);
+///     Ok(())
+/// }
+/// ```
+///
+/// The function that a child runs is called without the runtime, and may make one of its own.
+///
+/// ```compile_fail
+/// #[procession::main]
+/// async fn main() {} // who runs it?
+/// ```
+#[cfg(feature = "macros")]
+pub use procession_macros::main;
+
+/// A test that may [`spawn`], as `#[test]` otherwise: under `cargo test`, `cargo nextest` and other
+/// harnesses alike.
+///
+/// ```
+/// # mod tests {
+/// #[procession::test]
+/// fn a_child_squares() -> Result<(), Box<dyn std::error::Error>> {
+///     assert_eq!(procession::spawn(|n: u64| n * n, 7)?.join()?, 49);
+///     Ok(())
+/// }
+/// # }
+/// ```
+///
+/// A test runs in a thread of its harness, so its children are by [`StartMethod::Spawn`]: they find
+/// the statics of a fresh program, not what the test has put there. They are taken over before the
+/// program's `main`, so neither the harness nor any other test runs in them, and what they print
+/// goes to the output of the test's process.
+///
+/// `#[should_panic]`, `#[ignore]` and a result to be returned are as with `#[test]`. Attributes
+/// that make a test by themselves go below it:
+///
+/// ```
+/// # mod tests {
+/// #[procession::test]
+/// #[tokio::test]
+/// async fn a_child_squares() {
+///     let child = procession::spawn(|n: u64| n * n, 7).unwrap();
+///     let joined = tokio::task::spawn_blocking(move || child.join()).await.unwrap();
+///     assert_eq!(joined.unwrap(), 49);
+/// }
+/// # }
+/// ```
+///
+/// [`init`] is of no use in a test, where it can't be first in `main`: it panics and says so. A
+/// test without a harness (`harness = false`) is a program with a `main`, in which it belongs as in
+/// every other.
+#[cfg(feature = "macros")]
+pub use procession_macros::test;

@@ -121,6 +121,15 @@ fn barrier() {
 }
 
 #[test]
+fn tokio() {
+    let factorials = ["1! = 1", "2! = 2", "3! = 6", "4! = 24", "5! = 120"];
+    let mut lines = vec!["the child's name is its place: true"];
+    lines.extend(factorials);
+    lines.extend(["5 results came", "the runtime went on: true"]);
+    prints("tokio", &lines);
+}
+
+#[test]
 fn producer_consumer() {
     assert!(!output_of("producer_consumer").is_empty());
 }

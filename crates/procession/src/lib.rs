@@ -184,6 +184,9 @@ pub use procession_macros::main;
 /// # }
 /// ```
 ///
+/// Once such a test has begun, all others of its process can spawn too. Don't rely on it: run by
+/// itself, or under nextest, such another fails.
+///
 /// [`init`] is of no use in a test, where it can't be first in `main`: it panics and says so. A
 /// test without a harness (`harness = false`) is a program with a `main`, in which it belongs as in
 /// every other.

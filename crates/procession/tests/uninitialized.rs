@@ -11,6 +11,7 @@ fn a_program_without_init_is_not_started_anew() {
     assert!(matches!(refused.kind(), SpawnErrorKind::NotInitialized), "{refused:?}");
     for advice in ["first in main", "#[procession::main]", "#[procession::test]"] {
         assert!(refused.to_string().contains(advice), "{refused}");
+        assert!(format!("{refused:?}").contains(advice), "{refused:?}: as unwrap shows it");
     }
     // The harness has a thread for each test, so this can't be forked either.
     let refused = spawn(|()| (), ()).unwrap_err();

@@ -6,8 +6,9 @@ use super::JoinHandle;
 use crate::arena;
 use crate::codec::{DecodeError, EncodeError};
 
-/// A child was not started. It says which, and why.
-#[derive(Debug, thiserror::Error)]
+/// A child was not started. It says which, and why; its `Debug` text, which `unwrap` and an error
+/// out of `main` show, does so too.
+#[derive(thiserror::Error)]
 #[error("child {name:?} was not started: {kind}")]
 pub struct SpawnError {
     name: String,
@@ -73,8 +74,9 @@ pub enum SpawnErrorKind {
     },
 }
 
-/// A child ended without a result. It says which, how, and what can be done.
-#[derive(Debug, thiserror::Error)]
+/// A child ended without a result. It says which, how, and what can be done; its `Debug` text,
+/// which `unwrap` and an error out of `main` show, does so too.
+#[derive(thiserror::Error)]
 pub enum JoinError {
     /// A signal ended it.
     #[error("child {name:?} (process {pid}) was ended by {}", Signal(*signal))]
@@ -229,6 +231,18 @@ pub enum JoinTimeoutError<R> {
     /// It ended without a result.
     #[error(transparent)]
     Failed(#[from] JoinError),
+}
+
+impl fmt::Debug for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SpawnError({self})")
+    }
+}
+
+impl fmt::Debug for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JoinError({self})")
+    }
 }
 
 // Not derived, as that would ask it of the result, of which there is none.

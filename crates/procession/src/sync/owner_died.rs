@@ -95,7 +95,7 @@ impl<G> OwnerDied<G> {
 
 impl<G> fmt::Debug for OwnerDied<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OwnerDied").field(&format_args!("{}", self.error)).finish()
+        write!(f, "OwnerDied({})", self.error)
     }
 }
 
@@ -128,7 +128,7 @@ impl<G> From<OwnerDied<G>> for Box<dyn Error + Send + Sync> {
 
 /// The process that held a lock died with it, and what it protects may be half changed. The lock is
 /// free again.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct OwnerDiedError {
     kind: Kind,
     name: String,
@@ -191,6 +191,13 @@ impl fmt::Display for OwnerDiedError {
              order, take the guard: OwnerDied::into_guard)",
             self.kind, self.name
         )
+    }
+}
+
+/// As it reads: an error out of `main` is shown so.
+impl fmt::Debug for OwnerDiedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OwnerDiedError({self})")
     }
 }
 

@@ -114,6 +114,7 @@ pub(crate) fn how_a_child_ended_is_told_with_its_name_and_what_to_do(method: Sta
         let text = error.to_string();
         assert!(text.starts_with(&begin), "{text}");
         assert!(texts.iter().all(|part| text.contains(part)), "{text}");
+        assert_eq!(format!("{error:?}"), format!("JoinError({text})"), "as unwrap shows it");
     }
     let go = Event::new().unwrap();
     let child = builder(method).name("clerk").spawn(|go: Event| go.wait(), go.clone()).unwrap();

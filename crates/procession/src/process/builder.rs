@@ -16,8 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::child::{self, called_anew};
 use super::detached;
-// Here all is about why; only the public functions say whose start it was.
-use super::error::SpawnErrorKind as SpawnError;
+use super::error::{SpawnError, SpawnErrorKind};
 use super::handle::{Child, JoinHandle, SIGKILL};
 use super::init::entrance;
 use super::order::{self, Order};
@@ -39,7 +38,7 @@ use crate::codec::{self, Named};
 /// started a second time and has the statics of its start. See [`StartMethod`].
 ///
 /// # Errors
-/// [`SpawnError`](super::SpawnError). Nothing was started then.
+/// [`SpawnError`]. Nothing was started then.
 ///
 /// ```
 /// fn main() {
@@ -49,7 +48,7 @@ use crate::codec::{self, Named};
 /// }
 /// ```
 #[track_caller]
-pub fn spawn<A, R>(function: fn(A) -> R, arguments: A) -> Result<JoinHandle<R>, super::SpawnError>
+pub fn spawn<A, R>(function: fn(A) -> R, arguments: A) -> Result<JoinHandle<R>, SpawnError>
 where
     A: Serialize + DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
@@ -156,7 +155,7 @@ impl Builder {
         self,
         function: fn(A) -> R,
         arguments: A,
-    ) -> Result<JoinHandle<R>, super::SpawnError>
+    ) -> Result<JoinHandle<R>, SpawnError>
     where
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + 'static,
@@ -164,7 +163,7 @@ impl Builder {
         let here = std::panic::Location::caller();
         let name = self.name.clone().unwrap_or_else(|| arena::place_of_spawn(here));
         let started = self.start(name.clone(), function, arguments);
-        started.map_err(|why| super::SpawnError::new(&name, why))
+        started.map_err(|why| SpawnError::new(&name, why))
     }
 
     fn start<A, R>(
@@ -172,14 +171,14 @@ impl Builder {
         name: String,
         function: fn(A) -> R,
         arguments: A,
-    ) -> Result<JoinHandle<R>, SpawnError>
+    ) -> Result<JoinHandle<R>, SpawnErrorKind>
     where
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + 'static,
     {
         detached::reap();
         let checked = self.around.check();
-        checked.map_err(|source| SpawnError::Os { what: "the environment", source })?;
+        checked.map_err(|source| SpawnErrorKind::Os { what: "the environment", source })?;
         let bound = self.daemon || self.die_with_parent;
         let one_thread = process::is_single_threaded();
         let method = self.method.or_else(start_method).unwrap_or(match one_thread {
@@ -190,10 +189,10 @@ impl Builder {
         let outbox = Queue::new(arena, &name, None)?;
         // So that there is a descriptor left to follow the child by.
         let spare = arena.as_fd().try_clone_to_owned();
-        let spare = spare.map_err(|source| SpawnError::Os { what: "a descriptor", source })?;
+        let spare = spare.map_err(|source| SpawnErrorKind::Os { what: "a descriptor", source })?;
         let (bytes, mut named) = codec::encode_holding(&arguments)?;
         let (pid, slot) = match method {
-            StartMethod::Fork if !one_thread => return Err(SpawnError::Threads),
+            StartMethod::Fork if !one_thread => return Err(SpawnErrorKind::Threads),
             StartMethod::Fork => {
                 let around = &self.around;
                 let run = || {
@@ -212,14 +211,14 @@ impl Builder {
                 (pid, slot)
             }
             StartMethod::Spawn => {
-                let entrance = entrance().ok_or(SpawnError::NotInitialized)?;
+                let entrance = entrance().ok_or(SpawnErrorKind::NotInitialized)?;
                 let order = Order {
-                    build: Build::of_this_program().map_err(|source| SpawnError::Os {
+                    build: Build::of_this_program().map_err(|source| SpawnErrorKind::Os {
                         what: "looking at /proc/self/exe",
                         source,
                     })?,
-                    entry: Place::of(called_anew::<A, R>).ok_or(SpawnError::NotInProgram)?,
-                    function: Place::of(function).ok_or(SpawnError::NotInProgram)?,
+                    entry: Place::of(called_anew::<A, R>).ok_or(SpawnErrorKind::NotInProgram)?,
+                    function: Place::of(function).ok_or(SpawnErrorKind::NotInProgram)?,
                     name: name.clone(),
                     outbox: outbox.handle().to_bytes(),
                     parent: process::id(),
@@ -237,7 +236,7 @@ impl Builder {
         drop(spare);
         let pidfd = PidFd::open(pid).map_err(|source| {
             let _ = process::kill(pid, SIGKILL);
-            SpawnError::Os { what: "following the child", source }
+            SpawnErrorKind::Os { what: "following the child", source }
         })?;
         Ok(JoinHandle::of(Child::new(pid, name, pidfd, slot, outbox, named, method)))
     }
@@ -251,7 +250,7 @@ unsafe fn fork(
     name: &str,
     bound: bool,
     work: impl FnOnce() -> i32,
-) -> Result<(u32, Option<Slot>), SpawnError> {
+) -> Result<(u32, Option<Slot>), SpawnErrorKind> {
     // What is in the buffer would be printed by both.
     let _ = std::io::stdout().flush();
     let parent = process::id();
@@ -269,7 +268,7 @@ unsafe fn fork(
             process::exit_now(work())
         }
         Ok(Forked::Parent(pid, slot)) => Ok((pid, slot)),
-        Err(arena::Error::Os { what, source }) => Err(SpawnError::Os { what, source }),
+        Err(arena::Error::Os { what, source }) => Err(SpawnErrorKind::Os { what, source }),
         Err(error) => Err(error.into()),
     }
 }

@@ -471,11 +471,12 @@ impl Arena {
     }
 
     /// The error of a full table.
-    pub(super) fn is_full(&self) -> Error {
+    pub(crate) fn is_full(&self) -> Error {
         Error::TooManyProcesses(self.layout.slots)
     }
 
     /// Whether this process is in the table.
+    #[inline]
     pub(crate) fn is_member(&self) -> bool {
         self.me().index != NOBODY
     }
@@ -613,7 +614,14 @@ impl Arena {
     pub(super) fn bury_if_abandoned(&self, index: u16) -> bool {
         let Some(state) = self.dead_state(index) else { return false };
         // In the state that was looked at: a reservation may have come alive meanwhile.
-        self.settled_by_burial(index, |burial| burial.row.slot.bury_unread(state, self, &burial))
+        self.settled_by_burial(index, |burial| {
+            let (row, generation) = (burial.row, state.generation);
+            if state.status == Status::Reserved && row.pid(generation) == 0 {
+                // There was no process, so nobody has anything to read.
+                return row.slot.withdraw(generation, self, &burial);
+            }
+            row.slot.bury_unread(state, self, &burial)
+        })
     }
 
     /// Whether the process of a row is over, as far as that is seen without a system call.

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use procession_os::pidfd::{ExitStatus, PidFd};
-use procession_os::process::exit_now;
+use procession_os::process::{self, exit_now};
 
 use super::states::or_as_said;
 use super::*;
@@ -354,6 +354,125 @@ fn a_full_process_table_is_an_error_that_passes() {
     }
     arena.unreserve(arena.reserve(true).unwrap());
     assert_eq!(arena.processes().len(), 1);
+}
+
+/// A child that was forked by the program itself, which nobody follows.
+fn plain_child(body: impl FnOnce()) -> PidFd {
+    // SAFETY: as in `killed_at`.
+    match unsafe { process::fork() }.unwrap() {
+        process::Fork::Child => {
+            body();
+            exit_now(0);
+        }
+        process::Fork::Parent(pid) => PidFd::open(pid).unwrap(),
+    }
+}
+
+fn reaped(child: &PidFd) -> ExitStatus {
+    while !child.ended_by(None).unwrap_or(false) {}
+    child.reap().unwrap().unwrap()
+}
+
+#[test]
+fn what_a_child_beyond_the_table_has_open_is_never_another_object() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let queue = crate::queue::Queue::new(arena, "the child's", None).unwrap();
+    queue.put(0, b"before", crate::wait::Waiting::FOREVER).unwrap();
+    let slots: Vec<_> = std::iter::from_fn(|| arena.reserve(true).ok()).collect();
+    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    let child = plain_child(|| {
+        assert!(!arena.is_member());
+        std::io::Read::read_exact(&mut &there, &mut [0]).unwrap();
+        // It may look, and change nothing that its death would have to undo.
+        assert_eq!(queue.len(), 1);
+        let error = queue.put(0, b"lost", crate::wait::Waiting::FOREVER).unwrap_err();
+        assert!(error.to_string().contains("64 live processes"), "{error}");
+        assert!(Lock::new(arena, "").is_err());
+    });
+    let handle = queue.handle();
+    drop(queue);
+    assert_eq!(arena.objects().len(), 1, "freed under a child that has it open");
+    assert_ne!(Lock::new(arena, "another").unwrap().handle().index, handle.index);
+    std::io::Write::write_all(&mut &here, &[1]).unwrap();
+    assert_eq!(reaped(&child), ExitStatus::Exited(0));
+    for slot in slots {
+        arena.unreserve(slot);
+    }
+    assert_eq!(reaped(&plain_child(|| assert!(arena.is_member()))), ExitStatus::Exited(0));
+}
+
+#[test]
+fn a_reservation_is_void_only_if_no_process_is_left_to_claim_it() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    // A process that has the arena and is not in its table: it could be a child before its first step.
+    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    let stranger = plain_child(|| {
+        arena.bury(arena.me());
+        let _ = std::io::Read::read_exact(&mut &there, &mut [0]);
+    });
+    let slot = arena.reserve(true).unwrap();
+    let is_there = || arena.processes().iter().any(|process| process.slot == slot);
+    arena.bury_abandoned();
+    assert!(is_there(), "its maker may yet fork");
+    arena.fork_is_over(slot);
+    while arena.processes().iter().any(|process| process.pid == stranger.pid()) {
+        std::thread::yield_now();
+    }
+    arena.bury_abandoned();
+    std::thread::sleep(std::time::Duration::from_millis(1200));
+    arena.bury_abandoned();
+    assert!(is_there(), "somebody may yet claim it");
+    std::io::Write::write_all(&mut &here, &[1]).unwrap();
+    reaped(&stranger);
+    while is_there() {
+        arena.bury_abandoned();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_withdrawn_reservation_is_the_makers_and_a_living_row_is_nobodys() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    let child = plain_child(|| {
+        let _ = std::io::Read::read_exact(&mut &there, &mut [0]);
+    });
+    let row = loop {
+        let rows = arena.processes();
+        if let Some(row) = rows.iter().find(|row| row.pid == child.pid()) {
+            break row.slot;
+        }
+        std::thread::yield_now();
+    };
+    while !arena.processes().iter().any(|process| process.slot == row && process.alive) {}
+    arena.unreserve(row);
+    assert!(arena.processes().iter().any(|process| process.slot == row && process.alive));
+    assert!(!arena.is_over(row.index, row.generation));
+    std::io::Write::write_all(&mut &here, &[1]).unwrap();
+    reaped(&child);
+    assert!(arena.is_over(row.index, row.generation));
+    arena.bury_abandoned();
+    assert_eq!(arena.processes().len(), 1);
+}
+
+#[test]
+fn ended_children_are_swept_as_others_are_forked() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let block = SharedBlock::new(arena, "held", 1 << 20).unwrap();
+    for _ in 0..20 {
+        reaped(&plain_child(|| ()));
+    }
+    // These hold the block, and nobody follows them.
+    drop(block);
+    for _ in 0..4 {
+        reaped(&plain_child(|| ()));
+    }
+    assert_eq!(arena.objects(), []);
+    assert_eq!(arena.blocks_in_use().unwrap(), 0);
 }
 
 #[test]

@@ -84,8 +84,16 @@ impl Queue {
         Ok(matches!(acquired, Acquired::OwnerDied(_)))
     }
 
+    /// Refuses a process without a row: nobody could see it die within an end.
+    #[inline]
+    fn check_member(&self) -> Result<()> {
+        let arena = self.object.arena();
+        if arena.is_member() { Ok(()) } else { Err(arena.is_full()) }
+    }
+
     #[inline]
     pub(super) fn lock_put(&self, waiting: Waiting) -> Result<PutEnd<'_>, QueueError> {
+        self.check_member()?;
         let end = &self.control.put;
         let me = self.object.arena().owner();
         let owner_died = self.lock_end(end, me, waiting)?;
@@ -110,6 +118,7 @@ impl Queue {
 
     #[inline]
     pub(super) fn lock_get(&self, waiting: Waiting) -> Result<GetEnd<'_>, QueueError> {
+        self.check_member()?;
         let control = self.control;
         let me = self.object.arena().owner();
         let owner_died = self.lock_end(&control.get, me, waiting)?;

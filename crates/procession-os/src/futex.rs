@@ -1,10 +1,11 @@
 //! Sleeping on a word of shared memory (`futex(2)`), in its shared form only.
 
 use std::num::NonZeroU32;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::io::Errno;
-use rustix::thread::futex::{self, Flags};
+use rustix::thread::ClockId;
+use rustix::thread::futex::{self, Flags, Wait, WaitFlags, WaitPtr, WaitvFlags};
 
 use crate::clock::Monotonic;
 
@@ -37,6 +38,38 @@ pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Monotonic>) -> Wak
     }
 }
 
+/// As [`wait`], on either of two words; where the kernel has no such call (before Linux 5.16, or in a
+/// container that forbids it), on the first only.
+pub fn wait_either(
+    first: (&AtomicU32, u32),
+    second: (&AtomicU32, u32),
+    deadline: Option<Monotonic>,
+) -> Wakeup {
+    static MISSING: AtomicBool = AtomicBool::new(false);
+    if MISSING.load(Ordering::Relaxed) {
+        return wait(first.0, first.1, deadline);
+    }
+    let waiters = [first, second].map(|(word, expected)| {
+        let mut waiter = Wait::new();
+        waiter.val = expected.into();
+        waiter.uaddr = WaitPtr::new(word.as_ptr().cast());
+        waiter.flags = WaitFlags::SIZE_U32;
+        waiter
+    });
+    let timeout = deadline.map(Monotonic::timespec);
+    let flags = WaitvFlags::empty();
+    match futex::waitv(&waiters, flags, timeout.as_ref(), ClockId::Monotonic) {
+        Ok(_) => Wakeup::Woken,
+        Err(Errno::AGAIN) => Wakeup::Changed,
+        Err(Errno::TIMEDOUT) => Wakeup::TimedOut,
+        Err(Errno::INTR) => Wakeup::Interrupted,
+        Err(_) => {
+            MISSING.store(true, Ordering::Relaxed);
+            wait(first.0, first.1, deadline)
+        }
+    }
+}
+
 /// Wakes up to `count` sleepers on `word`; says how many there were.
 pub fn wake(word: &AtomicU32, count: u32) -> usize {
     futex::wake(word, Flags::empty(), count).unwrap_or(0)
@@ -50,6 +83,25 @@ mod tests {
     #[test]
     fn a_changed_word_is_not_slept_on() {
         assert_eq!(wait(&AtomicU32::new(1), 0, None), Wakeup::Changed);
+    }
+
+    #[test]
+    fn a_sleep_on_two_words_ends_with_either() {
+        let words: &'static [AtomicU32; 2] = Box::leak(Box::default());
+        let either = |expected| {
+            let soon = Monotonic::now().after(Duration::from_secs(60));
+            wait_either((&words[0], 0), (&words[1], expected), Some(soon))
+        };
+        for word in words {
+            let waker = std::thread::spawn(move || {
+                while wake(word, 1) == 0 {
+                    std::thread::yield_now();
+                }
+            });
+            assert_eq!(either(0), Wakeup::Woken);
+            waker.join().unwrap();
+        }
+        assert_eq!(either(1), Wakeup::Changed);
     }
 
     #[test]

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find crates python -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml) \
 	Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: help demo test lint test-rust test-python conformance bench clean
+.PHONY: help demo test lint test-rust test-python conformance bench scale clean
 
 help: ## Print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ conformance: $(VENV)/installed ## Run CPython's own tests of multiprocessing, un
 bench: $(VENV)/installed ## Compare with multiprocessing, ipc-channel, crossbeam and parking_lot
 	$(BIN)/python benches/compare.py
 	cargo run --release --quiet --manifest-path benches/peers/Cargo.toml
+
+scale: $(VENV)/installed ## Measure 2 to 1,500 waiting processes, beside multiprocessing
+	$(BIN)/python benches/scale.py
 
 clean: ## Remove what was built
 	rm -rf target $(VENV) benches/peers/target

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find crates python -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml) \
 	Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: help demo test lint test-rust test-python conformance bench scale clean
+.PHONY: help demo test lint test-rust test-python conformance bench scale fairness clean
 
 help: ## Print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ bench: $(VENV)/installed ## Compare with multiprocessing, ipc-channel, crossbeam
 
 scale: $(VENV)/installed ## Measure 2 to 1,500 waiting processes, beside multiprocessing
 	$(BIN)/python benches/scale.py
+
+fairness: $(VENV)/installed ## Measure how long a waiter waits for a lock that is always wanted
+	$(BIN)/python benches/fairness.py
 
 clean: ## Remove what was built
 	rm -rf target $(VENV) benches/peers/target

@@ -22,16 +22,12 @@ import contextlib
 import importlib
 import json
 import mmap
-import os
-import select
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import fresh
 
 clock = time.perf_counter
 
@@ -249,26 +245,11 @@ def run_one(module: str, name: str, count: int, idle: float) -> None:
 
 
 def in_fresh_process(module: str, name: str, count: int, idle: float) -> Figures | str:
-    """Measure in a process of its own. Its children are in its process group, and end with it."""
-    command = [sys.executable, os.path.abspath(__file__), "--idle", str(idle)]
-    command += ["--one", module, name, str(count)]
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=output, stderr=errors, process_group=0)
-        pidfd = os.pidfd_open(process.pid)
-        try:
-            ended, _, _ = select.select([pidfd], [], [], 4 * TIMEOUT + idle)
-        finally:
-            # The leader has not been waited for, so the group's number is still its own.
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            os.close(pidfd)
-        if not ended:
-            return "no answer"
-        for stream in (output, errors):
-            stream.seek(0)
-        if process.returncode != 0:
-            raise SystemExit(f"{name} with {count} over {module} failed:\n{errors.read()}")
-        found = json.load(output)
+    arguments = ["--idle", str(idle), "--one", module, name, str(count)]
+    output = fresh.run(__file__, arguments, 4 * TIMEOUT + idle)
+    if output is None:
+        return "no answer"
+    found = json.loads(output)
     return found["error"] if "error" in found else Figures(**found)
 
 
@@ -300,7 +281,7 @@ def main() -> None:
     unknown = set(options.workloads) - set(WORKLOADS)
     if unknown:
         parser.error(f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    fresh.end_on_sigterm()
     print(
         "| workload | waiters | module | release, ms | release CPU, ms "
         f"| CPU of {options.idle:g} s idle, ms | wakes of a waiter a second |"

@@ -381,8 +381,8 @@ fn role_that_reaches(name: &str) -> Role {
 #[test]
 fn survivors_go_on_wherever_somebody_is_killed() {
     let _alone = alone("survivors_go_on_wherever_somebody_is_killed");
-    // Those of conditions, events, barriers and joins have their own tests.
-    let apart = ["condition.", "event.", "barrier.", "queue.join."];
+    // Those of conditions, events, barriers, joins and of locks that are kept have their own tests.
+    let apart = ["condition.", "event.", "barrier.", "queue.join.", "lock.keeping", "lock.woken"];
     let here = |name: &&&str| !apart.iter().any(|floor| name.starts_with(floor));
     for name in failpoint::ALL.iter().filter(here) {
         for nth in [1, 2, 5] {

@@ -16,7 +16,9 @@ use procession_shm::sync::{
     Arrival, Barrier, Condition, Event, Lock, Monitor, Outcome, RLock, Semaphore, Waited,
 };
 use procession_shm::wait::{Acquired, Operation, Stopped, Waiting};
-use support::{Child, SIGKILL, Words, alone, arena, at, child, millis, nothing_left};
+use support::{
+    Child, SIGCONT, SIGKILL, SIGSTOP, Words, alone, arena, at, child, millis, nothing_left,
+};
 
 const FOREVER: Waiting = Waiting::FOREVER;
 const ALL: u32 = u32::MAX;
@@ -136,6 +138,131 @@ fn a_lock_whose_owner_is_killed_is_handed_on() {
 fn an_rlock_whose_owner_is_killed_is_handed_on() {
     let _alone = alone("an_rlock_whose_owner_is_killed_is_handed_on");
     an_owner_and_a_waiter_are_killed::<RLock>();
+}
+
+/// A lock, and a holder that acquires it again at once until it is told to stop.
+struct Greedy {
+    lock: Lock,
+    words: Words,
+}
+
+impl Greedy {
+    const TURNS: usize = 0;
+    const STOP: usize = 1;
+    const TOLD: usize = 2;
+
+    fn new() -> Self {
+        Self { lock: Lock::new(arena(), "lock").unwrap(), words: Words::new(3) }
+    }
+
+    fn take(&self) {
+        if self.lock.take() != Acquired::Clean {
+            self.words.at(Self::TOLD).fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn holder(&self, before: impl FnOnce()) -> Child {
+        let holder = child(|| {
+            before();
+            while self.words.get(Self::STOP) == 0 {
+                self.take();
+                self.words.at(Self::TURNS).fetch_add(1, Ordering::SeqCst);
+                millis(3);
+                self.lock.give();
+            }
+        });
+        self.until_turns(1);
+        holder
+    }
+
+    fn until_turns(&self, more: u64) {
+        let seen = self.words.get(Self::TURNS);
+        while self.words.get(Self::TURNS) < seen + more {
+            millis(1);
+        }
+    }
+
+    fn waiter(&self, before: impl FnOnce()) -> Child {
+        child(|| {
+            before();
+            self.take();
+            self.lock.give();
+        })
+    }
+
+    /// All go on: the holder has turns, and others between them.
+    fn ends(self, holder: Child, told: u64) {
+        self.until_turns(5);
+        for _ in 0..5 {
+            self.waiter(|| ()).succeeds();
+        }
+        self.words.set(Self::STOP, 1);
+        holder.succeeds();
+        assert_eq!(self.words.get(Self::TOLD), told);
+        assert!(self.lock.try_acquire());
+        self.lock.give();
+        drop(self);
+        nothing_left();
+    }
+}
+
+#[test]
+fn a_lock_is_kept_for_no_waiter_that_is_killed() {
+    let _alone = alone("a_lock_is_kept_for_no_waiter_that_is_killed");
+    // Woken by a release, at the end of the sleep after it, and when the lock was kept for it.
+    for (nth, waiting) in (1..5).flat_map(|nth| [(nth, 0), (nth, 1), (nth, MANY)]) {
+        at(&format!("killed at the end of sleep {nth}, {waiting} others waiting"));
+        let greedy = Greedy::new();
+        let holder = greedy.holder(|| ());
+        let mortal = greedy.waiter(|| failpoint::arm("lock.woken", nth));
+        let others: Vec<_> = (0..waiting).map(|_| greedy.waiter(|| ())).collect();
+        others.into_iter().for_each(Child::succeeds);
+        let end = mortal.join();
+        // It may have had the lock before it slept so often.
+        let may_live = nth > 1 && end == ExitStatus::Exited(0);
+        assert!(may_live || end == ExitStatus::Signaled(SIGKILL), "{end:?}");
+        greedy.ends(holder, 0);
+    }
+}
+
+#[test]
+fn a_lock_is_kept_for_no_waiter_that_is_stopped() {
+    let _alone = alone("a_lock_is_kept_for_no_waiter_that_is_stopped");
+    for waiting in [1, MANY] {
+        at(&format!("{waiting} are stopped"));
+        let greedy = Greedy::new();
+        let held = greedy.lock.take();
+        assert_eq!(held, Acquired::Clean);
+        let waiters: Vec<_> = (0..waiting).map(|_| greedy.waiter(|| ())).collect();
+        until_blocked(waiting, greedy.lock.index(), Operation::Acquire);
+        waiters.iter().for_each(|waiter| waiter.signal(SIGSTOP));
+        greedy.lock.give();
+        let holder = greedy.holder(|| ());
+        greedy.until_turns(20);
+        waiters.iter().for_each(|waiter| waiter.signal(SIGCONT));
+        waiters.into_iter().for_each(Child::succeeds);
+        greedy.ends(holder, 0);
+    }
+}
+
+#[test]
+fn a_holder_that_is_killed_as_it_keeps_the_lock_is_told_of_once() {
+    let _alone = alone("a_holder_that_is_killed_as_it_keeps_the_lock_is_told_of_once");
+    for (nth, waiting) in [(1, 1), (1, MANY), (2, MANY)] {
+        at(&format!("{nth}, {waiting} waiting"));
+        let greedy = Greedy::new();
+        let mortal = greedy.holder(|| failpoint::arm("lock.keeping", nth));
+        let mut waiters = Vec::new();
+        while !mortal.has_ended() {
+            waiters.extend((0..waiting).map(|_| greedy.waiter(|| ())));
+            waiters.drain(..).for_each(Child::succeeds);
+        }
+        assert_eq!(mortal.join(), ExitStatus::Signaled(SIGKILL));
+        // Whoever comes next, if the waiters were before.
+        greedy.waiter(|| ()).succeeds();
+        let holder = greedy.holder(|| ());
+        greedy.ends(holder, 1);
+    }
 }
 
 #[test]

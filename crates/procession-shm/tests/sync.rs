@@ -53,6 +53,51 @@ fn a_lock_excludes_and_anyone_may_release_it() {
     nothing_left();
 }
 
+/// A holder acquires the lock again at once, until the waiter has had its turns: each of them comes
+/// within a bounded number of the holder's.
+fn turns_beside_a_greedy_holder(acquire: impl Fn(), release: impl Fn(), hold: impl Fn()) {
+    const TURNS: u64 = 20;
+    const PASSED_BY: u64 = 50;
+    let words = Words::new(2);
+    let holder = child(|| {
+        while words.get(1) < TURNS && words.get(0) < TURNS * PASSED_BY {
+            acquire();
+            words.set(0, words.get(0) + 1);
+            hold();
+            release();
+        }
+    });
+    for _ in 0..TURNS {
+        let seen = words.get(0);
+        while words.get(0) == seen && !holder.has_ended() {
+            millis(1);
+        }
+        acquire();
+        assert!(words.get(0) < TURNS * PASSED_BY, "{} of {TURNS} turns", words.get(1));
+        words.set(1, words.get(1) + 1);
+        release();
+    }
+    holder.succeeds();
+}
+
+#[test]
+fn a_holder_that_acquires_again_at_once_leaves_turns_to_a_waiter() {
+    let _alone = alone("a_holder_that_acquires_again_at_once_leaves_turns_to_a_waiter");
+    let busy = || {
+        let end = Monotonic::now().after(Duration::from_millis(5));
+        while Monotonic::now() < end {}
+    };
+    let lock = Lock::new(arena(), "lock").unwrap();
+    let acquire = || assert_eq!(lock.acquire(FOREVER), Ok(Acquired::Clean));
+    turns_beside_a_greedy_holder(acquire, || lock.release().unwrap(), || millis(5));
+    turns_beside_a_greedy_holder(acquire, || lock.release().unwrap(), busy);
+    let rlock = RLock::new(arena(), "rlock").unwrap();
+    let acquire = || assert_eq!(rlock.acquire(FOREVER), Ok(Acquired::Clean));
+    turns_beside_a_greedy_holder(acquire, || rlock.release().unwrap(), || millis(5));
+    drop((lock, rlock));
+    nothing_left();
+}
+
 #[test]
 fn the_death_of_an_owner_is_told_to_one_of_those_who_wait() {
     let _alone = alone("the_death_of_an_owner_is_told_to_one_of_those_who_wait");

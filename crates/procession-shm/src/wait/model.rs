@@ -1,5 +1,8 @@
 //! The kernel's part of waiting, as the model checker's threads see it.
 
+use std::time::Duration;
+
+use shuttle::rand::{Rng, thread_rng};
 use shuttle::sync::{Condvar, Mutex};
 
 use procession_os::clock::Monotonic;
@@ -7,8 +10,8 @@ use procession_os::futex::Wakeup;
 
 use crate::atomics::{AtomicU32, Ordering};
 
-/// Whether a sleep may end by itself. Without that a wake that is lost shows as a deadlock; with it
-/// the liveness tick is part of the model.
+/// Whether time passes: a sleep may end by itself, and what is kept for a time falls free. Without
+/// that a wake that is lost shows as a deadlock; with it the liveness tick is part of the model.
 pub static TICKS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
 shuttle::lazy_static! {
@@ -56,4 +59,21 @@ pub(crate) fn wake(word: &AtomicU32, count: u32) -> usize {
     });
     WOKEN.notify_all();
     before - sleepers.1.len()
+}
+
+/// A moment that is no other.
+pub(super) fn moment() -> u64 {
+    static MOMENTS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    MOMENTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+/// The time since a moment, in any unit: none, or where time passes perhaps an eternity.
+pub(super) fn time_since() -> u64 {
+    let passes = TICKS.load(std::sync::atomic::Ordering::Relaxed);
+    if passes && thread_rng().r#gen() { u32::MAX.into() } else { 0 }
+}
+
+/// How long something took that may have taken a time or none.
+pub(super) fn none_or(span: Duration) -> Duration {
+    if thread_rng().r#gen() { span } else { Duration::ZERO }
 }

@@ -13,9 +13,39 @@
 //! released by others without a system call: that is what makes it fast under contention. A woken
 //! waiter that finds the lock taken sleeps for a millisecond more with `WOKEN` still set, so that those
 //! who are faster need no system calls; then it clears the flag and tries again.
+//!
+//! # Fairness
+//! A lock that is taken again as soon as it is released is never free when a woken waiter arrives. So
+//! a waiter whose sleep ended by itself (the millisecond above, or a tick) and that finds the lock
+//! taken still *asks* for it, in a word beside the state. The next release then *keeps* the lock:
+//!
+//! ```text
+//! owned by A ── release, nobody asked ──▶ free ── anyone ──────────────────────▶ owned by B
+//!      └─────── release, asked ─────────▶ kept since T ── a waiter that slept ──▶ owned by B
+//!                                                └── anyone, after KEPT_FOR ─────▶ owned by B
+//! ```
+//!
+//! *Kept* is a value of the owner's bits with a slot that no process has, and the time. It is one
+//! store with the release, and is consumed by the store that takes the lock; so a lock can't be kept
+//! and owned, and what one waiter was refused is never left behind when another has had it.
+//!
+//! - It excludes nobody who would not be excluded by an owner, and only for a time; whether two are
+//!   inside is decided by the same compare-exchanges as without it.
+//! - It is kept for *any* waiter that slept, not for the one that asked. A release wakes the one that
+//!   has slept the longest, whoever asked; and nobody is waited for who was killed or stopped, or left
+//!   at its deadline or for a signal, as long as another waiter is there. If none is, the wake reaches
+//!   nobody, and the lock is free at once. What remains is a waiter that is killed or stopped after its
+//!   wake: others go on after [`KEPT_FOR`].
+//! - What was asked is a hint, so its accesses need no order: if a release does not see it yet, the
+//!   next one does, since the waiter goes on asking; if the waiter is gone, a release wakes somebody
+//!   that it need not have woken. So nothing is taken back by one who leaves.
+//! - A release that keeps the lock wakes a sleeper also if `WOKEN` says that one is on its way, because
+//!   that one may be asleep for its millisecond. The wake may end just that sleep.
 
+use std::cell::Cell;
 use std::time::Duration;
 
+use procession_os::clock::Monotonic;
 use procession_os::memory::Shared;
 
 use super::park::{BlockedOn, Gate, Moment, Operation, Probe, Stopped, Waiting, block, wake};
@@ -28,6 +58,48 @@ const SLOT_BITS: u32 = 12;
 const WAITERS: u64 = 1 << 63;
 const WOKEN: u64 = 1 << 62;
 const FLAGS: u64 = WAITERS | WOKEN;
+
+/// A lock that is kept for a waiter has this slot, which no process has, and below it the time.
+const KEPT: u64 = ((1 << SLOT_BITS) - 1) << SINCE_BITS;
+const SINCE_BITS: u32 = THREAD_BITS + GENERATION_BITS;
+
+/// How long a released lock is kept for a waiter: a wake takes 25 to 50 µs, and more if all
+/// processors are busy.
+const KEPT_FOR: Duration = Duration::from_millis(5);
+
+/// How long a waiter leaves the lock to those who are faster before it asks for it.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+fn patience_is_over(since: Monotonic) -> bool {
+    let waited = Monotonic::now().since(since);
+    #[cfg(model)]
+    let waited = waited + super::model::none_or(PATIENCE);
+    waited >= PATIENCE
+}
+
+/// The word of a lock that is kept from now on. The time is in units of 2^10 ns and wraps after two
+/// years.
+fn kept_since_now() -> u64 {
+    #[cfg(not(model))]
+    let units = Monotonic::now().as_nanos() >> 10;
+    #[cfg(model)]
+    let units = super::model::moment();
+    KEPT | (units & ((1 << SINCE_BITS) - 1))
+}
+
+/// How much longer a lock is kept, if it is.
+fn kept_for(word: u64) -> Option<Duration> {
+    if word & KEPT != KEPT {
+        return None;
+    }
+    // What lies in the future, as seen from another time namespace, is over as well.
+    #[cfg(not(model))]
+    let units = kept_since_now().wrapping_sub(word) & ((1 << SINCE_BITS) - 1);
+    #[cfg(model)]
+    let units = super::model::time_since();
+    let left = KEPT_FOR.saturating_sub(Duration::from_nanos(units << 10));
+    (!left.is_zero()).then_some(left)
+}
 
 /// A thread of a process of the family.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,6 +132,7 @@ impl Owner {
     const fn from_word(word: u64) -> Option<Self> {
         match word & !FLAGS {
             0 => None,
+            kept if kept & KEPT == KEPT => None,
             owner => Some(Self(owner)),
         }
     }
@@ -122,7 +195,8 @@ pub struct NotLocked;
 pub struct OwnerLock {
     state: AtomicU64,
     sequence: AtomicU32,
-    unused: AtomicU32,
+    /// Not 0: a waiter has waited for long, and the next release is to keep the lock for waiters.
+    asked: AtomicU32,
 }
 
 #[allow(unsafe_code)]
@@ -130,22 +204,25 @@ pub struct OwnerLock {
 unsafe impl Shared for OwnerLock {}
 
 impl OwnerLock {
-    /// Takes the lock if nobody has it.
+    /// Takes the lock if nobody has it, and it is not kept for one who waits.
     #[inline]
     pub fn try_lock(&self, me: Owner) -> bool {
         // Acquire: what the last holder wrote is seen.
         match self.state.compare_exchange(0, me.0, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => true,
-            Err(state) => state & !FLAGS == 0 && self.try_lock_beside_flags(me, state),
+            Err(state) => Owner::from_word(state).is_none() && self.try_lock_slowly(me, false),
         }
     }
 
+    /// Takes the lock if nobody has it: beside flags, and if it is kept, for one who `slept` or after
+    /// its time.
     #[cold]
-    fn try_lock_beside_flags(&self, me: Owner, mut state: u64) -> bool {
-        while state & !FLAGS == 0 {
+    fn try_lock_slowly(&self, me: Owner, slept: bool) -> bool {
+        let mut state = self.state.load(Ordering::Relaxed);
+        while Owner::from_word(state).is_none() && (slept || kept_for(state).is_none()) {
             match self.state.compare_exchange_weak(
                 state,
-                state | me.0,
+                (state & FLAGS) | me.0,
                 Ordering::Acquire,
                 Ordering::Relaxed,
             ) {
@@ -183,11 +260,13 @@ impl OwnerLock {
         on: BlockedOn,
         waiting: Waiting,
     ) -> Result<Acquired, Stopped> {
-        block(probe, on, waiting, self, |moment| {
+        let waiter = Waiter { lock: self, slept: Cell::new(false), since: Cell::new(None) };
+        block(probe, on, waiting, &waiter, |moment| {
             // Reading first keeps the cache line shared among those who wait.
             let state = self.state.load(Ordering::Relaxed);
-            if state & !FLAGS == 0 {
-                return self.try_lock_beside_flags(me, state).then_some(Acquired::Clean);
+            if Owner::from_word(state).is_none() {
+                let taken = self.try_lock_slowly(me, waiter.slept.get());
+                return taken.then_some(Acquired::Clean);
             }
             (moment == Moment::Tick).then(|| self.take_from_the_dead(me, probe)).flatten()
         })
@@ -248,29 +327,57 @@ impl OwnerLock {
     #[cold]
     fn unlock_beside_flags(&self) -> Result<(), NotLocked> {
         let mut state = self.state.load(Ordering::Relaxed);
-        loop {
-            if state & !FLAGS == 0 {
+        let kept = loop {
+            if Owner::from_word(state).is_none() {
                 return Err(NotLocked);
             }
-            let wakes = state & FLAGS == WAITERS;
-            let next = if wakes { FLAGS } else { state & FLAGS };
+            let keeps = state & WAITERS != 0 && self.asked.load(Ordering::Relaxed) != 0;
+            let wakes = keeps || state & FLAGS == WAITERS;
+            let kept = if keeps { kept_since_now() } else { 0 };
+            let next = kept | if wakes { FLAGS } else { state & FLAGS };
+            if keeps {
+                // Before the release, so that what is asked after it stands.
+                self.asked.store(0, Ordering::Relaxed);
+                failpoint!("lock.keeping");
+            }
             match self.state.compare_exchange_weak(state, next, Ordering::SeqCst, Ordering::Relaxed)
             {
-                Ok(_) if wakes => break,
+                Ok(_) if wakes => break kept,
                 Ok(_) => return Ok(()),
                 Err(now) => state = now,
             }
-        }
+            if keeps {
+                self.asked.store(1, Ordering::Relaxed);
+            }
+        };
         failpoint!("lock.released");
         self.sequence.fetch_add(1, Ordering::SeqCst);
         failpoint!("lock.waking");
         if wake(&self.sequence, 1) == 0 {
-            // As in `EventCount::nobody_slept`.
-            self.state.fetch_and(!FLAGS, Ordering::SeqCst);
-            self.sequence.fetch_add(1, Ordering::SeqCst);
-            wake(&self.sequence, i32::MAX as u32);
+            self.nobody_slept(kept);
         }
         Ok(())
+    }
+
+    /// As in `EventCount::nobody_slept`; and if this release has kept the lock, then for nobody. What
+    /// a later one keeps is for those that it wakes.
+    fn nobody_slept(&self, kept: u64) {
+        let mut state = self.state.load(Ordering::SeqCst);
+        loop {
+            let next = if state & !FLAGS == kept { 0 } else { state & !FLAGS };
+            match self.state.compare_exchange_weak(state, next, Ordering::SeqCst, Ordering::SeqCst)
+            {
+                Ok(_) => break,
+                Err(now) => state = now,
+            }
+        }
+        self.sequence.fetch_add(1, Ordering::SeqCst);
+        wake(&self.sequence, i32::MAX as u32);
+    }
+
+    /// Whether nobody holds the lock, and it is kept for those who wait.
+    pub fn is_kept(&self) -> bool {
+        kept_for(self.state.load(Ordering::Relaxed)).is_some()
     }
 
     /// Who holds the lock at this instant.
@@ -280,22 +387,55 @@ impl OwnerLock {
     }
 }
 
-impl Gate for OwnerLock {
+/// One wait for the lock.
+struct Waiter<'a> {
+    lock: &'a OwnerLock,
+    /// Whether it slept: then it may take the lock if it is kept.
+    slept: Cell<bool>,
+    /// When it was about to sleep for the first time.
+    since: Cell<Option<Monotonic>>,
+}
+
+impl Gate for Waiter<'_> {
     // A lock that others take faster is busy: more who want it would only be in their way.
     const NAP: Option<Duration> = Some(Duration::from_millis(1));
 
     fn word(&self) -> &AtomicU32 {
-        &self.sequence
+        &self.lock.sequence
     }
 
     fn announce(&self) -> u32 {
-        let ticket = self.sequence.load(Ordering::SeqCst);
-        self.state.fetch_or(WAITERS, Ordering::SeqCst);
+        if self.since.get().is_none() {
+            self.since.set(Some(Monotonic::now()));
+        }
+        if self.is_next() && self.lock.asked.load(Ordering::Relaxed) == 0 {
+            self.lock.asked.store(1, Ordering::Relaxed);
+        }
+        let ticket = self.lock.sequence.load(Ordering::SeqCst);
+        self.lock.state.fetch_or(WAITERS, Ordering::SeqCst);
         ticket
     }
 
     fn awake(&self) {
-        self.state.fetch_and(!WOKEN, Ordering::SeqCst);
+        self.lock.state.fetch_and(!WOKEN, Ordering::SeqCst);
+    }
+
+    fn slept(&self) {
+        failpoint!("lock.woken");
+        self.slept.set(true);
+        if self.since.get().is_none() {
+            // It went to sleep before it was interrupted, and came back.
+            self.since.set(Some(Monotonic::from_nanos(0)));
+        }
+    }
+
+    fn is_next(&self) -> bool {
+        let since = self.since.get();
+        self.slept.get() && since.is_some_and(patience_is_over)
+    }
+
+    fn kept_for_others(&self) -> Option<Duration> {
+        kept_for(self.lock.state.load(Ordering::Relaxed))
     }
 }
 

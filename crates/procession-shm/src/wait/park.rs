@@ -116,6 +116,18 @@ pub trait Gate {
     fn announce(&self) -> u32;
     /// Somebody came back from sleep.
     fn awake(&self);
+    /// The caller's sleep has ended; it looks again, and may go back to sleep.
+    fn slept(&self) {}
+    /// Whether the caller has waited for so long that it has its turn next. It is awake at this moment,
+    /// so it spins before it sleeps again: otherwise all wait until it has been woken.
+    fn is_next(&self) -> bool {
+        false
+    }
+    /// For how long at the most what is waited for is kept for others, though nobody has it: whoever
+    /// sleeps meanwhile looks again then, since nobody needs to come and say so.
+    fn kept_for_others(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// When an attempt is made.
@@ -279,23 +291,41 @@ fn sleep<T, G: Gate>(
     gate: &G,
     attempt: &mut impl FnMut(Moment) -> Option<T>,
 ) -> Result<T, Stopped> {
-    let mut tick = resumed(gate.word());
+    let mut tick = match resumed(gate.word()) {
+        Some(tick) => {
+            gate.slept();
+            tick
+        }
+        None => FIRST_TICK,
+    };
     let mut nap = None;
     loop {
         let ticket = gate.announce();
-        if let Some(value) = attempt(Moment::Look) {
+        let value = if gate.is_next() {
+            spin_for(SPIN_MOST, Monotonic::now(), waiting, attempt)
+        } else {
+            attempt(Moment::Look)
+        };
+        if let Some(value) = value {
             gate.awake();
             return Ok(value);
         }
+        nap = nap.or_else(|| gate.kept_for_others());
         let next_tick = Monotonic::now().after(nap.unwrap_or(tick));
         let until = waiting.deadline.map_or(next_tick, |deadline| deadline.min(next_tick));
         // A nap ends by itself: under the model checker, which has no time, at once.
         let wakeup = if cfg!(model) && nap.is_some() {
+            pause();
             futex::Wakeup::TimedOut
         } else {
             sleep_on(gate.word(), ticket, until)
         };
-        if wakeup == futex::Wakeup::Woken && nap.is_none() && G::NAP.is_some() {
+        let napped = nap.take().is_some();
+        let ticked = wakeup == futex::Wakeup::TimedOut && !napped;
+        if ticked || wakeup == futex::Wakeup::Woken {
+            gate.slept();
+        }
+        if wakeup == futex::Wakeup::Woken && !napped && G::NAP.is_some() {
             if let Some(value) = look_shortly(attempt) {
                 gate.awake();
                 return Ok(value);
@@ -304,25 +334,18 @@ fn sleep<T, G: Gate>(
             nap = G::NAP;
             continue;
         }
-        nap = None;
         gate.awake();
-        let moment = match wakeup {
-            futex::Wakeup::TimedOut => {
-                tick = (tick * 2).min(LAST_TICK);
-                probe.tick();
-                Moment::Tick
-            }
-            _ => Moment::Look,
-        };
-        if let Some(value) = attempt(moment) {
+        if ticked {
+            tick = (tick * 2).min(LAST_TICK);
+            probe.tick();
+        }
+        if let Some(value) = attempt(if ticked { Moment::Tick } else { Moment::Look }) {
             return Ok(value);
         }
         if waiting.deadline.is_some_and(|deadline| deadline <= Monotonic::now()) {
             return attempt(Moment::Tick).ok_or(Stopped::TimedOut);
         }
-        if waiting.interruptible
-            && matches!(wakeup, futex::Wakeup::TimedOut | futex::Wakeup::Interrupted)
-        {
+        if waiting.interruptible && (ticked || wakeup == futex::Wakeup::Interrupted) {
             INTERRUPTED.set((std::ptr::from_ref(gate.word()).addr(), tick));
             return Err(Stopped::Interrupted);
         }
@@ -336,10 +359,10 @@ thread_local! {
         const { std::cell::Cell::new((0, FIRST_TICK)) };
 }
 
-/// How long a sleep on this word is to be at first.
-fn resumed(word: &AtomicU32) -> Duration {
+/// How long the next sleep on this word is to be, if the caller slept on it until it was interrupted.
+fn resumed(word: &AtomicU32) -> Option<Duration> {
     let (at, tick) = INTERRUPTED.replace((0, FIRST_TICK));
-    if at == std::ptr::from_ref(word).addr() { tick } else { FIRST_TICK }
+    (at == std::ptr::from_ref(word).addr()).then_some(tick)
 }
 
 #[cfg(not(model))]

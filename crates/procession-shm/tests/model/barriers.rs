@@ -224,7 +224,7 @@ fn one_dies(survivors: u16, acts: bool) {
         .collect();
     let lived = mortal.join().unwrap();
     let meeting = shared.meeting(parties, owner(0));
-    let before = ["lock.acquired", "barrier.arriving", "barrier.noted"];
+    let before = ["lock.woken", "lock.acquired", "barrier.arriving", "barrier.noted"];
     if lived.is_err_and(|point| before.contains(&point)) && shared.acted.load(Ordering::SeqCst) == 0
     {
         // It never came: the others would wait for ever.

@@ -1,5 +1,7 @@
 //! Lock, RLock and Event.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use procession_shm::sync::algorithm::{Flag, NotOwner, ReentrantLock};
 use procession_shm::wait::{Acquired, OwnerLock, Waiting};
 use shuttle::sync::Arc;
@@ -107,8 +109,7 @@ fn mortals_lock(mortals: u16) {
                     locked.lock(slot);
                     locked.unlock();
                 };
-                let died = locked.family.mortal(slot, life).err();
-                u32::from(matches!(died, Some("lock.acquired" | "lock.releasing")))
+                u32::from(locked.family.mortal(slot, life).is_err_and(dies_with_it))
             })
         })
         .collect();
@@ -119,6 +120,78 @@ fn mortals_lock(mortals: u16) {
     locked.unlock();
     locked.lock(4);
     assert_eq!(locked.told.load(Ordering::SeqCst), with_it);
+}
+
+#[test]
+fn a_lock_that_is_kept_is_had_by_a_waiter_first() {
+    static KEPT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    explore(false, || {
+        let locked = Arc::new(Locked::default());
+        let turns = Arc::new(AtomicU32::new(0));
+        let waiters: Vec<_> = (1..3)
+            .map(|slot| {
+                let (locked, turns) = (locked.clone(), turns.clone());
+                thread::spawn(move || {
+                    locked.lock(slot);
+                    turns.fetch_add(1, Ordering::SeqCst);
+                    locked.unlock();
+                })
+            })
+            .collect();
+        locked.lock(3);
+        for _ in 0..4 {
+            thread::yield_now();
+            let before = turns.load(Ordering::SeqCst);
+            locked.unlock();
+            let kept = locked.lock.is_kept();
+            locked.lock(3);
+            let passed = turns.load(Ordering::SeqCst) == before;
+            assert!(!(kept && passed), "the holder has the lock again, which was kept for others");
+            KEPT.fetch_add(kept.into(), Relaxed);
+        }
+        locked.unlock();
+        waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+    });
+    assert_ne!(KEPT.load(Relaxed), 0);
+}
+
+#[test]
+fn a_lock_is_kept_for_nobody_who_is_dead() {
+    for mortals in OTHERS {
+        explore(true, move || mortals_are_greedy(mortals));
+    }
+}
+
+/// As [`mortals_lock`], with processes that acquire it again at once.
+fn mortals_are_greedy(mortals: u16) {
+    let locked = Arc::new(Locked::default());
+    let threads: Vec<_> = (1..=mortals)
+        .map(|slot| {
+            let locked = locked.clone();
+            thread::spawn(move || {
+                let life = || {
+                    for _ in 0..3 {
+                        locked.lock(slot);
+                        thread::yield_now();
+                        locked.unlock();
+                    }
+                };
+                u32::from(locked.family.mortal(slot, life).is_err_and(dies_with_it))
+            })
+        })
+        .collect();
+    for _ in 0..2 {
+        locked.lock(3);
+        thread::yield_now();
+        locked.unlock();
+    }
+    let with_it: u32 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    locked.lock(4);
+    assert_eq!(locked.told.load(Ordering::SeqCst), with_it);
+}
+
+fn dies_with_it(point: &str) -> bool {
+    matches!(point, "lock.acquired" | "lock.releasing" | "lock.keeping")
 }
 
 #[derive(Default)]

@@ -15,6 +15,8 @@ use procession_shm::arena::{self, Arena, Forked, Slot};
 use procession_shm::memory::SharedBlock;
 
 pub const SIGKILL: i32 = 9;
+pub const SIGCONT: i32 = 18;
+pub const SIGSTOP: i32 = 19;
 
 /// The arena of a test program. A process can be part of 16, and each child takes part in all.
 pub fn arena() -> &'static Arena {
@@ -96,7 +98,11 @@ pub fn child(body: impl FnOnce()) -> Child {
 
 impl Child {
     pub fn kill(&self) {
-        let _ = self.pidfd.signal(SIGKILL);
+        self.signal(SIGKILL);
+    }
+
+    pub fn signal(&self, number: i32) {
+        let _ = self.pidfd.signal(number);
     }
 
     pub fn has_ended(&self) -> bool {

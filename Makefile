@@ -52,6 +52,7 @@ scale: $(VENV)/installed ## Measure 2 to 1,500 waiting processes, beside multipr
 
 fairness: $(VENV)/installed ## Measure how long a waiter waits for a lock that is always wanted
 	$(BIN)/python benches/fairness.py
+	cargo run --release --quiet --manifest-path benches/peers/Cargo.toml fairness
 
 clean: ## Remove what was built
 	rm -rf target $(VENV) benches/peers/target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import pickle
@@ -40,6 +41,13 @@ def hold(lock: Any, held: Any) -> None:
     held.set()
     while True:
         time.sleep(60)
+
+
+def hold_again_and_again(lock: Any, turns: Any, most: int, stop: Any) -> None:
+    while turns.value < most and not stop.is_set():
+        with lock:
+            turns.value += 1
+            time.sleep(0.005)
 
 
 def say_how_acquire_ends(lock: Any, endings: Any) -> None:
@@ -574,6 +582,28 @@ def test_a_waiting_thread_is_told(ctx: Any, owned_lock: Any) -> None:
     for thread in threads:
         thread.join()
     assert sorted(endings) == ["acquired"] * 2 + ["told"]
+
+
+def is_above(number: Any, than: int) -> bool:
+    return bool(number.value > than)
+
+
+def test_a_holder_that_acquires_again_at_once_leaves_turns_to_a_waiter(
+    ctx: Any, owned_lock: Any
+) -> None:
+    turns, stop, mine = ctx.RawValue("q"), ctx.Event(), 10
+    most = 50 * mine
+    args = (owned_lock, turns, most, stop)
+    holder = ctx.Process(target=hold_again_and_again, args=args)
+    holder.start()
+    for _ in range(mine):
+        seen = turns.value
+        assert eventually(functools.partial(is_above, turns, seen))
+        with owned_lock:
+            assert turns.value < most
+    stop.set()
+    holder.join()
+    assert holder.exitcode == 0
 
 
 @pytest.mark.parametrize("kind", OWNED)

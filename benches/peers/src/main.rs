@@ -2,13 +2,15 @@
 //!
 //! Each workload is run by both in turns, five rounds or as many as the first argument says; the
 //! table has the medians and their ratio, and the least ratio that the project asks for. Other
-//! arguments choose workloads by parts of their names.
+//! arguments choose workloads by parts of their names. With `fairness` as the only argument the table
+//! is another: how long a waiter waits for a lock that is always wanted.
 //!
 //! The rival between processes is `ipc-channel`. For messages of bytes it gets the fastest way it
 //! has: its bytes channel for 1 KiB, and for 1 MiB the better of that and its shared memory.
 //! `crossbeam-channel` between threads is a reference, not a rival.
 
 mod channels;
+mod fairness;
 mod locks;
 mod table;
 
@@ -17,6 +19,10 @@ use table::{Unit, Workload};
 fn main() {
     procession::init();
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments == ["fairness"] {
+        fairness::print();
+        return;
+    }
     let rounds = match arguments.first().map(|text| text.parse()) {
         Some(Ok(rounds)) => {
             arguments.remove(0);

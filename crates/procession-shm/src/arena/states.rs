@@ -328,7 +328,7 @@ impl Arena {
         if !matches!(kind, Kind::Lock | Kind::RLock) {
             return None;
         }
-        let owner = Owner::from_bits(self.first_word(index)?)?;
+        let owner = Owner::of_lock(self.first_word(index)?)?;
         let info = self.process_info(owner.slot())?;
         (info.slot.generation == owner.generation()).then(|| info.name())
     }

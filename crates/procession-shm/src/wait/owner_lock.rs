@@ -25,9 +25,8 @@
 //!                                                └── anyone, after KEPT_FOR ─────▶ owned by B
 //! ```
 //!
-//! *Kept* is a value of the owner's bits with a slot that no process has, and the time. It is one
-//! store with the release, and is consumed by the store that takes the lock; so a lock can't be kept
-//! and owned, and what one waiter was refused is never left behind when another has had it.
+//! *Kept* stands in the owner's bits, with the time. So it is one store with the release, and ends with
+//! the store that takes the lock: a lock can't be kept and owned, and death leaves one or the other.
 //!
 //! - It excludes nobody who would not be excluded by an owner, and only for a time; whether two are
 //!   inside is decided by the same compare-exchanges as without it.
@@ -59,9 +58,13 @@ const WAITERS: u64 = 1 << 63;
 const WOKEN: u64 = 1 << 62;
 const FLAGS: u64 = WAITERS | WOKEN;
 
-/// A lock that is kept for a waiter has this slot, which no process has, and below it the time.
-const KEPT: u64 = ((1 << SLOT_BITS) - 1) << SINCE_BITS;
-const SINCE_BITS: u32 = THREAD_BITS + GENERATION_BITS;
+/// A lock that is kept for waiters has this bit, the time below it, and 0 for the thread, which is no
+/// thread's number.
+const KEPT: u64 = 1 << 61;
+const THREAD: u64 = (1 << THREAD_BITS) - 1;
+const TIME: u64 = (KEPT - 1) & !THREAD;
+/// A unit of that time, as a power of two in nanoseconds: 131 µs, so it comes round in two years.
+const UNIT_BITS: u32 = 17;
 
 /// How long a released lock is kept for a waiter: a wake takes 25 to 50 µs, and more if all
 /// processors are busy.
@@ -77,27 +80,30 @@ fn patience_is_over(since: Monotonic) -> bool {
     waited >= PATIENCE
 }
 
-/// The word of a lock that is kept from now on. The time is in units of 2^10 ns and wraps after two
-/// years.
+const fn is_kept(word: u64) -> bool {
+    word & (KEPT | THREAD) == KEPT
+}
+
+/// The word of a lock that is kept from now on.
 fn kept_since_now() -> u64 {
     #[cfg(not(model))]
-    let units = Monotonic::now().as_nanos() >> 10;
+    let units = Monotonic::now().as_nanos() >> UNIT_BITS;
     #[cfg(model)]
     let units = super::model::moment();
-    KEPT | (units & ((1 << SINCE_BITS) - 1))
+    KEPT | (units << THREAD_BITS) & TIME
 }
 
 /// How much longer a lock is kept, if it is.
 fn kept_for(word: u64) -> Option<Duration> {
-    if word & KEPT != KEPT {
+    if !is_kept(word) {
         return None;
     }
     // What lies in the future, as seen from another time namespace, is over as well.
     #[cfg(not(model))]
-    let units = kept_since_now().wrapping_sub(word) & ((1 << SINCE_BITS) - 1);
+    let units = (kept_since_now().wrapping_sub(word) & TIME) >> THREAD_BITS;
     #[cfg(model)]
     let units = super::model::time_since();
-    let left = KEPT_FOR.saturating_sub(Duration::from_nanos(units << 10));
+    let left = KEPT_FOR.saturating_sub(Duration::from_nanos(units << UNIT_BITS));
     (!left.is_zero()).then_some(left)
 }
 
@@ -132,7 +138,6 @@ impl Owner {
     const fn from_word(word: u64) -> Option<Self> {
         match word & !FLAGS {
             0 => None,
-            kept if kept & KEPT == KEPT => None,
             owner => Some(Self(owner)),
         }
     }
@@ -141,6 +146,13 @@ impl Owner {
     #[must_use]
     pub const fn from_bits(bits: u64) -> Option<Self> {
         Self::from_word(bits)
+    }
+
+    /// The owner that the word of an [`OwnerLock`] names.
+    #[inline]
+    #[must_use]
+    pub const fn of_lock(word: u64) -> Option<Self> {
+        if is_kept(word) { None } else { Self::from_word(word) }
     }
 
     /// The owner as one word, never 0.
@@ -210,16 +222,15 @@ impl OwnerLock {
         // Acquire: what the last holder wrote is seen.
         match self.state.compare_exchange(0, me.0, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => true,
-            Err(state) => Owner::from_word(state).is_none() && self.try_lock_slowly(me, false),
+            Err(state) => Owner::of_lock(state).is_none() && self.try_lock_slowly(me, state, false),
         }
     }
 
     /// Takes the lock if nobody has it: beside flags, and if it is kept, for one who `slept` or after
     /// its time.
     #[cold]
-    fn try_lock_slowly(&self, me: Owner, slept: bool) -> bool {
-        let mut state = self.state.load(Ordering::Relaxed);
-        while Owner::from_word(state).is_none() && (slept || kept_for(state).is_none()) {
+    fn try_lock_slowly(&self, me: Owner, mut state: u64, slept: bool) -> bool {
+        while Owner::of_lock(state).is_none() && (slept || kept_for(state).is_none()) {
             match self.state.compare_exchange_weak(
                 state,
                 (state & FLAGS) | me.0,
@@ -264,8 +275,8 @@ impl OwnerLock {
         block(probe, on, waiting, &waiter, |moment| {
             // Reading first keeps the cache line shared among those who wait.
             let state = self.state.load(Ordering::Relaxed);
-            if Owner::from_word(state).is_none() {
-                let taken = self.try_lock_slowly(me, waiter.slept.get());
+            if Owner::of_lock(state).is_none() {
+                let taken = self.try_lock_slowly(me, state, waiter.slept.get());
                 return taken.then_some(Acquired::Clean);
             }
             (moment == Moment::Tick).then(|| self.take_from_the_dead(me, probe)).flatten()
@@ -275,7 +286,7 @@ impl OwnerLock {
     /// Takes the lock over if its holder is dead.
     pub fn take_from_the_dead(&self, me: Owner, probe: &impl Probe) -> Option<Acquired> {
         let state = self.state.load(Ordering::Relaxed);
-        let owner = Owner::from_word(state)?;
+        let owner = Owner::of_lock(state)?;
         if !probe.is_dead(owner) {
             return None;
         }
@@ -313,7 +324,7 @@ impl OwnerLock {
     pub fn unlock(&self) -> Result<(), NotLocked> {
         failpoint!("lock.releasing");
         let state = self.state.load(Ordering::Relaxed);
-        if state & FLAGS == 0 && state != 0 {
+        if state & FLAGS == 0 && Owner::of_lock(state).is_some() {
             // Release: what this holder wrote is seen by the next.
             let freed = self.state.compare_exchange(state, 0, Ordering::Release, Ordering::Relaxed);
             if freed.is_ok() {
@@ -328,7 +339,7 @@ impl OwnerLock {
     fn unlock_beside_flags(&self) -> Result<(), NotLocked> {
         let mut state = self.state.load(Ordering::Relaxed);
         let kept = loop {
-            if Owner::from_word(state).is_none() {
+            if Owner::of_lock(state).is_none() {
                 return Err(NotLocked);
             }
             let keeps = state & WAITERS != 0 && self.asked.load(Ordering::Relaxed) != 0;
@@ -383,7 +394,7 @@ impl OwnerLock {
     /// Who holds the lock at this instant.
     #[inline]
     pub fn owner(&self) -> Option<Owner> {
-        Owner::from_word(self.state.load(Ordering::Relaxed))
+        Owner::of_lock(self.state.load(Ordering::Relaxed))
     }
 }
 
@@ -468,6 +479,33 @@ mod tests {
             (4095, Owner::GENERATIONS, 0x3f_ffff)
         );
         assert_eq!(owner.word() & FLAGS, 0);
+    }
+
+    #[test]
+    fn a_kept_lock_has_no_owner_and_is_free_in_the_end() {
+        let now = kept_since_now();
+        assert_eq!(Owner::of_lock(now | FLAGS), None);
+        assert!(kept_for(now | FLAGS).is_some_and(|left| left <= KEPT_FOR));
+        // The last of them is in the future.
+        for ago in [39, 1000, (TIME >> THREAD_BITS) - 100] {
+            let since = KEPT | now.wrapping_sub(ago << THREAD_BITS) & TIME;
+            assert_eq!((kept_for(since), Owner::of_lock(since)), (None, None), "{ago}");
+        }
+        let last = Owner::new(Owner::SLOTS, Owner::GENERATIONS, 1);
+        assert_eq!((kept_for(last.word()), Owner::of_lock(last.word())), (None, Some(last)));
+    }
+
+    #[test]
+    fn a_lock_that_is_kept_is_refused_to_those_who_have_not_slept() {
+        let (lock, me) = (OwnerLock::default(), Owner::new(1, 1, 1));
+        lock.state.store(kept_since_now(), Ordering::Relaxed);
+        assert!(!lock.try_lock(me));
+        assert_eq!(lock.unlock(), Err(NotLocked));
+        assert_eq!(lock.unlock_mine(me), Err(NotLocked));
+        assert_eq!(lock.owner(), None);
+        // Nobody comes for it.
+        assert_eq!(lock.lock(me, &Nobody, ON, Waiting::FOREVER), Ok(Acquired::Clean));
+        assert_eq!(lock.owner(), Some(me));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use procession_shm::arena::family;
 use procession_shm::sync::{self, Monitor, NotOwner, Waiter};
-use procession_shm::wait::{Acquired, Stopped, Waiting};
+use procession_shm::wait::{Acquired, Owner, Stopped, Waiting};
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
 
@@ -38,10 +38,10 @@ impl Monitor for AnyLock {
         }
     }
 
-    fn is_orphaned(&self) -> bool {
+    fn holder(&self) -> Option<Owner> {
         match self {
-            Self::Lock(lock) => lock.is_orphaned(),
-            Self::RLock(lock) => lock.is_orphaned(),
+            Self::Lock(lock) => lock.holder(),
+            Self::RLock(lock) => lock.holder(),
         }
     }
 }

@@ -12,7 +12,7 @@ use procession_os::process;
 use super::Arena;
 use super::processes::Row;
 use super::registry;
-use crate::atomics::Ordering;
+use crate::atomics::{AtomicU32, Ordering};
 use crate::wait::{BlockedOn, Owner, Probe};
 
 /// What a thread of a process sleeps on, as it stands in the process table.
@@ -49,6 +49,10 @@ impl Probe for Arena {
 
     fn tick(&self) {
         self.verify_one();
+    }
+
+    fn life_of(&self, owner: Owner) -> Option<(&AtomicU32, u32)> {
+        self.life_word(owner.slot(), owner.generation())
     }
 
     fn blocked(&self, on: BlockedOn) {

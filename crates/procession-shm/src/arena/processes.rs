@@ -724,6 +724,14 @@ impl Arena {
         }
     }
 
+    /// The word that changes when the process with this slot and generation is gone, and its value.
+    pub(super) fn life_word(&self, slot: u16, generation: u32) -> Option<(&AtomicU32, u32)> {
+        let row = self.row(slot).ok()?;
+        let word = row.life.0.sleep_on()?;
+        // Looked at behind the mark: it is this process's, or another's by now.
+        (row.state().ok()?.generation == generation).then_some(word)
+    }
+
     /// Whether the process with this slot and generation is over.
     pub(crate) fn is_over(&self, slot: u16, generation: u32) -> bool {
         if slot == NOBODY && generation == NOBODYS {

@@ -2,9 +2,7 @@
 
 use super::algorithm::{Monitor, NotOwner};
 use crate::arena::{Arena, Handle, Kind, ObjectRef, Result, arena_of};
-use crate::wait::{
-    Acquired, BlockedOn, NotLocked, Operation, Owner, OwnerLock, Probe, Stopped, Waiting,
-};
+use crate::wait::{Acquired, BlockedOn, NotLocked, Operation, Owner, OwnerLock, Stopped, Waiting};
 
 /// Mutual exclusion between the processes of a family.
 ///
@@ -133,7 +131,7 @@ impl Monitor for Lock {
         Self::is_mine(self)
     }
 
-    fn is_orphaned(&self) -> bool {
-        self.owner().is_some_and(|owner| self.object.arena().is_dead(owner))
+    fn holder(&self) -> Option<Owner> {
+        self.owner()
     }
 }

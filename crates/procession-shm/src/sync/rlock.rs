@@ -2,7 +2,7 @@
 
 use super::algorithm::{Monitor, NotOwner, ReentrantLock};
 use crate::arena::{Arena, Handle, Kind, ObjectRef, Result, arena_of};
-use crate::wait::{Acquired, BlockedOn, Operation, Owner, Probe, Stopped, Waiting};
+use crate::wait::{Acquired, BlockedOn, Operation, Owner, Stopped, Waiting};
 
 /// A re-entrant [`Lock`](super::Lock) that belongs to a thread: it alone may release it, as often as
 /// it acquired it.
@@ -100,7 +100,7 @@ impl Monitor for RLock {
         Self::is_mine(self)
     }
 
-    fn is_orphaned(&self) -> bool {
-        self.lock.owner().is_some_and(|owner| self.object.arena().is_dead(owner))
+    fn holder(&self) -> Option<Owner> {
+        self.lock.owner()
     }
 }

@@ -24,7 +24,12 @@ fn address(word: &AtomicU32) -> usize {
     std::ptr::from_ref(word) as usize
 }
 
-pub(super) fn sleep_on(word: &AtomicU32, ticket: u32, _until: Monotonic) -> Wakeup {
+pub(super) fn sleep_on(
+    word: &AtomicU32,
+    ticket: u32,
+    _life: Option<(&AtomicU32, u32)>,
+    _until: Monotonic,
+) -> Wakeup {
     let mut sleepers = SLEEPERS.lock().unwrap();
     if word.load(Ordering::SeqCst) != ticket {
         return Wakeup::Changed;

@@ -431,6 +431,10 @@ impl Gate for Waiter<'_> {
         self.lock.state.fetch_and(!WOKEN, Ordering::SeqCst);
     }
 
+    fn waits_for(&self) -> Option<Owner> {
+        self.lock.owner()
+    }
+
     fn slept(&self) {
         failpoint!("lock.woken");
         self.slept.set(true);

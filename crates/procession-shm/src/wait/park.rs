@@ -92,6 +92,11 @@ pub trait Probe {
     fn is_dead(&self, owner: Owner) -> bool;
     /// Time has passed: once at each tick of a wait.
     fn tick(&self) {}
+    /// A word that changes when the process of this owner is gone, and its value now; `None` if that
+    /// is not told, or it is gone. Whoever is woken by it looks again with [`Moment::Tick`].
+    fn life_of(&self, _owner: Owner) -> Option<(&AtomicU32, u32)> {
+        None
+    }
     /// This process is about to sleep.
     fn blocked(&self, on: BlockedOn);
     /// This process runs again.
@@ -116,6 +121,10 @@ pub trait Gate {
     fn announce(&self) -> u32;
     /// Somebody came back from sleep.
     fn awake(&self);
+    /// A process whose death would end the wait, if it is one: a sleeper is woken by that as well.
+    fn waits_for(&self) -> Option<Owner> {
+        None
+    }
     /// The caller's sleep has ended; it looks again, and may go back to sleep.
     fn slept(&self) {}
     /// Whether the caller has waited for so long that it has its turn next. It is awake at this moment,
@@ -314,18 +323,24 @@ fn sleep<T, G: Gate>(
         let next_tick = Monotonic::now().after(nap.unwrap_or(tick));
         let until = waiting.deadline.map_or(next_tick, |deadline| deadline.min(next_tick));
         // A nap ends by itself: under the model checker, which has no time, at once.
+        let mut died = false;
         let wakeup = if cfg!(model) && nap.is_some() {
             pause();
             futex::Wakeup::TimedOut
         } else {
-            sleep_on(gate.word(), ticket, until)
+            // A short wait does not pay for a look at two words.
+            let owner = if tick > FIRST_TICK { gate.waits_for() } else { None };
+            let life = owner.and_then(|owner| probe.life_of(owner));
+            let wakeup = sleep_on(gate.word(), ticket, life, until);
+            died = life.is_some_and(|(word, seen)| word.load(Ordering::SeqCst) != seen);
+            wakeup
         };
         let napped = nap.take().is_some();
         let ticked = wakeup == futex::Wakeup::TimedOut && !napped;
         if ticked || wakeup == futex::Wakeup::Woken {
             gate.slept();
         }
-        if wakeup == futex::Wakeup::Woken && !napped && G::NAP.is_some() {
+        if wakeup == futex::Wakeup::Woken && !napped && !died && G::NAP.is_some() {
             if let Some(value) = look_shortly(attempt) {
                 gate.awake();
                 return Ok(value);
@@ -339,7 +354,12 @@ fn sleep<T, G: Gate>(
             tick = (tick * 2).min(LAST_TICK);
             probe.tick();
         }
-        if let Some(value) = attempt(if ticked { Moment::Tick } else { Moment::Look }) {
+        if died {
+            // The kernel says so as it begins; in a moment it is certain.
+            tick = FIRST_TICK;
+        }
+        let moment = if ticked || died { Moment::Tick } else { Moment::Look };
+        if let Some(value) = attempt(moment) {
             return Ok(value);
         }
         if waiting.deadline.is_some_and(|deadline| deadline <= Monotonic::now()) {
@@ -366,8 +386,16 @@ fn resumed(word: &AtomicU32) -> Option<Duration> {
 }
 
 #[cfg(not(model))]
-fn sleep_on(word: &AtomicU32, ticket: u32, until: Monotonic) -> futex::Wakeup {
-    futex::wait(word, ticket, Some(until))
+fn sleep_on(
+    word: &AtomicU32,
+    ticket: u32,
+    life: Option<(&AtomicU32, u32)>,
+    until: Monotonic,
+) -> futex::Wakeup {
+    match life {
+        Some(life) => futex::wait_either((word, ticket), life, Some(until)),
+        None => futex::wait(word, ticket, Some(until)),
+    }
 }
 
 #[cfg(not(model))]

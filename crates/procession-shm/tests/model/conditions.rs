@@ -42,8 +42,8 @@ impl Monitor for Mine<'_> {
         self.shared.lock.owner() == Some(self.me)
     }
 
-    fn is_orphaned(&self) -> bool {
-        self.shared.lock.owner().is_some_and(|owner| self.shared.family.is_dead(owner))
+    fn holder(&self) -> Option<Owner> {
+        self.shared.lock.owner()
     }
 }
 

@@ -67,8 +67,8 @@ impl Monitor for Held<'_> {
         self.lock.owner() == Some(self.owner)
     }
 
-    fn is_orphaned(&self) -> bool {
-        self.lock.is_orphaned()
+    fn holder(&self) -> Option<Owner> {
+        self.lock.holder()
     }
 }
 

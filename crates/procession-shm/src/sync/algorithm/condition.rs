@@ -45,7 +45,7 @@ use procession_os::memory::Shared;
 use super::NotOwner;
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{Acquired, BlockedOn, Gate, Moment, Probe, Stopped, Waiting, block, wake};
+use crate::wait::{Acquired, BlockedOn, Gate, Moment, Owner, Probe, Stopped, Waiting, block, wake};
 
 /// The lock that a condition goes with.
 pub trait Monitor {
@@ -64,8 +64,8 @@ pub trait Monitor {
     /// Whether the calling thread holds it.
     fn is_mine(&self) -> bool;
 
-    /// Whether it is held by a process that is over.
-    fn is_orphaned(&self) -> bool;
+    /// The thread that holds it.
+    fn holder(&self) -> Option<Owner>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,6 +213,30 @@ impl Notices {
     }
 }
 
+/// The sleepers of a condition, who are also woken by the death of the process that holds its lock.
+struct Beside<'a, M> {
+    notices: &'a Notices,
+    monitor: &'a M,
+}
+
+impl<M: Monitor> Gate for Beside<'_, M> {
+    fn word(&self) -> &AtomicU32 {
+        self.notices.word()
+    }
+
+    fn announce(&self) -> u32 {
+        self.notices.announce()
+    }
+
+    fn awake(&self) {
+        self.notices.awake();
+    }
+
+    fn waits_for(&self) -> Option<Owner> {
+        self.monitor.holder()
+    }
+}
+
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -237,6 +261,11 @@ pub struct Waiter<'a, M, P> {
 }
 
 impl<M: Monitor, P: Probe> Waiter<'_, M, P> {
+    /// Whether the lock is held by a process that is over.
+    fn is_orphaned(&self) -> bool {
+        self.monitor.holder().is_some_and(|holder| self.probe.is_dead(holder))
+    }
+
     fn is_entitled(&self, word: Word) -> bool {
         word.epoch != self.epoch && word.permits > 0
     }
@@ -246,9 +275,10 @@ impl<M: Monitor, P: Probe> Waiter<'_, M, P> {
     /// # Errors
     /// [`Stopped`].
     pub fn sleep(&self, waiting: Waiting) -> Result<(), Stopped> {
-        block(self.probe, self.on, waiting, self.notices, |moment| {
+        let gate = Beside { notices: self.notices, monitor: self.monitor };
+        block(self.probe, self.on, waiting, &gate, |moment| {
             let due = self.is_entitled(self.notices.load())
-                || moment == Moment::Tick && self.monitor.is_orphaned();
+                || moment == Moment::Tick && self.is_orphaned();
             due.then_some(())
         })
     }

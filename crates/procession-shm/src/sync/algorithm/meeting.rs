@@ -31,10 +31,10 @@ use std::num::NonZeroU32;
 
 use procession_os::memory::Shared;
 
-use crate::atomics::{AtomicU64, Ordering};
+use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
 use crate::wait::{
-    BlockedOn, EventCount, Moment, Owner, OwnerLock, Probe, Stopped, Waiting, block,
+    BlockedOn, EventCount, Gate, Moment, Owner, OwnerLock, Probe, Stopped, Waiting, block,
 };
 
 /// How a meeting ended.
@@ -177,6 +177,36 @@ enum Attempt {
     Done(Arrival),
     Acting(u32),
     Full,
+}
+
+/// The sleepers of a meeting, each of whom is also woken by the death of the next that takes part: so
+/// one of them learns of a death at once, whoever it is, and each looks at one other only.
+struct Circle<'a, L, P> {
+    meeting: &'a Meeting<'a, L, P>,
+    seat: Seat,
+}
+
+impl<L: Places, P: Probe> Gate for Circle<'_, L, P> {
+    fn word(&self) -> &AtomicU32 {
+        self.meeting.point.sleepers.word()
+    }
+
+    fn announce(&self) -> u32 {
+        self.meeting.point.sleepers.announce()
+    }
+
+    fn awake(&self) {
+        self.meeting.point.sleepers.awake();
+    }
+
+    fn waits_for(&self) -> Option<Owner> {
+        let count = self.meeting.places.count();
+        let here = |index: u32| {
+            let (who, _) = self.meeting.places.at(index)?.taken_at(self.seat.meeting)?;
+            Owner::from_bits(who).filter(|owner| *owner != self.meeting.me)
+        };
+        (self.seat.place + 1..count).chain(0..self.seat.place.min(count)).find_map(here)
+    }
 }
 
 /// A meeting point as one of the parties sees it.
@@ -373,7 +403,8 @@ impl<L: Places, P: Probe> Meeting<'_, L, P> {
     /// when it may be continued.
     pub fn wait(&self, seat: Seat, mut waiting: Waiting) -> Result<Outcome, Stopped> {
         loop {
-            let slept = self.sleep(waiting, |moment| {
+            let gate = Circle { meeting: self, seat };
+            let slept = block(self.probe, self.on, waiting, &gate, |moment| {
                 let state = self.state();
                 let ended = state.meeting != seat.meeting;
                 (ended || moment == Moment::Tick && self.is_left(state)).then_some(())

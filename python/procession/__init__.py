@@ -33,7 +33,7 @@ from ._native import (
     prepare_pickling,
 )
 from .context import Process
-from .errors import PoolTerminatedError, WorkerDiedError
+from .errors import PoolTerminatedError, RemoteExceptionError, WorkerDiedError
 from .replacement import install, standard
 
 TYPE_CHECKING = False
@@ -95,6 +95,7 @@ __all__ = [
     "RLock",
     "RawArray",
     "RawValue",
+    "RemoteExceptionError",
     "Semaphore",
     "SimpleQueue",
     "StaleHandleError",

@@ -19,12 +19,15 @@ and whoever waits looks around now and then.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
@@ -35,14 +38,23 @@ from types import FunctionType
 from typing import Any, Protocol
 
 from . import _native
-from .errors import PoolTerminatedError, WorkerDiedError
+from .calls import Brief, brief
+from .errors import PoolGaveUpError, PoolTerminatedError, ending
+from .outcomes import (
+    DIED,
+    ENDED,
+    RAISED,
+    Died,
+    Ended,
+    Failure,
+    Given,
+    Outcome,
+    Raised,
+    put_exception,
+    put_result,
+    told,
+)
 from .queues import Queue
-from .replacement import standard
-from .synchronize import Semaphore
-
-# Of the standard library's, so that programs that catch or rebuild them know ours.
-ExceptionWithTraceback: Any = standard("pool").ExceptionWithTraceback
-MaybeEncodingError: Any = standard("pool").MaybeEncodingError
 
 RUN = "RUN"
 CLOSE = "CLOSE"
@@ -66,8 +78,13 @@ that they don't run out meanwhile."""
 _NO_TASK = 2**64 - 1
 """The number of an outcome that says no more than that there may be news."""
 
-_STILLBORN_MOST = 10
-"""Workers in a row, beyond the size of the pool, that may end before one is ready for tasks."""
+_BEGUN, _READY, _FAILED = "begun", "ready", "failed"
+"""How far a worker has come: its initializer is called, it is ready for tasks, the initializer has
+raised an exception."""
+
+_START_PATIENCE = 5.0
+"""Seconds in which workers may be killed before they come as far as their initializer, without one
+that gets ready. Such a death says little about the pool: somebody may just kill its workers."""
 
 _TICK = 1.0
 """Seconds after which who waits looks around, or tries again."""
@@ -81,25 +98,30 @@ def call_each_star(func: Callable[..., Any], items: tuple[Iterable[Any], ...]) -
     return [func(*item) for item in items]
 
 
-def _put_result(results: Queue, number: int, ok: bool, value: Any) -> None:
-    try:
-        results._put_result(number, ok, value)
-    except Exception as error:
-        results._put_result(number, False, MaybeEncodingError(error, value))
-
-
 def _work(
     tasks: Queue,
     results: Queue,
-    ready: Semaphore,
+    starts: Queue,
+    number: int,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     most: int | None,
     wrap_exception: bool,
 ) -> None:
     if initializer is not None:
-        initializer(*initargs)
-    ready.release()
+        starts.put((number, _BEGUN))
+        try:
+            initializer(*initargs)
+        except KeyboardInterrupt:
+            # It says nothing about the initializer.
+            raise
+        except BaseException as error:
+            # It is printed here as well, as by every process that ends so.
+            frames = error.__traceback__
+            starts.put((number, _FAILED, *told(error)[1:]))
+            error.__traceback__ = frames
+            raise
+    starts.put((number, _READY))
     functions: dict[bytes, Callable[..., Any]] = {}
     done = 0
     while most is None or done < most:
@@ -109,23 +131,22 @@ def _work(
             tasks.put(None)
             _native.task_done()
             return
-        number, message = task
+        task_number, message = task
         try:
             name, args, kwds = _native.split_task(message)
             func = functions.get(name)
             if func is None:
                 func = functions[name] = pickle.loads(name)
             value: Any = func(*args, **kwds) if kwds else func(*args)
-            ok = True
         except Exception as error:
-            ok = False
-            value = ExceptionWithTraceback(error, error.__traceback__) if wrap_exception else error
-        _put_result(results, number, ok, value)
+            put_exception(results, task_number, error, wrap_exception)
+        else:
+            put_result(results, task_number, value)
         _native.task_done()
         done += 1
         # What the task was made of may be large, and the next one may be long in coming.
-        del task, message, value
-        args = kwds = None
+        del task, message
+        value = args = kwds = None
     util.debug(f"worker leaves after {done} tasks")
 
 
@@ -140,8 +161,25 @@ class Result(Protocol):
     def _is_ready(self) -> bool:
         """Whether its callback has been called as well, if it has one."""
 
-    def _done(self, index: int, ok: bool, value: Any) -> None:
-        """Take the outcome of one of its tasks. The second time for the same does nothing."""
+    def _done(self, index: int, outcome: Outcome) -> object:
+        """Take the outcome of one of its tasks. The second time for the same does nothing.
+
+        Returns what it does not need any more, to be let go of without a lock.
+        """
+
+
+class ResultWithCallback(Result, Protocol):
+    """A result with a callback to be called before it is ready."""
+
+    def _call_back(self) -> None:
+        """Call the callback."""
+
+    def _called_back(self) -> object:
+        """Be ready; return what it does not need any more."""
+
+
+Job = tuple[Callable[[], Result | None], int, Brief]
+"""A task that is open: a weak reference to its result, its index there, what it calls."""
 
 
 class Ahead:
@@ -170,7 +208,7 @@ class FedResult(Result, Protocol):
     def submitted(self) -> None:
         """Take it that all tasks are submitted."""
 
-    def no_more(self, error: BaseException) -> None:
+    def no_more(self, failure: Failure) -> None:
         """Take it that no more tasks come, and why."""
 
 
@@ -195,23 +233,35 @@ class Crew:
         self.state = RUN
         self.tasks = Queue(name="pool tasks")
         self.results = Queue(name="pool results")
-        # How many workers have been ready for tasks, and how many ended since that last grew.
-        self.ready = Semaphore(0, name="pool workers ready")
-        self.seen_ready = 0
-        self.stillborn = 0
+        # What workers tell of their start, how far each has come, and how many ended since one got
+        # ready.
+        self.starts = Queue(name="pool starts")
+        self.stages: dict[int, str] = {}
+        self.failed_starts = 0
+        self.last_ready = time.monotonic()
+        # Why the pool gave up, and what its initializer raised.
         self.failure: str | None = None
+        self.cause: Raised | None = None
+        self.started = 0
+        self.numbers: dict[Any, int] = {}
         self.workers: list[Any] = []
+        # One that is being started.
+        self.starting: Any = None
+        # What is to be told, if there was no memory for it.
+        self.owed: deque[Callable[[], object]] = deque()
+        # Whether there are no workers, nor will be.
+        self.is_over = False
         self.names: dict[Any, bytes] = {}
         self.end: int | None = None
         # What follows changes under the lock.
         self.lock = threading.RLock()
-        self.jobs: dict[int, tuple[Result, int]] = {}
+        self.jobs: dict[int, Job] = {}
         # Whose tasks a thread still takes from an iterable.
         self.fed: set[FedResult] = set()
-        self.inbox: deque[tuple[int, bool, Any]] = deque()
+        self.inbox: deque[_native.Outcome] = deque()
         self.turn: int | None = None
-        self.awaited: set[Result] = set()
-        self.due: dict[Any, tuple[Callable[[Any], object], Any]] = {}
+        self.awaited: set[ResultWithCallback] = set()
+        self.due: dict[ResultWithCallback, None] = {}
         self.collector: threading.Thread | None = None
         # Who waits for a turn or a result, or for either.
         self.gates: dict[SimpleQueue[None], Result | None] = {}
@@ -224,20 +274,27 @@ class Crew:
         try:
             for _ in range(self.size):
                 self._start_worker()
+            self.watcher.start()
         except BaseException:
+            # The watcher may have been started nevertheless, then it does the same.
             self.state = TERMINATE
+            self.ring()
             self._end_workers()
             raise
-        self.watcher.start()
 
     def _start_worker(self) -> None:
-        worker = self.make_process(
-            self.ctx, target=_work, args=(self.tasks, self.results, self.ready, *self.args)
-        )
+        self.started += 1
+        number = self.started
+        args = (self.tasks, self.results, self.starts, number, *self.args)
+        worker = self.make_process(self.ctx, target=_work, args=args)
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = True
+        # Known before it runs: an exception from a signal handler leaves none behind.
+        self.starting = worker
         worker.start()
+        self.numbers[worker] = number
         self.workers.append(worker)
+        self.starting = None
 
     def ring(self) -> None:
         """Have the watcher look at the state."""
@@ -247,55 +304,101 @@ class Crew:
 
     def _watch(self) -> None:
         """Look after the workers until the last has left."""
-        while True:
+        try:
+            self._look_after_workers()
+        except BaseException as error:
+            self.failure = f"ended, since its workers can't be looked after: {error!r}"
+            self.state = TERMINATE
+            raise
+        finally:
+            try:
+                if self.state == TERMINATE:
+                    self._end_workers()
+            finally:
+                self.state = TERMINATE if self.state == TERMINATE else DONE
+                self.is_over = True
+                self._end_fed()
+                self._nudge()
+
+    def _look_after_workers(self) -> None:
+        while self.state != TERMINATE:
             short = self.state == RUN and len(self.workers) < self.size
             sentinels = [worker.sentinel for worker in self.workers]
-            ended = wait([self.bell, *sentinels], _TICK if short else None)
+            ended = wait([self.bell, *sentinels], _TICK if short or self.owed else None)
             if self.bell in ended:
                 self.bell.recv_bytes()
             if self.state == TERMINATE:
-                self._end_workers()
-                break
+                return
             for worker in [worker for worker in self.workers if worker.sentinel in ended]:
                 self._see_off(worker)
+            self._tell_what_is_owed()
             if self.failure is not None:
-                self._end_workers()
-                break
+                return
             self._make_up_numbers()
-            if self.state == CLOSE and not self.workers:
-                break
-        self.state = TERMINATE if self.state == TERMINATE else DONE
-        self._fail_the_rest()
-        self._wake()
+            if self.state == CLOSE and not self.workers and not self.owed:
+                return
 
     def _see_off(self, worker: Any) -> None:
         """Fail the task of a worker that has ended."""
         number = worker._popen.task()
         worker.join()
-        self.workers.remove(worker)
-        ready = self.ready.get_value()
-        if ready != self.seen_ready:
-            self.seen_ready = ready
-            self.stillborn = 0
-        # What others end says nothing of how it begins.
-        if worker.exitcode not in (-signal.SIGKILL, -signal.SIGTERM):
-            self.stillborn += 1
-        if self.stillborn > _STILLBORN_MOST + self.size and self.state != TERMINATE:
-            self._give_up(worker)
         # The number was written down before the task was taken: it may be in the queue still, or
         # have been taken by another worker.
         if (
             number is not None
             and self.tasks._got() > number
-            and all(other._popen.task() != number for other in self.workers)
+            and all(other._popen.task() != number for other in self.workers if other is not worker)
         ):
             # This comes behind all that the worker put, so a result that it still gave counts.
-            error = WorkerDiedError(worker.pid, worker.exitcode, number)
-            self.results._put_result(number, False, error)
+            died = (DIED, worker.pid, worker.exitcode, worker.name)
+            self.owed.append(lambda: self.results._put_result(number, False, died))
         if self.state == CLOSE and not self.fed and (worker.exitcode != 0 or number is not None):
             # It may have died with the end in its hands. No task comes any more, so another end
             # does no harm.
-            self.tasks.put(None)
+            self.owed.append(lambda: self.tasks.put(None))
+        self.workers.remove(worker)
+        self._judge_start(worker)
+
+    def _tell_what_is_owed(self) -> None:
+        # Without memory now there may be some later.
+        with contextlib.suppress(MemoryError):
+            while self.owed:
+                self.owed[0]()
+                self.owed.popleft()
+
+    def _judge_start(self, worker: Any) -> None:
+        """Take no more tasks if workers end before they are ready: others would end likewise."""
+        self._read_starts()
+        stage = self.stages.pop(self.numbers.pop(worker, 0), None)
+        if stage == _READY or self.state == TERMINATE:
+            return
+        self.failed_starts += 1
+        how = ending(worker.exitcode)
+        if self.cause is not None:
+            self.failure = f"gave up: the initializer raised {self.cause.summary}"
+        elif self.failed_starts > self.size and (
+            stage == _BEGUN
+            or worker.exitcode not in (-signal.SIGKILL, -signal.SIGTERM)
+            or time.monotonic() - self.last_ready > _START_PATIENCE
+        ):
+            self.failure = (
+                f"gave up: {self.failed_starts} workers in a row left before they were ready for "
+                f"tasks, the last, {worker.pid}, {how}; see what its initializer does"
+            )
+        if self.failure is not None:
+            self.state = TERMINATE
+
+    def _read_starts(self) -> None:
+        """Read what workers told of their start."""
+        with contextlib.suppress(Empty):
+            while True:
+                number, stage, *failure = self.starts.get(block=False)
+                self.stages[number] = stage
+                if stage == _READY:
+                    self.failed_starts = 0
+                    self.last_ready = time.monotonic()
+                elif stage == _FAILED and self.cause is None:
+                    self.cause = Raised(*failure)
 
     @property
     def at_work(self) -> bool:
@@ -304,16 +407,21 @@ class Crew:
 
     def ended(self, why: str | None = None) -> PoolTerminatedError:
         """Return what a task fails with that the workers do no more."""
-        why = why or self.failure or "was terminated before the task was done"
-        return PoolTerminatedError(f"the pool {why}")
+        why = self.failure or why or "was terminated before the task was done"
+        error = PoolTerminatedError(f"the pool {why}")
+        error.__cause__ = self._cause()
+        return error
 
-    def _give_up(self, last: Any) -> None:
-        """Take no more tasks: each worker would end as those before it."""
-        self.failure = (
-            f"gave up: {self.stillborn} workers in a row left before they were ready for tasks, "
-            f"the last, {last.pid}, with exit code {last.exitcode}; see what its initializer does"
-        )
-        self.state = TERMINATE
+    def refused(self) -> ValueError:
+        """Return the error of a task that is given to a pool that takes none."""
+        if self.failure is None:
+            return ValueError("Pool not running")
+        error = PoolGaveUpError(f"Pool not running: the pool {self.failure}")
+        error.__cause__ = self._cause()
+        return error
+
+    def _cause(self) -> BaseException | None:
+        return None if self.cause is None else self.cause.error()
 
     def _make_up_numbers(self) -> None:
         """Start workers in place of those that have left, while there is something to do."""
@@ -324,19 +432,24 @@ class Crew:
             try:
                 self._start_worker()
             except Exception as error:
+                self.starting = None
                 if not self.workers:
-                    self._fail_the_rest(f"can't start a worker ({error!r})")
+                    self._fail_open(f"can't start a worker ({error!r})")
                     if self.state == CLOSE:
                         return
                 util.sub_warning("a pool can't start a worker: %r", error)
                 return
 
     def _end_workers(self) -> None:
-        for worker in self.workers:
+        workers = list(self.workers)
+        starting = self.starting
+        if starting is not None and starting not in workers and starting._popen is not None:
+            workers.append(starting)
+        for worker in workers:
             if worker.exitcode is None:
                 worker.terminate()
         deadline = time.monotonic() + _GRACE
-        for worker in self.workers:
+        for worker in workers:
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.exitcode is None:
                 worker.kill()
@@ -361,20 +474,18 @@ class Crew:
         args: Any,
         kwds: Mapping[str, Any],
         index: int = 0,
-    ) -> tuple[int, int]:
-        """Give a task to the workers; return its number and how many bytes it has."""
+    ) -> int:
+        """Give a task to the workers; return how many bytes it has."""
         self.check_process()
-        task = _native.join_task(self.name_of(func), args, kwds)
+        name = self.name_of(func)
+        task = _native.join_task(name, args, kwds)
+        job = (weakref.ref(result), index, brief(task, name, args, kwds))
         with self.lock:
             # What was begun before the pool was closed is finished.
             if self.state != RUN and not (self.state == CLOSE and result in self.fed):
-                raise ValueError("Pool not running")
-            number = self.tasks._put_task(task)
-            self.jobs[number] = (result, index)
-            if not self.at_work:
-                # The watcher gave up meanwhile, and may not have seen this one.
-                self._fail_the_rest()
-        return number, len(task)
+                raise self.refused()
+            self.tasks._put_task(task, self.jobs, job)
+        return len(task)
 
     def close(self) -> None:
         with self.lock:
@@ -419,7 +530,7 @@ class Crew:
             result.submitted()
         except BaseException as error:
             # Also what is no Exception: somebody waits for it.
-            result.no_more(error)
+            result.no_more(Given(error))
         finally:
             self._end_feeding(result)
 
@@ -444,10 +555,12 @@ class Crew:
         while ahead.is_far(self.tasks._got(), self.size) and self.at_work:
             time.sleep(_FEED_TICK)
         try:
-            ahead.append(*self.submit(result, func, args, {}, index))
+            size = self.submit(result, func, args, {}, index)
+            # Its own number, or one that was put since.
+            ahead.append(self.tasks._put_count() - 1, size)
         except Exception as error:
             with self.lock:
-                result._done(index, False, error if self.at_work else self.ended())
+                result._done(index, Given(error) if self.at_work else Ended(self.ended))
             self._nudge()
 
     def _end_feeding(self, result: FedResult) -> None:
@@ -467,7 +580,8 @@ class Crew:
     def _wait_for_watcher(self) -> None:
         if self.watcher is threading.current_thread():
             return
-        self.watcher.join()
+        if self.watcher.ident is not None:
+            self.watcher.join()
         self.bell_rope.close()
         self.bell.close()
 
@@ -565,7 +679,9 @@ class Crew:
 
     def _nudge(self) -> None:
         """Have all who wait look around, also the one who waits for outcomes."""
-        self.results._put_result(_NO_TASK, True, None)
+        # Without memory for it that one looks around at the next tick.
+        with contextlib.suppress(MemoryError):
+            self.results._put_result(_NO_TASK, True, None)
         self._wake()
 
     def _wake(self) -> None:
@@ -579,32 +695,61 @@ class Crew:
                 # All in C, without a place for a signal between the queue and the inbox.
                 results = map(self.results._get_results, (_BATCH,), (timeout,))
                 self.inbox.extend(chain.from_iterable(results))
+        # A last reference to the pool may be among it, without which the pool is terminated.
+        unneeded: list[object] = []
         with self.lock:
             while self.inbox:
-                number, ok, value = self.inbox[0]
+                outcome = self.inbox[0]
                 # There is no job if a worker died after it gave the result.
+                number = outcome.number
                 if number in self.jobs:
-                    result, index = self.jobs[number]
-                    result._done(index, ok, value)
+                    ref, index, call = self.jobs[number]
+                    result = ref()
+                    if result is not None:
+                        # As bytes; a failure is in plain values, and read.
+                        what = outcome if outcome.ok else self._failure(call, outcome)
+                        rest = result._done(index, what)
+                        if rest is not None:
+                            unneeded.append(rest)
                     self.jobs.pop(number, None)
                 self.inbox.popleft()
+            # Looked at in this order: without workers no more outcomes come.
+            if self.is_over and self.jobs and not self.results.qsize():
+                for number, (ref, index, _) in tuple(self.jobs.items()):
+                    result = ref()
+                    if result is not None:
+                        unneeded.append(result._done(index, Ended(self.ended)))
+                    self.jobs.pop(number, None)
         if not self.gates:
             return
         for gate, awaited in tuple(self.gates.items()):
             if self.due if awaited is None else awaited._has_come:
                 gate.put(None)
 
-    def _fail_the_rest(self, why: str | None = None) -> None:
-        """Fail what is open when there are no workers any more."""
-        for number in tuple(self.jobs):
-            self.results._put_result(number, False, self.ended(why))
+    def _failure(self, call: Brief, outcome: _native.Outcome) -> Failure:
+        how, *what = outcome.load()
+        if how == RAISED:
+            return Raised(*what)
+        if how == DIED:
+            return Died(outcome.number, call, *what)
+        return Ended(functools.partial(self.ended, *what))
+
+    def _fail_open(self, why: str) -> None:
+        """Fail the tasks that are open, though others may be done later."""
+        # What there is no memory for now is failed at the next tick.
+        with contextlib.suppress(MemoryError):
+            for number in tuple(self.jobs):
+                self.results._put_result(number, False, (ENDED, why))
+        self._end_fed(why)
+
+    def _end_fed(self, why: str | None = None) -> None:
         for result in tuple(self.fed):
             # Its thread may be held up for ever by what it takes the tasks from.
-            result.no_more(self.ended(why))
+            result.no_more(Ended(functools.partial(self.ended, why)))
 
     # Callbacks.
 
-    def expect_callback(self, result: Result) -> None:
+    def expect_callback(self, result: ResultWithCallback) -> None:
         """Call a result's callbacks when it is ready, though nobody may wait for it."""
         with self.lock:
             self.awaited.add(result)
@@ -616,18 +761,16 @@ class Crew:
                 self.collector = collector
         self._wake()
 
-    def expect_none(self, result: Result) -> None:
+    def expect_none(self, result: ResultWithCallback) -> None:
         """Call no callbacks of a result whose task could not be submitted."""
         with self.lock:
             self.awaited.discard(result)
         self._wake()
 
-    def callback_due(
-        self, result: Result, callback: Callable[[Any], object] | None, value: Any
-    ) -> bool:
+    def callback_due(self, result: ResultWithCallback, has_one: bool) -> bool:
         """Have the callback of a result be called, if there is one. The lock is held."""
-        if callback is not None and result in self.awaited:
-            self.due[result] = (callback, value)
+        if has_one and result in self.awaited:
+            self.due[result] = None
         self.awaited.discard(result)
         return result in self.due
 
@@ -636,16 +779,18 @@ class Crew:
         while True:
             with self.lock:
                 result = next(iter(self.due), None)
-                call = self.due.pop(result) if result is not None else None
-            if result is not None and call is not None:
-                callback, value = call
+                if result is not None:
+                    del self.due[result]
+            if result is not None:
                 try:
-                    callback(value)
-                except Exception:
-                    traceback.print_exc()
-                result._is_ready = True
+                    result._call_back()
+                except BaseException as error:
+                    # Also what is no Exception: others wait for this thread.
+                    _report(error)
+                # The last reference to the pool may be what is let go of here.
+                result._called_back()
+                result = None
                 self._wake()
-                del call, callback, value
             elif self.awaited:
                 self._collect(None, lambda: bool(self.due) or not self.awaited, None)
             elif self.state in (TERMINATE, DONE):
@@ -661,3 +806,11 @@ class Crew:
             with contextlib.suppress(Empty):
                 gate.get(timeout=_TICK)
         self.gates.pop(gate, None)
+
+
+def _report(error: BaseException) -> None:
+    """Print what a callback raised."""
+    # There may be no stderr, or one that raises exceptions itself.
+    with contextlib.suppress(Exception):
+        print("Exception in a callback of a pool, which goes on:", file=sys.stderr)
+        traceback.print_exception(error)

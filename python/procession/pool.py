@@ -15,12 +15,11 @@ from .crew import (
     TERMINATE,
     Ahead,
     Crew,
-    ExceptionWithTraceback,
-    MaybeEncodingError,
     call_each,
     call_each_star,
 )
 from .errors import WorkerDiedError
+from .outcomes import ExceptionWithTraceback, MaybeEncodingError, RemoteTraceback
 from .replacement import standard
 from .results import AsyncResult, Chunks, IMapIterator, IMapUnorderedIterator, MapResult
 
@@ -42,7 +41,6 @@ __all__ = [
 ]
 
 _stdlib = standard("pool")
-RemoteTraceback: Any = _stdlib.RemoteTraceback
 ThreadPool = _stdlib.ThreadPool
 ApplyResult = AsyncResult
 
@@ -108,8 +106,9 @@ class Pool:
         self._processes = size
         args = (initializer, tuple(initargs), maxtasksperchild, self._wrap_exception)
         self._crew = Crew(context, self.Process, size, args)
-        self._crew.start()
+        # First: an exception from a signal handler leaves no workers behind.
         self._terminate = util.Finalize(self, self._crew.terminate, exitpriority=15)
+        self._crew.start()
 
     @property
     def _state(self) -> str:
@@ -130,8 +129,8 @@ class Pool:
 
     def _result(self, kind: Any, callback: Any, error_callback: Any, **kwds: Any) -> Any:
         if self._crew.state != RUN:
-            raise ValueError("Pool not running")
-        result = kind(self._crew, callback, error_callback, **kwds)
+            raise self._crew.refused()
+        result = kind(self, callback, error_callback, **kwds)
         if callback is not None or error_callback is not None:
             self._crew.expect_callback(result)
         return result
@@ -242,7 +241,7 @@ class Pool:
             if length == 0:
                 # As the standard library's pool, it calls nobody back.
                 self._crew.expect_none(result)
-                result._set(True, [])
+                result._set_empty([])
                 return result
         try:
             for index, chunk in enumerate(_chunks(items, chunksize)):
@@ -289,7 +288,7 @@ class Pool:
         crew.check_process()
         with crew.lock:
             if crew.state != RUN:
-                raise ValueError("Pool not running")
+                raise crew.refused()
             iterator = kind(self, crew, chunksize)
             chunks = iterator._chunks
             crew.feed(chunks, lambda: _submit_each(crew, chunks, func, iterable, chunksize))
@@ -316,8 +315,9 @@ class Pool:
         self._crew.join()
 
     def __enter__(self) -> Pool:
-        if self._crew.state != RUN:
-            raise ValueError("Pool not running")
+        # One that gave up tells why with its first task.
+        if self._crew.state != RUN and self._crew.failure is None:
+            raise self._crew.refused()
         return self
 
     def __exit__(self, *details: object) -> None:

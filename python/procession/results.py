@@ -5,34 +5,47 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 from multiprocessing import TimeoutError
 from types import GenericAlias
 from typing import Any
 
 from .crew import Crew
+from .outcomes import Failure, Outcome, read
 
 
 class AsyncResult:
-    """The outcome of a task that may not be done yet.
+    """The outcome of a task that may not be done yet; made by `Pool.apply_async`.
 
-    Made by `Pool.apply_async`.
+    It keeps its pool until it is ready. The pool keeps it only for the sake of a callback.
+
+    Parameters
+    ----------
+    pool : Pool
+        What does the task.
+    callback, error_callback : callable, optional
+        What is called with the result, or the exception.
     """
 
     __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
 
+    _has_come = False
+    _is_ready = False
+    # What has come, until it is read.
+    _outcome: Any = None
+    _success = False
+    _value: Any = None
+
     def __init__(
         self,
-        crew: Crew,
+        pool: Any,
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[BaseException], object] | None,
     ) -> None:
-        self._crew = crew
+        self._pool = pool
+        self._crew: Crew = pool._crew
         self._callback = callback
         self._error_callback = error_callback
-        self._has_come = False
-        self._is_ready = False
-        self._success = False
-        self._value: Any = None
 
     def ready(self) -> bool:
         """Return whether the task is done."""
@@ -48,7 +61,7 @@ class AsyncResult:
         """
         if not self.ready():
             raise ValueError(f"{self!r} not ready")
-        return self._success
+        return self._read()[0]
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the task is done, for `timeout` seconds at the longest."""
@@ -69,23 +82,70 @@ class AsyncResult:
             If the task is not done by then.
         procession.WorkerDiedError
             If the worker died while it ran the task.
+        procession.RemoteExceptionError
+            If the task raised an exception that can't be unpickled here.
         """
         if not self._is_ready and not self._crew.collect(self, timeout):
             raise TimeoutError
-        if self._success:
-            return self._value
-        raise self._value
+        success, value = self._read()
+        if success:
+            return value
+        raise value
 
-    def _done(self, index: int, ok: bool, value: Any) -> None:
-        self._set(ok, value)
+    def _read(self) -> tuple[bool, Any]:
+        """Return whether the task went well, and its result or exception."""
+        outcome = self._outcome
+        if outcome is not None:
+            success, value = self._decode(outcome)
+            # Of threads that decode it at the same time, all return what one has.
+            with self._crew.lock:
+                if self._outcome is not None:
+                    self._success, self._value = success, value
+                    self._outcome = None
+        return self._success, self._value
 
-    def _set(self, ok: bool, value: Any) -> None:
-        self._success = ok
-        self._value = value
-        callback = self._callback if ok else self._error_callback
-        self._is_ready = not self._crew.callback_due(self, callback, value)
+    def _decode(self, outcome: Any) -> tuple[bool, Any]:
+        return read(outcome)
+
+    def _done(self, index: int, outcome: Outcome) -> object:
+        return self._come(outcome, isinstance(outcome, Failure))
+
+    def _come(self, outcome: Any, failed: bool) -> object:
+        if self._has_come:
+            return None
+        self._outcome = outcome
+        if self._callback is None and self._error_callback is None:
+            self._is_ready = True
+        else:
+            # What is no failure yet may be one when it is decoded.
+            concerned = self._error_callback is not None or not failed
+            self._is_ready = not self._crew.callback_due(self, concerned)
         self._has_come = True
+        return self._let_go() if self._is_ready else None
+
+    def _set_empty(self, value: Any) -> None:
+        """Take a result of no tasks."""
+        self._success, self._value = True, value
+        self._has_come = self._is_ready = True
+        self._let_go()
+
+    def _call_back(self) -> None:
+        try:
+            success, value = self._read()
+        except MemoryError as error:
+            success, value = False, error
+        callback = self._callback if success else self._error_callback
         self._callback = self._error_callback = None
+        if callback is not None:
+            callback(value)
+
+    def _called_back(self) -> object:
+        self._is_ready = True
+        return self._let_go()
+
+    def _let_go(self) -> object:
+        pool, self._pool = self._pool, None
+        return pool
 
 
 class MapResult(AsyncResult):
@@ -93,20 +153,37 @@ class MapResult(AsyncResult):
 
     def __init__(self, *args: Any, length: int, chunksize: int) -> None:
         super().__init__(*args)
-        self._chunksize = chunksize
-        self._open = set(range(-(-length // chunksize)))
-        self._values: list[Any] = [None] * length
-        self._failure: BaseException | None = None
+        count = -(-length // chunksize)
+        self._open = set(range(count))
+        # The outcomes of the chunks, each a list once it is decoded.
+        self._chunks: list[Any] = [None] * count
+        self._failure: Failure | None = None
 
-    def _done(self, index: int, ok: bool, value: Any) -> None:
-        if ok:
-            self._values[index * self._chunksize : (index + 1) * self._chunksize] = value
+    def _done(self, index: int, outcome: Outcome) -> object:
+        if not isinstance(outcome, Failure):
+            if index in self._open:
+                self._chunks[index] = outcome
         elif self._failure is None:
-            self._failure = value
+            self._failure = outcome
         self._open.discard(index)
-        if not self._open:
-            failed = self._failure is not None
-            self._set(not failed, self._failure if failed else self._values)
+        if self._open:
+            return None
+        failed = self._failure is not None
+        rest = self._come(self._failure if failed else self._chunks, failed)
+        self._chunks = []
+        return rest
+
+    def _decode(self, outcome: Any) -> tuple[bool, Any]:
+        if isinstance(outcome, Failure):
+            return read(outcome)
+        for index, chunk in enumerate(outcome):
+            if type(chunk) is not list:
+                success, value = read(chunk)
+                if not success:
+                    return success, value
+                # Instead of its bytes.
+                outcome[index] = value
+        return True, list(chain.from_iterable(outcome))
 
 
 class Chunks:
@@ -123,12 +200,12 @@ class Chunks:
         self.ordered = ordered
         # Submitted and not taken; of these, what has come.
         self.open: set[int] = set()
-        self.here: dict[int, tuple[bool, Any]] = {}
+        self.here: dict[int, Outcome] = {}
         # How many were submitted, and the next in order.
         self.expected = 0
         self.next = 0
         self.finished = False
-        self.failure: BaseException | None = None
+        self.failure: Failure | None = None
 
     @property
     def _has_come(self) -> bool:
@@ -149,19 +226,32 @@ class Chunks:
             self.next += 1
         return self.next in self.here
 
-    def take(self) -> tuple[bool, Any] | None:
-        """Take the next chunk, which has come; None is the end. The lock is held."""
+    def take(self) -> tuple[int, Outcome] | None:
+        """Take the next chunk, which has come, with its index; None is the end. The lock is held.
+
+        The index of what failed after the last chunk is -1.
+        """
         if self._is_next_here():
             index = self.next if self.ordered else next(iter(self.here))
             # In this order: a chunk that comes a second time is known by not being open.
             self.open.discard(index)
-            return self.here.pop(index)
+            return index, self.here.pop(index)
         failure = self.failure
         if failure is None:
             return None
         self.finished = True
         self.failure = None
-        return False, failure
+        return -1, failure
+
+    def put_back(self, index: int, outcome: Any) -> None:
+        """Take back a chunk that was taken and could not be read. The lock is held."""
+        if index < 0:
+            self.failure = outcome
+            self.finished = False
+            return
+        self.here[index] = outcome
+        self.open.add(index)
+        self.next = min(self.next, index)
 
     def expect(self, index: int) -> bool:
         """Take it that a chunk is about to be submitted; return whether it is still wanted."""
@@ -171,18 +261,18 @@ class Chunks:
         self.expected = index + 1
         return True
 
-    def _done(self, index: int, ok: bool, value: Any) -> None:
+    def _done(self, index: int, outcome: Outcome) -> None:
         if index in self.open:
-            self.here[index] = ok, value
+            self.here[index] = outcome
 
     def submitted(self) -> None:
         """Take it that all chunks are submitted."""
         self.finished = True
 
-    def no_more(self, error: BaseException) -> None:
-        """Take it that no more chunks come; this error is behind the last."""
+    def no_more(self, failure: Failure) -> None:
+        """Take it that no more chunks come; this failure is behind the last."""
         if not self.finished:
-            self.failure = error
+            self.failure = failure
 
 
 class IMapIterator(Iterator[Any]):
@@ -238,14 +328,14 @@ class IMapIterator(Iterator[Any]):
                     return self._items.popleft()
                 has_come = self._chunks._has_come
                 chunk = self._chunks.take() if has_come else None
-                if chunk is not None:
-                    ok, value = chunk
-                    if not ok:
-                        raise value
-                    if self._chunksize == 1:
-                        return value[0]
-                    self._items.extend(value)
-                    continue
+            if chunk is not None:
+                success, value = self._read(*chunk)
+                if not success:
+                    raise value
+                if self._chunksize == 1:
+                    return value[0]
+                self._items.extend(value)
+                continue
             if has_come:
                 # Without the lock: if nobody else holds the pool, that terminates it.
                 self._pool = None
@@ -253,6 +343,15 @@ class IMapIterator(Iterator[Any]):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not self._crew.collect(self._chunks, left):
                 raise TimeoutError
+
+    def _read(self, index: int, outcome: Outcome) -> tuple[bool, Any]:
+        try:
+            return read(outcome)
+        except BaseException:
+            # A signal handler has raised an exception, or memory has run out.
+            with self._crew.lock:
+                self._chunks.put_back(index, outcome)
+            raise
 
 
 class IMapUnorderedIterator(IMapIterator):

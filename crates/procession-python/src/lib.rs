@@ -33,6 +33,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<synchronize::Condition>()?;
     module.add_class::<synchronize::Barrier>()?;
     module.add_class::<queues::Queue>()?;
+    module.add_class::<queues::Outcome>()?;
     module.add_class::<sharedctypes::Block>()?;
     // As Python calls the process that is no child; the others say how they are called.
     procession_shm::arena::name_process("MainProcess");
@@ -56,6 +57,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(process::tree, module)?)?;
     module.add_function(wrap_pyfunction!(queues::join_task, module)?)?;
     module.add_function(wrap_pyfunction!(queues::split_task, module)?)?;
+    module.add_function(wrap_pyfunction!(queues::peek_task, module)?)?;
     module.add_function(wrap_pyfunction!(pickling::dumps, module)?)?;
     module.add_function(wrap_pyfunction!(pickling::prepare_pickling, module)?)?;
     module.add_function(wrap_pyfunction!(arena::found, module)?)?;

@@ -174,13 +174,28 @@ pub(crate) fn append(object: &Bound<'_, PyAny>, message: &mut Vec<u8>) -> PyResu
 
 /// Takes the next object off a message that has several.
 pub(crate) fn split<'py>(py: Python<'py>, message: &mut &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let (kind, bytes) = split_bytes(message)?;
+    decode(py, kind, bytes)
+}
+
+/// As [`split`], but a pickled object is left as it is: whether it is, and the object or its bytes.
+pub(crate) fn peek<'py>(
+    py: Python<'py>,
+    message: &mut &[u8],
+) -> PyResult<(bool, Bound<'py, PyAny>)> {
+    let (kind, bytes) = split_bytes(message)?;
+    let pickled = kind == PICKLE;
+    Ok((pickled, decode(py, if pickled { BYTES } else { kind }, bytes)?))
+}
+
+fn split_bytes<'m>(message: &mut &'m [u8]) -> PyResult<(u8, &'m [u8])> {
     let short = || PyValueError::new_err("a message ends within an object");
     let (&kind, rest) = message.split_first().ok_or_else(short)?;
     let (len, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     let (bytes, rest) =
         rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or_else(short)?;
     *message = rest;
-    decode(py, kind, bytes)
+    Ok((kind, bytes))
 }
 
 /// The object that a message is.

@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::errors::{OwnerDiedError, arena_error, handle};
 use crate::objects::{Made, Truth};
-use crate::pickling::{append, decode, encode, queue_error, split};
+use crate::pickling::{append, decode, encode, peek, queue_error, split};
 use crate::waiting::{deadline, look_around};
 
 /// Something that is so in this process, and not in those that are forked from it.
@@ -48,10 +48,8 @@ pub(crate) struct Queue {
     closed: InProcess,
     /// Whether something was put.
     has_put: InProcess,
-    /// Outcomes that were got when the user interrupted their unpickling. Used with the interpreter
-    /// attached and left before anything else runs, so no fork finds it locked.
-    interrupted: Mutex<Vec<Vec<u8>>>,
-    /// Why the message behind the last that `get_many` gave could not be unpickled.
+    /// Why the message behind the last that `get_many` gave could not be unpickled. Used with the
+    /// interpreter attached and left before anything else runs, so no fork finds it locked.
     spoilt: Mutex<Option<PyErr>>,
 }
 
@@ -187,20 +185,51 @@ pub(crate) fn split_task<'py>(
     Ok((PyBytes::new(py, rest), args, (!kwds.is_none()).then_some(kwds)))
 }
 
-/// A task's outcome: its number, whether it went well, the result or exception.
-type Outcome<'py> = (u64, bool, Bound<'py, PyAny>);
+/// The parts of a task, of which those that are pickled are left as they are: the pickled function; for
+/// the arguments and the keywords, whether they are pickled, and they or their bytes.
+#[pyfunction]
+pub(crate) fn peek_task<'py>(
+    py: Python<'py>,
+    task: &Bound<'py, PyBytes>,
+) -> PyResult<(Bound<'py, PyBytes>, Peeked<'py>, Peeked<'py>)> {
+    let mut rest = task.as_bytes();
+    let (args, kwds) = (peek(py, &mut rest)?, peek(py, &mut rest)?);
+    Ok((PyBytes::new(py, rest), args, kwds))
+}
 
-/// Reads an outcome. Of all that unpickling may raise, the user's interrupt alone is not the task's.
-fn outcome<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Outcome<'py>> {
-    let short = || PyValueError::new_err("a result ends before it begins");
-    let (number, rest) = message.split_first_chunk::<8>().ok_or_else(short)?;
-    let (&ok, mut rest) = rest.split_first().ok_or_else(short)?;
-    let number = u64::from_le_bytes(*number);
-    match split(py, &mut rest) {
-        Ok(value) => Ok((number, ok != 0, value)),
-        Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => Err(error),
-        // What the worker could pickle can't be unpickled here: that is the task's failure.
-        Err(error) => Ok((number, false, error.into_value(py).into_bound(py).into_any())),
+type Peeked<'py> = (bool, Bound<'py, PyAny>);
+
+/// What became of a task. It stays bytes until the caller that waits for it calls `load`, which may
+/// run any code: what that raises concerns no other task.
+#[pyclass(frozen, module = "procession._native")]
+pub(crate) struct Outcome {
+    #[pyo3(get)]
+    number: u64,
+    #[pyo3(get)]
+    ok: bool,
+    message: Vec<u8>,
+}
+
+impl Outcome {
+    /// How many bytes the number and `ok` have.
+    const HEAD: usize = 9;
+
+    fn new(message: Vec<u8>) -> Self {
+        match message.split_first_chunk::<8>() {
+            Some((number, [ok, ..])) => {
+                Self { number: u64::from_le_bytes(*number), ok: *ok != 0, message }
+            }
+            // No worker writes that: it is for no task, and costs those behind it nothing.
+            _ => Self { number: u64::MAX, ok: false, message },
+        }
+    }
+}
+
+#[pymethods]
+impl Outcome {
+    /// The result, or what the worker tells of the failure.
+    fn load<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        split(py, &mut self.message.get(Self::HEAD..).unwrap_or_default())
     }
 }
 
@@ -364,9 +393,15 @@ impl Queue {
         Ok(objects)
     }
 
-    /// Puts a pool's task, as `join_task` gave it; gives its number.
-    fn _put_task(&self, py: Python<'_>, task: &[u8]) -> PyResult<u64> {
-        self.put_bytes(py, SEVERAL, task, || None)
+    /// Puts a pool's task, as `join_task` gave it, and enters `job` under its number into `jobs`: without
+    /// a place in between for a signal handler that takes the outcome.
+    fn _put_task(
+        &self,
+        task: &[u8],
+        jobs: &Bound<'_, PyDict>,
+        job: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        jobs.set_item(self.put_bytes(job.py(), SEVERAL, task, || None)?, job)
     }
 
     /// Gets a pool's task as (number, bytes); None for the end of all tasks. The number stands in this process's row from before the task is taken until `task_done`.
@@ -387,32 +422,23 @@ impl Queue {
         self.put_bytes(value.py(), SEVERAL, &message, || None).map(|_| ())
     }
 
-    /// Gets up to `most` tasks' outcomes, each as (number, whether it went well, result or
-    /// exception), waiting for the first alone.
+    /// Gets up to `most` tasks' outcomes, waiting only for the first.
     #[pyo3(signature = (most, timeout=None))]
-    fn _get_results<'py>(
+    fn _get_results(
         &self,
-        py: Python<'py>,
+        py: Python<'_>,
         most: usize,
         timeout: Option<f64>,
-    ) -> PyResult<Vec<Outcome<'py>>> {
-        let mut messages = std::mem::take(&mut *self.interrupted.lock().expect(NO_PANIC));
-        if messages.is_empty() {
-            messages.push(self.get_message(py, || deadline(timeout), false)?.2);
-        }
+    ) -> PyResult<Vec<Outcome>> {
+        let mut outcomes = vec![Outcome::new(self.get_message(py, || deadline(timeout), false)?.2)];
         let mut message = Vec::new();
-        // What was got is given; an error shows itself again at the next call.
-        while messages.len() < most
+        // What was got is returned; an error shows itself again at the next call.
+        while outcomes.len() < most
             && matches!(self.queue()?.get_at_once(&mut message, None), Ok(Some(_)))
         {
-            messages.push(std::mem::take(&mut message));
+            outcomes.push(Outcome::new(std::mem::take(&mut message)));
         }
-        let outcomes: PyResult<Vec<_>> =
-            messages.iter().map(|message| outcome(py, message)).collect();
-        if outcomes.is_err() {
-            self.interrupted.lock().expect(NO_PANIC).extend(messages);
-        }
-        outcomes
+        Ok(outcomes)
     }
 
     /// Says that an object that was got has been dealt with.

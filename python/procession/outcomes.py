@@ -1,0 +1,259 @@
+"""What becomes of a pool's tasks: how a worker tells it, and how it is read.
+
+A result stays bytes until a caller that waits for it decodes it, since that may run any code. A
+failure is told in plain values, which run none: the pickled exception is one of them, so that the
+worker's traceback arrives also if the exception does not.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from . import _native
+from .calls import Brief, line
+from .errors import RemoteExceptionError, WorkerDiedError
+from .queues import Queue
+from .replacement import standard
+
+# Of the standard library's, so that programs that catch or rebuild them know ours.
+ExceptionWithTraceback: Any = standard("pool").ExceptionWithTraceback
+MaybeEncodingError: Any = standard("pool").MaybeEncodingError
+RemoteTraceback: Any = standard("pool").RemoteTraceback
+
+RAISED = "raised"
+DIED = "died"
+ENDED = "ended"
+
+_PATIENCE = 1.0
+"""Seconds that another thread has to decode what was interrupted."""
+
+
+# In the worker.
+
+
+def put_result(results: Queue, number: int, value: Any) -> None:
+    """Tell what a task returned, or that it can't be pickled."""
+    try:
+        results._put_result(number, True, value)
+    except Exception as error:
+        results._put_result(number, False, _unsendable(error, value, _text_of(error)))
+
+
+def put_exception(results: Queue, number: int, error: Exception, with_traceback: bool) -> None:
+    """Tell what a task raised."""
+    results._put_result(number, False, told(error, with_traceback))
+
+
+def told(error: BaseException, with_traceback: bool = True) -> tuple[Any, ...]:
+    """Return an exception in plain values: how it failed, pickled, in a line, its traceback."""
+    text = _text_of(error)
+    summary = _summary_of(error)
+    try:
+        pickled = _native.dumps(error)
+    except Exception as reason:
+        return _unsendable(reason, error, text)
+    return RAISED, pickled, summary, text if with_traceback else None
+
+
+def _text_of(error: BaseException) -> str:
+    """Return a traceback as the standard library's pool has it, and let go of its frames."""
+    try:
+        text: str = ExceptionWithTraceback(error, error.__traceback__).tb
+    except Exception as reason:
+        text = f"the traceback can't be told: {_summary_of(reason)}"
+    return text
+
+
+def _summary_of(error: BaseException) -> str:
+    """Return the type and text of an exception, as at the end of a traceback."""
+    try:
+        return "".join(traceback.format_exception_only(type(error), error)).strip()
+    except Exception:
+        return f"{type(error).__module__}.{type(error).__qualname__}"
+
+
+def _unsendable(reason: Exception, value: Any, text: str) -> tuple[Any, ...]:
+    error = MaybeEncodingError(reason, _Repr(value))
+    return RAISED, _native.dumps(error), f"{type(error).__name__}: {error}", text
+
+
+class _Repr:
+    """Has the representation of another object, also if that raises an exception."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        try:
+            return repr(self._value)
+        except Exception as error:
+            return f"<{type(self._value).__qualname__} whose repr raised {type(error).__name__}>"
+
+
+# In the process that has the pool.
+
+
+class Failure:
+    """That a task failed."""
+
+    __slots__ = ()
+
+    def error(self) -> BaseException:
+        """Return what its caller is to be told."""
+        raise NotImplementedError
+
+
+class Raised(Failure):
+    """A task, or an initializer, raised an exception; with what `told` returned of it."""
+
+    __slots__ = ("_pickled", "_traceback", "summary")
+
+    def __init__(self, pickled: bytes, summary: str, text: str | None) -> None:
+        self._pickled = pickled
+        self._traceback = text
+        self.summary = summary
+
+    def error(self) -> BaseException:
+        error, reason = attempt(self._load)
+        if reason is not None:
+            error = RemoteExceptionError(self.summary, _summary_of(reason))
+            if self._traceback is not None:
+                error.__cause__ = RemoteTraceback(self._traceback)
+        return error  # type: ignore[no-any-return]
+
+    def _load(self) -> BaseException:
+        error = pickle.loads(self._pickled)
+        if not isinstance(error, BaseException):
+            raise TypeError(f"it is unpickled as {type(error).__qualname__}, which is no exception")
+        if self._traceback is not None:
+            error.__cause__ = RemoteTraceback(self._traceback)
+        return error
+
+
+class Died(Failure):
+    """A task's worker died."""
+
+    __slots__ = ("_call", "_exitcode", "_name", "_number", "_pid")
+
+    def __init__(self, number: int, call: Brief, pid: int, exitcode: int, name: str) -> None:
+        self._number = number
+        self._call = call
+        self._pid = pid
+        self._exitcode = exitcode
+        self._name = name
+
+    def error(self) -> WorkerDiedError:
+        call, reason = attempt(lambda: line(self._call))
+        if reason is not None:
+            call = ""
+        return WorkerDiedError(self._pid, self._exitcode, self._number, self._name, call)
+
+
+class Given(Failure):
+    """A task failed with an exception of this process."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def error(self) -> BaseException:
+        return self._error
+
+
+class Ended(Failure):
+    """The workers ended before the task was done.
+
+    Parameters
+    ----------
+    why : callable
+        Returns the error.
+    """
+
+    __slots__ = ("_why",)
+
+    def __init__(self, why: Callable[[], BaseException]) -> None:
+        self._why = why
+
+    def error(self) -> BaseException:
+        return self._why()
+
+
+Outcome = _native.Outcome | Failure
+
+
+def read(outcome: Outcome) -> tuple[bool, Any]:
+    """Return whether a task went well, and its result or exception.
+
+    Whatever unpickling raises is the task's failure. Only what a signal handler raises meanwhile is
+    raised here, and that memory has run out: the outcome can be read again.
+    """
+    if isinstance(outcome, Failure):
+        return False, outcome.error()
+    try:
+        return True, outcome.load()
+    except BaseException as error:
+        return False, _judged(outcome.load, error)
+
+
+def attempt(load: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """Return what a function returns, or what it raises.
+
+    Raises
+    ------
+    BaseException
+        What a signal handler raised meanwhile.
+    MemoryError
+        If memory has run out.
+    """
+    try:
+        return load(), None
+    except BaseException as error:
+        return None, _judged(load, error)
+
+
+def _judged(load: Callable[[], Any], error: BaseException) -> BaseException:
+    """Return what a function has raised, or raise it if that may not be its own doing."""
+    if isinstance(error, MemoryError) or (
+        _may_be_of_a_handler(error) and not _raises_again(load, error)
+    ):
+        raise error
+    # The caller's frame keeps what was read.
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
+    return error
+
+
+def _may_be_of_a_handler(error: BaseException) -> bool:
+    """Return whether a signal handler may have raised an exception in this thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    handlers = map(signal.getsignal, signal.valid_signals())
+    return any(callable(each) and each is not signal.default_int_handler for each in handlers)
+
+
+def _raises_again(load: Callable[[], Any], error: BaseException) -> bool:
+    """Return whether a function raises the like of an exception in a thread without signals."""
+    again: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            load()
+        except BaseException as raised:
+            again.append(raised)
+
+    thread = threading.Thread(target=run, name="procession decoding", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    # It may wait for this thread, for a module that is being imported.
+    thread.join(_PATIENCE)
+    return bool(again) and type(again[0]) is type(error)

@@ -442,8 +442,9 @@ class Crew:
 
     def _end_workers(self) -> None:
         workers = list(self.workers)
+        # Whether it was started is not known if a signal handler raised an exception meanwhile.
         starting = self.starting
-        if starting is not None and starting not in workers and starting._popen is not None:
+        if getattr(starting, "_popen", None) is not None and starting not in workers:
             workers.append(starting)
         for worker in workers:
             if worker.exitcode is None:

@@ -142,6 +142,27 @@ def test_a_worker_killed_in_its_initializer_is_replaced(ctx: Any) -> None:
         assert pool._crew.started == 2
 
 
+class DoomedProcess(procession.context.ForkProcess):
+    def run(self) -> None:
+        die()
+
+
+class PoolOfDoomedWorkers(procession.pool.Pool):
+    @staticmethod
+    def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
+        return DoomedProcess(*args, **kwds)
+
+
+def test_a_pool_whose_workers_are_killed_before_they_begin_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(procession.crew, "_START_PATIENCE", 0.2)
+    with PoolOfDoomedWorkers(2, context=procession.get_context("fork")) as pool:
+        with pytest.raises(PoolTerminatedError, match=r"workers in a row left .* SIGKILL"):
+            pool.apply(square, (2,))
+        assert pool._crew.started > 2
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 

@@ -6,10 +6,20 @@ from typing import Any, Self, TypeAlias, final
 __version__: str
 
 class OwnerDiedError(RuntimeError):
-    """The process that held the lock died with it. The lock is free again."""
+    """A process died while it held a lock, or with tasks of a queue that it had got."""
+
+    pid: int | None
+    process: str | None
+    thread: int | None
+    kind: str | None
+    name: str | None
+    handle: str | None
 
 class StaleHandleError(ValueError):
-    """A handle names an object that has been freed."""
+    """A handle names an object that has been freed, since nobody had it open any more."""
+
+    kind: str | None
+    handle: str | None
 
 class ArenaError(RuntimeError):
     """Shared memory can not do what was asked."""

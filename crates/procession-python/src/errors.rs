@@ -1,6 +1,7 @@
 //! The core's errors as Python exceptions.
 
-use procession_shm::arena::{Error, Handle, ParseHandleError};
+use procession_shm::arena::{Error, Handle, Kind, ParseHandleError, arena_of};
+use procession_shm::wait::Owner;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -9,13 +10,76 @@ create_exception!(
     procession,
     OwnerDiedError,
     PyRuntimeError,
-    "The process that held the lock died with it. The lock is free again."
+    "A process died while it held a lock, or with tasks of a queue that it had got.
+
+Exactly one is told: of all threads and processes that wait for the lock, or for a condition with that
+lock, the one that finds the death, a moment later; if none waits, the next to acquire. The others go
+on as if the lock had been released. So what is told has to be dealt with by its receiver: what the
+lock guards may be half changed.
+
+`acquire` raises this with the lock free again, so that the receiver may acquire it as usual, repair
+what it guards, and go on. Others may be faster; where nobody may see what is half changed, a lock is
+made with ``on_owner_death=\"recover\"``: then `acquire` and ``with`` acquire it with a `RuntimeWarning`
+instead of this error. `Condition.wait` raises this with the lock held, as it always ends.
+
+`JoinableQueue.join` raises this once for tasks that nobody will do any more; they count as done.
+
+Attributes
+----------
+pid : int or None
+    The number of the process that died; None if it is not known any more, or if it was several.
+process : str or None
+    Its name, as far as that is known.
+thread : int or None
+    The number that the kernel gave to the thread that held the lock.
+kind : str or None
+    What it held: ``\"Lock\"`` or ``\"RLock\"``.
+name : str or None
+    The name of that, \"\" if it has none.
+handle : str or None
+    The handle of that.
+
+Examples
+--------
+>>> import os, procession
+>>> lock = procession.Lock(name=\"accounts\")
+>>> accounts = procession.RawArray(\"i\", [70, 30])
+>>> def transfer(amount, survives=True):
+...     with lock:
+...         accounts[0] -= amount
+...         if not survives:
+...             os._exit(1)
+...         accounts[1] += amount
+>>> def repair():
+...     with lock:
+...         accounts[1] = 100 - accounts[0]
+>>> clerk = procession.get_context(\"fork\").Process(target=transfer, args=(20, False))
+>>> clerk.start(); clerk.join()
+>>> try:
+...     transfer(10)
+... except procession.OwnerDiedError as death:
+...     print(death.kind, death.name)
+...     repair()
+...     transfer(10)
+Lock accounts
+>>> list(accounts)
+[40, 60]"
 );
 create_exception!(
     procession,
     StaleHandleError,
     PyValueError,
-    "A handle names an object that has been freed."
+    "A handle names an object that has been freed, since nobody had it open any more.
+
+What is under way in a queue or a pipe is a handle only: keep an object in a variable until its receiver
+has got it.
+
+Attributes
+----------
+kind : str or None
+    What was looked for: ``\"Lock\"``, ``\"Queue\"``…
+handle : str
+    The handle; None where the error does not come from opening an object."
 );
 create_exception!(
     procession,
@@ -23,6 +87,22 @@ create_exception!(
     PyRuntimeError,
     "Shared memory can not do what was asked."
 );
+
+/// Adds the exceptions to the module; what is not known of one is None.
+pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    let owner_died = py.get_type::<OwnerDiedError>();
+    for attribute in ["pid", "process", "thread", "kind", "name", "handle"] {
+        owner_died.setattr(attribute, py.None())?;
+    }
+    let stale_handle = py.get_type::<StaleHandleError>();
+    for attribute in ["kind", "handle"] {
+        stale_handle.setattr(attribute, py.None())?;
+    }
+    module.add("OwnerDiedError", owner_died)?;
+    module.add("StaleHandleError", stale_handle)?;
+    module.add("ArenaError", py.get_type::<ArenaError>())
+}
 
 /// An arena error as an exception.
 pub(crate) fn arena_error(error: Error) -> PyErr {
@@ -38,6 +118,89 @@ pub(crate) fn arena_error(error: Error) -> PyErr {
             None => PyOSError::new_err(text),
         },
         _ => ArenaError::new_err(text),
+    }
+}
+
+/// An error of opening an object of a kind as an exception.
+pub(crate) fn opening(kind: Kind) -> impl Fn(Error) -> PyErr {
+    move |error| match error {
+        Error::Stale(handle) => Python::attach(|py| {
+            let text = format!(
+                "{handle} names a {kind} that has been freed, since nobody had it open any more: \
+                 keep it in a variable until its receiver has got it"
+            );
+            let error = StaleHandleError::new_err(text);
+            let told = error.value(py);
+            let set = told.setattr("kind", kind.to_string());
+            set.and_then(|()| told.setattr("handle", handle.to_string())).err().unwrap_or(error)
+        }),
+        other => arena_error(other),
+    }
+}
+
+/// What is known of the death of a lock's owner.
+pub(crate) struct Death {
+    thread: u32,
+    pid: Option<u32>,
+    process: Option<String>,
+    handle: Handle,
+    /// What the lock is, and how it is called.
+    lock: Option<(Kind, String)>,
+}
+
+impl Death {
+    /// Looks up what an owner's word and a handle are about.
+    pub(crate) fn of(py: Python<'_>, owner: Owner, handle: Handle) -> PyResult<Self> {
+        let arena = arena_of(handle).map_err(arena_error)?;
+        let word = Owner::process(owner.slot(), owner.generation());
+        let lock = arena.objects().into_iter().find(|object| object.handle == handle);
+        let died = arena.processes().into_iter().find(|process| {
+            process.pid != 0 && Owner::process(process.slot.index, process.slot.generation) == word
+        });
+        let thread = owner.thread();
+        let (pid, process) = match died {
+            Some(died) => (Some(died.pid), Some(died.name)),
+            // It has been waited for. A main thread has the process's number.
+            None => {
+                let states = py.import("procession.states")?;
+                let name: Option<String> =
+                    states.call_method1("ended_child", (thread,))?.extract()?;
+                (name.is_some().then_some(thread), name)
+            }
+        };
+        let lock = lock.map(|object| (object.kind, object.name));
+        Ok(Self { thread, pid, process, handle, lock })
+    }
+
+    /// What has happened, in one sentence without its end.
+    pub(crate) fn text(&self) -> String {
+        let who = match (self.pid, &self.process) {
+            (Some(pid), Some(name)) => format!("process {pid} ({name:?})"),
+            (Some(pid), None) => format!("process {pid}"),
+            (None, _) => format!("the process of thread {}", self.thread),
+        };
+        let what = match &self.lock {
+            Some((kind, name)) if !name.is_empty() => format!("{kind} {name:?} ({})", self.handle),
+            Some((kind, _)) => format!("{kind} {}", self.handle),
+            None => self.handle.to_string(),
+        };
+        format!("{who} died while it held {what}, and what that guards may be half changed")
+    }
+
+    /// The exception, which says what to do as well.
+    pub(crate) fn error(self, py: Python<'_>, then: &str) -> PyErr {
+        let error = OwnerDiedError::new_err(format!("{}. {then}", self.text()));
+        let told = error.value(py);
+        let (kind, name) = self.lock.map(|(kind, name)| (kind.to_string(), name)).unzip();
+        let set = || {
+            told.setattr("pid", self.pid)?;
+            told.setattr("process", self.process)?;
+            told.setattr("thread", self.thread)?;
+            told.setattr("kind", kind)?;
+            told.setattr("name", name)?;
+            told.setattr("handle", self.handle.to_string())
+        };
+        set().err().unwrap_or(error)
     }
 }
 

@@ -22,9 +22,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    module.add("OwnerDiedError", py.get_type::<errors::OwnerDiedError>())?;
-    module.add("StaleHandleError", py.get_type::<errors::StaleHandleError>())?;
-    module.add("ArenaError", py.get_type::<errors::ArenaError>())?;
+    errors::add_to(module)?;
     module.add_class::<synchronize::Lock>()?;
     synchronize::lock_calls::add_to(&py.get_type::<synchronize::Lock>())?;
     module.add_class::<synchronize::RLock>()?;

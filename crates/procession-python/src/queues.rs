@@ -3,14 +3,14 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use procession_shm::arena::family;
+use procession_shm::arena::{Kind, family};
 use procession_shm::queue::{self, JoinError, QueueError};
 use procession_shm::wait::{Deadline, Stopped, Waiting};
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
-use crate::errors::{OwnerDiedError, arena_error, handle};
+use crate::errors::{OwnerDiedError, arena_error, handle, opening};
 use crate::objects::{Made, Truth};
 use crate::pickling::{append, decode, encode, peek, queue_error, split};
 use crate::waiting::{deadline, look_around};
@@ -264,7 +264,7 @@ impl Queue {
     }
 
     fn __setstate__(&self, state: &str) -> PyResult<()> {
-        self.queue.set(queue::Queue::open(handle(state)?).map_err(arena_error)?)
+        self.queue.set(queue::Queue::open(handle(state)?).map_err(opening(Kind::Queue))?)
     }
 
     #[getter]

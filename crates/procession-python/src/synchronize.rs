@@ -7,7 +7,9 @@ pub(crate) mod lock_calls;
 pub(crate) use barrier::Barrier;
 pub(crate) use condition::Condition;
 
-use procession_shm::arena::{self, Handle, family};
+use std::ffi::CString;
+
+use procession_shm::arena::{self, Handle, Kind, family};
 use procession_shm::sync;
 use procession_shm::wait::Acquired;
 use pyo3::exceptions::{
@@ -16,7 +18,7 @@ use pyo3::exceptions::{
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::errors::{OwnerDiedError, arena_error, handle};
+use crate::errors::{Death, arena_error, handle, opening};
 use crate::objects::{Made, Truth};
 use crate::waiting::{deadline, wait};
 
@@ -31,21 +33,30 @@ fn recovers(on_owner_death: &str) -> PyResult<bool> {
     }
 }
 
-const OWNER_DIED: &std::ffi::CStr =
-    c"the process that held the lock died without releasing it; what it guards may be half changed";
+const FREE_AGAIN: &str = "The lock is free again and nobody else is told: acquire it, repair what it \
+                          guards, and go on; or make the lock with on_owner_death=\"recover\", with \
+                          which acquire() acquires it and warns instead";
 
 /// What becomes of an acquisition from a dead owner: true with a warning, or an exception.
 #[cold]
-fn owner_died(py: Python<'_>, recovers: bool, release: impl FnOnce()) -> PyResult<bool> {
-    if recovers {
-        let warned = PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), OWNER_DIED, 1);
-        if warned.is_err() {
-            release();
+fn owner_died(
+    py: Python<'_>,
+    recovers: bool,
+    death: PyResult<Death>,
+    then: &str,
+    release: impl FnOnce(),
+) -> PyResult<bool> {
+    let told = death.and_then(|death| {
+        if !recovers {
+            return Err(death.error(py, then));
         }
-        return warned.map(|()| true);
+        let text = CString::new(death.text())?;
+        PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &text, 1)
+    });
+    if told.is_err() {
+        release();
     }
-    release();
-    Err(OwnerDiedError::new_err(OWNER_DIED.to_string_lossy().into_owned()))
+    told.map(|()| true)
 }
 
 fn too_often() -> PyErr {
@@ -59,9 +70,13 @@ struct WithDeath<L> {
 }
 
 impl<L> WithDeath<L> {
-    fn new(on_owner_death: &str, lock: impl FnOnce() -> arena::Result<L>) -> PyResult<Self> {
+    fn new(
+        on_owner_death: &str,
+        kind: Kind,
+        lock: impl FnOnce() -> arena::Result<L>,
+    ) -> PyResult<Self> {
         let recovers = recovers(on_owner_death)?;
-        Ok(Self { lock: lock().map_err(arena_error)?, recovers })
+        Ok(Self { lock: lock().map_err(opening(kind))?, recovers })
     }
 
     /// What names the lock in another process, and what `acquire` does there.
@@ -73,13 +88,17 @@ impl<L> WithDeath<L> {
     fn outcome(
         &self,
         py: Python<'_>,
+        handle: Handle,
         acquired: Option<Acquired>,
         release: impl FnOnce(&L),
     ) -> PyResult<bool> {
         match acquired {
             None => Ok(false),
             Some(Acquired::Clean) => Ok(true),
-            Some(Acquired::OwnerDied(_)) => owner_died(py, self.recovers, || release(&self.lock)),
+            Some(Acquired::OwnerDied(owner)) => {
+                let death = Death::of(py, owner, handle);
+                owner_died(py, self.recovers, death, FREE_AGAIN, || release(&self.lock))
+            }
         }
     }
 }
@@ -119,7 +138,7 @@ impl Lock {
 
     fn _make(&self, name: &str, on_owner_death: &str) -> PyResult<()> {
         let lock = || family().and_then(|arena| sync::Lock::new(arena, name));
-        self.made.set(WithDeath::new(on_owner_death, lock)?)
+        self.made.set(WithDeath::new(on_owner_death, Kind::Lock, lock)?)
     }
 
     fn __getstate__(&self) -> PyResult<(String, &'static str)> {
@@ -129,7 +148,7 @@ impl Lock {
 
     fn __setstate__(&self, state: (String, String)) -> PyResult<()> {
         let handle = handle(&state.0)?;
-        self.made.set(WithDeath::new(&state.1, || sync::Lock::open(handle))?)
+        self.made.set(WithDeath::new(&state.1, Kind::Lock, || sync::Lock::open(handle))?)
     }
 
     #[getter]
@@ -149,7 +168,7 @@ impl Lock {
         } else {
             lock.try_acquire_or_inherit()
         };
-        made.outcome(py, acquired, |lock| {
+        made.outcome(py, made.lock.handle(), acquired, |lock| {
             let _ = lock.release();
         })
     }
@@ -201,7 +220,7 @@ impl RLock {
 
     fn _make(&self, name: &str, on_owner_death: &str) -> PyResult<()> {
         let lock = || family().and_then(|arena| sync::RLock::new(arena, name));
-        self.made.set(WithDeath::new(on_owner_death, lock)?)
+        self.made.set(WithDeath::new(on_owner_death, Kind::RLock, lock)?)
     }
 
     fn __getstate__(&self) -> PyResult<(String, &'static str)> {
@@ -211,7 +230,7 @@ impl RLock {
 
     fn __setstate__(&self, state: (String, String)) -> PyResult<()> {
         let handle = handle(&state.0)?;
-        self.made.set(WithDeath::new(&state.1, || sync::RLock::open(handle))?)
+        self.made.set(WithDeath::new(&state.1, Kind::RLock, || sync::RLock::open(handle))?)
     }
 
     #[getter]
@@ -227,7 +246,7 @@ impl RLock {
             None if block.0 => wait(py, deadline(timeout), |waiting| lock.acquire(waiting))?,
             acquired => acquired,
         };
-        made.outcome(py, acquired, |lock| {
+        made.outcome(py, made.lock.handle(), acquired, |lock| {
             let _ = lock.release();
         })
     }
@@ -323,7 +342,7 @@ impl Semaphore {
     }
 
     fn __setstate__(&self, state: &str) -> PyResult<()> {
-        self.made.set(sync::Semaphore::open(handle(state)?).map_err(arena_error)?)
+        self.made.set(sync::Semaphore::open(handle(state)?).map_err(opening(Kind::Semaphore))?)
     }
 
     #[getter]
@@ -401,7 +420,7 @@ impl Event {
     }
 
     fn __setstate__(&self, state: &str) -> PyResult<()> {
-        self.made.set(sync::Event::open(handle(state)?).map_err(arena_error)?)
+        self.made.set(sync::Event::open(handle(state)?).map_err(opening(Kind::Event))?)
     }
 
     #[getter]

@@ -2,14 +2,14 @@
 
 use std::num::NonZeroU32;
 
-use procession_shm::arena::family;
+use procession_shm::arena::{Kind, family};
 use procession_shm::sync::{self, Arrival, Outcome, Seat};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-use crate::errors::{arena_error, handle};
+use crate::errors::{handle, opening};
 use crate::waiting::{deadline, wait};
 
 /// `threading.BrokenBarrierError`.
@@ -53,7 +53,7 @@ impl Barrier {
             let parties = parties.unwrap_or(NonZeroU32::MAX);
             family().and_then(|arena| sync::Barrier::new(arena, name, parties))
         };
-        Ok(Self { barrier: barrier.map_err(arena_error)? })
+        Ok(Self { barrier: barrier.map_err(opening(Kind::Barrier))? })
     }
 
     #[getter]

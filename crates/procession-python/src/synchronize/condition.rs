@@ -1,13 +1,13 @@
 //! The condition variable.
 
-use procession_shm::arena::family;
+use procession_shm::arena::{Handle, Kind, family};
 use procession_shm::sync::{self, Monitor, NotOwner, Waiter};
 use procession_shm::wait::{Acquired, Owner, Stopped, Waiting};
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
 
 use super::{Lock, RLock, owner_died};
-use crate::errors::{arena_error, handle};
+use crate::errors::{Death, handle, opening};
 use crate::waiting::{deadline, wait};
 
 /// A lock of either kind.
@@ -15,6 +15,19 @@ enum AnyLock {
     Lock(sync::Lock),
     RLock(sync::RLock),
 }
+
+impl AnyLock {
+    fn handle(&self) -> Handle {
+        match self {
+            Self::Lock(lock) => lock.handle(),
+            Self::RLock(lock) => lock.handle(),
+        }
+    }
+}
+
+const HELD: &str = "The lock is held by this thread and nobody else is told: repair what it guards \
+                    before it is released; or make the lock with on_owner_death=\"recover\", with \
+                    which wait() warns instead";
 
 impl Monitor for AnyLock {
     fn leave(&self) -> Result<u64, NotOwner> {
@@ -95,7 +108,7 @@ impl Condition {
             Some(text) => sync::Condition::open(handle(text)?),
             None => family().and_then(|arena| sync::Condition::new(arena, name)),
         };
-        Ok(Self { condition: condition.map_err(arena_error)?, lock, recovers })
+        Ok(Self { condition: condition.map_err(opening(Kind::Condition))?, lock, recovers })
     }
 
     #[getter]
@@ -120,8 +133,14 @@ impl Condition {
                 waiter.give_up();
                 return Err(error);
             }
-            let owner_died = || owner_died(py, self.recovers, || {});
             let clean = relocked == Some(Acquired::Clean);
+            let owner_died = || match relocked {
+                Some(Acquired::OwnerDied(owner)) => {
+                    let death = Death::of(py, owner, self.lock.handle());
+                    owner_died(py, self.recovers, death, HELD, || {})
+                }
+                _ => Ok(false),
+            };
             if waiter.take() {
                 return if clean { Ok(true) } else { owner_died() };
             }

@@ -234,7 +234,10 @@ class ForkServer:
             if template is not None:
                 self._left.append(template)
             self._link = self._template = None
-            return template
+        if template is not None:
+            # Its sockets close a moment before it is over. Who comes next takes its status.
+            template.wait(_LAST_STEPS)
+        return template
 
     @property
     def _forkserver_pid(self) -> int | None:
@@ -366,8 +369,7 @@ def _take_answer(link: Link, answers: socket.socket, shares: int) -> _native.Chi
 
 def _how_it_ended(template: _native.Child | None) -> str:
     """Return how a template ended that is not there any more."""
-    # Its sockets close a moment before it is over.
-    code = None if template is None else template.wait(_LAST_STEPS)
+    code = None if template is None else template.wait(0)
     if code is None:
         return "is gone"
     if code >= 0:
@@ -379,7 +381,7 @@ def _how_it_ended(template: _native.Child | None) -> str:
 
 
 _LAST_STEPS = 1.0
-"""Seconds that a template has to be over once its sockets are closed, to be told of."""
+"""Seconds that a template has to be over once its sockets are closed."""
 
 
 def _send(

@@ -21,7 +21,7 @@ use super::{Control, Queue};
 use crate::arena::Slot;
 use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{BlockedOn, EventCount, Moment, Operation, Stopped, Waiting, block};
+use crate::wait::{BlockedOn, EventCount, Moment, Operation, Stopped, Waiting, WithDeaths, block};
 
 /// What a queue knows of its tasks.
 #[repr(C)]
@@ -167,7 +167,7 @@ impl Queue {
         }
         let on = BlockedOn { object: self.object.index(), operation: Operation::TasksDone };
         let all_done = &self.control.tasks.all_done;
-        let lost = block(self.object.arena(), on, waiting, all_done, |moment| {
+        let lost = block(self.object.arena(), on, waiting, &WithDeaths(all_done), |moment| {
             if self.unfinished() == 0 {
                 return Some(0);
             }

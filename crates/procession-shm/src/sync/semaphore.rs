@@ -5,7 +5,7 @@ use procession_os::memory::Shared;
 use crate::arena::{Arena, Error, Handle, Kind, ObjectRef, Result, arena_of};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::wait::{
-    BlockedOn, EventCount, Moment, Operation, Owner, Probe, Stopped, Waiting, block,
+    BlockedOn, EventCount, Moment, Operation, Owner, Probe, Stopped, Waiting, WithDeaths, block,
 };
 
 /// The largest value, as POSIX's `SEM_VALUE_MAX` on Linux.
@@ -174,9 +174,13 @@ impl Semaphore {
         }
         let on = BlockedOn { object: self.object.index(), operation: Operation::Semaphore };
         let sleepers = &self.payload.sleepers;
-        block(self.object.arena(), on, waiting, sleepers, |moment| {
-            self.attempt(moment).then_some(())
-        })?;
+        let arena = self.object.arena();
+        let attempt = |moment| self.attempt(moment).then_some(());
+        if self.recovers() {
+            block(arena, on, waiting, &WithDeaths(sleepers), attempt)?;
+        } else {
+            block(arena, on, waiting, sleepers, attempt)?;
+        }
         // Several permits may have come with one wake.
         if self.value() > 0 {
             sleepers.notify_one();

@@ -12,9 +12,11 @@
 //! notification on if there is more for others ([`EventCount::notify_one`] again). A process that is
 //! killed between its wake and its return leaves `WOKEN` set; the next waiter to tick clears it.
 
+use std::time::Duration;
+
 use procession_os::memory::Shared;
 
-use super::park::{Gate, wake};
+use super::park::{Gate, LAST_TICK_WITH_DEATHS, wake};
 use crate::atomics::{AtomicU32, Ordering};
 
 const WAITERS: u32 = 1;
@@ -69,6 +71,27 @@ impl EventCount {
         if self.flags.load(Ordering::SeqCst) & WAITERS != 0 {
             self.nobody_slept();
         }
+    }
+}
+
+/// The sleepers of an [`EventCount`] whose wait the death of any of several processes may end: a tick
+/// finds that, so they tick more often.
+#[derive(Debug)]
+pub struct WithDeaths<'a>(pub &'a EventCount);
+
+impl Gate for WithDeaths<'_> {
+    const LONGEST_TICK: Duration = LAST_TICK_WITH_DEATHS;
+
+    fn word(&self) -> &AtomicU32 {
+        self.0.word()
+    }
+
+    fn announce(&self) -> u32 {
+        self.0.announce()
+    }
+
+    fn awake(&self) {
+        self.0.awake();
     }
 }
 

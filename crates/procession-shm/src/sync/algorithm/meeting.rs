@@ -34,7 +34,8 @@ use procession_os::memory::Shared;
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
 use crate::wait::{
-    BlockedOn, EventCount, Gate, Moment, Owner, OwnerLock, Probe, Stopped, Waiting, block,
+    BlockedOn, EventCount, Gate, Moment, Owner, OwnerLock, Probe, Stopped, Waiting, WithDeaths,
+    block,
 };
 
 /// How a meeting ended.
@@ -393,7 +394,7 @@ impl<L: Places, P: Probe> Meeting<'_, L, P> {
         waiting: Waiting,
         attempt: impl FnMut(Moment) -> Option<T>,
     ) -> Result<T, Stopped> {
-        block(self.probe, self.on, waiting, &self.point.sleepers, attempt)
+        block(self.probe, self.on, waiting, &WithDeaths(&self.point.sleepers), attempt)
     }
 
     /// Waits for a meeting's end. At the deadline the meeting is broken, unless all have come.

@@ -5,6 +5,9 @@
 //! All access goes through bounds-checked offsets, either as atomics ([`SharedMemory::cell`]) or as
 //! copies; no reference to plain shared bytes is ever made, because another process may write them
 //! at any time.
+//!
+//! The memfd is sealed at its size: a process that opens it by `/proc/PID/fd` can't cut it short, which
+//! would make the next access of every other one a SIGBUS.
 
 #![allow(unsafe_code)]
 
@@ -13,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// A type that may lie over shared bytes.
@@ -64,7 +67,8 @@ unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
     /// Makes a sparse memfd of `size` bytes, all zero, and maps it. Nothing is taken from the
-    /// machine's memory before it is written to or [reserved](Self::reserve).
+    /// machine's memory before it is written to or [reserved](Self::reserve). Its size is sealed
+    /// (`F_ADD_SEALS`, `fcntl(2)`).
     ///
     /// # Errors
     /// As `memfd_create(2)`, `ftruncate(2)`, `mmap(2)`; `ENOMEM` where `RLIMIT_AS` is too low.
@@ -73,8 +77,10 @@ impl SharedMemory {
             // Past RLIMIT_FSIZE ftruncate would end the process by SIGXFSZ.
             return Err(rustix::io::Errno::FBIG.into());
         }
-        let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
+        let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&fd, size)?;
+        // Writing stays allowed, and with it giving memory back: that changes no size.
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Self::map(fd, size)
     }
 
@@ -341,6 +347,29 @@ mod tests {
         assert!(memory.cell::<AtomicU64>(4096).is_err());
         assert!(memory.cell::<AtomicU64>(4).is_err(), "not aligned");
         assert!(memory.cell::<AtomicU64>(4088).is_ok());
+    }
+
+    #[test]
+    fn nobody_can_change_its_size() {
+        let memory = SharedMemory::create("test", 8192).unwrap();
+        memory.write(4096, b"kept").unwrap();
+        for size in [0, 4096, 8191, 8193, 1 << 30] {
+            // As another process comes to it.
+            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memory.fd));
+            let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+            let error = file.set_len(size).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::PERM.raw_os_error()));
+        }
+        let more = rustix::fs::fcntl_add_seals(&memory, SealFlags::FUTURE_WRITE);
+        assert!(more.is_err(), "nor seal it against writing");
+        let second = SharedMemory::from_fd(memory.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let mut bytes = [0; 4];
+        second.read(4096, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"kept");
+        second.punch(0, 8192).unwrap();
+        assert_eq!(memory.resident().unwrap(), 0, "memory can still be given back");
+        memory.reserve(0, 8192).unwrap();
+        assert_eq!(memory.resident().unwrap(), 8192);
     }
 
     #[test]

@@ -69,3 +69,9 @@ def is_asleep(pid: int) -> bool:
     """Whether the process waits for something."""
     fields = stat(pid)
     return fields is not None and fields[0] == "S"
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process has come to a stop, by SIGSTOP for example."""
+    fields = stat(pid)
+    return fields is not None and fields[0] == "T"

@@ -33,6 +33,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queues::Queue>()?;
     module.add_class::<queues::Outcome>()?;
     module.add_class::<sharedctypes::Block>()?;
+    // Handlers of signals run between two of the interpreter's instructions, so waits must come back.
+    procession_shm::arena::make_interruptibly();
     // As Python calls the process that is no child; the others say how they are called.
     procession_shm::arena::name_process("MainProcess");
     module.add_class::<process::Child>()?;

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use procession_shm::arena::{Kind, family};
+use procession_shm::arena::Kind;
 use procession_shm::queue::{self, JoinError, QueueError};
 use procession_shm::wait::{Deadline, Stopped, Waiting};
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyOSError, PyValueError};
@@ -252,11 +252,10 @@ impl Queue {
     }
 
     #[pyo3(signature = (maxsize, name, *, joinable=false))]
-    fn _make(&self, maxsize: i64, name: &str, joinable: bool) -> PyResult<()> {
+    fn _make(&self, py: Python<'_>, maxsize: i64, name: &str, joinable: bool) -> PyResult<()> {
         let most = u64::try_from(maxsize).ok().filter(|&most| most > 0);
         let make = if joinable { queue::Queue::joinable } else { queue::Queue::new };
-        let made = family().and_then(|arena| make(arena, name, most));
-        self.queue.set(made.map_err(arena_error)?)
+        self.queue.set(crate::waiting::make(py, |arena| make(arena, name, most))?)
     }
 
     fn __getstate__(&self) -> PyResult<String> {

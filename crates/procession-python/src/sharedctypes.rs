@@ -4,7 +4,7 @@
 
 use std::ffi::c_int;
 
-use procession_shm::arena::{Kind, family};
+use procession_shm::arena::Kind;
 use procession_shm::memory::SharedBlock;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
@@ -23,9 +23,9 @@ pub(crate) struct Block {
 impl Block {
     #[new]
     #[pyo3(signature = (size, *, name=""))]
-    fn new(size: u64, name: &str) -> PyResult<Self> {
-        let made = family().and_then(|arena| SharedBlock::new(arena, name, size));
-        Ok(Self { block: made.map_err(arena_error)? })
+    fn new(py: Python<'_>, size: u64, name: &str) -> PyResult<Self> {
+        let made = crate::waiting::make(py, |arena| SharedBlock::new(arena, name, size));
+        Ok(Self { block: made? })
     }
 
     #[classmethod]

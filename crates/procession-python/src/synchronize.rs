@@ -312,6 +312,7 @@ impl Semaphore {
         bounded: bool,
         recover: bool,
     ) -> PyResult<()> {
+        let py = value.py();
         // The exceptions are those of `multiprocessing`.
         let value = match value.extract::<i32>() {
             Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
@@ -327,14 +328,14 @@ impl Semaphore {
                 sync::PERMITS_RECOVERED_MOST
             )));
         }
-        let made = family().and_then(|arena| {
+        let made = crate::waiting::make(py, |arena| {
             if recover {
                 sync::Semaphore::recovering(arena, name, value)
             } else {
                 sync::Semaphore::new(arena, name, value, bounded.then_some(value))
             }
         });
-        self.made.set(made.map_err(arena_error)?)
+        self.made.set(made?)
     }
 
     fn __getstate__(&self) -> PyResult<String> {

@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use procession_os::clock::Monotonic;
+use procession_shm::arena::{self, Arena, Error, family, is_founded};
 use procession_shm::wait::{Deadline, Stopped, Waiting};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+
+use crate::errors::arena_error;
 
 /// The deadline that a timeout in seconds means: `None` is never, negative is now.
 pub(crate) fn deadline(timeout: Option<f64>) -> Deadline {
@@ -17,12 +20,32 @@ pub(crate) fn deadline(timeout: Option<f64>) -> Deadline {
 }
 
 /// What is to be done whenever a wait comes back before its end: signal handlers are called, which may
-/// raise, and children that have ended are reaped, for it may be that nobody joins them.
+/// raise, children that have ended are reaped, for it may be that nobody joins them, and shared memory
+/// that has been idle goes back to the machine.
 pub(crate) fn look_around(py: Python<'_>) -> PyResult<()> {
     static REAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     py.check_signals()?;
+    if is_founded()
+        && let Ok(arena) = family()
+    {
+        py.detach(|| arena.look_after_heap());
+    }
     // What this raises comes from a signal handler as well.
     REAP.import(py, "procession.process", "reap_unjoined")?.call0().map(|_| ())
+}
+
+/// Makes an object in the family's arena, with a look at pending signals if another process is in the way
+/// for long.
+pub(crate) fn make<T: Send>(
+    py: Python<'_>,
+    make: impl Fn(&'static Arena) -> arena::Result<T> + Sync,
+) -> PyResult<T> {
+    loop {
+        match py.detach(|| make(family()?)) {
+            Err(Error::Stopped(Stopped::Interrupted)) => look_around(py)?,
+            made => return made.map_err(arena_error),
+        }
+    }
 }
 
 /// Calls `wait` until it ends otherwise than by a signal whose handler lets the program go on.

@@ -92,8 +92,9 @@ pub trait Census {
 
 /// The steps of a burial that are not the slot's own; each may be done twice.
 pub trait Rites {
-    /// Gives back what the process held.
-    fn give_back(&self);
+    /// Gives back what the process held. Returns whether it came to its end: not if somebody else
+    /// was stopped in a place where this has to pass.
+    fn give_back(&self) -> bool;
     /// Clears what the process wrote about itself.
     fn clear(&self);
 }
@@ -152,9 +153,10 @@ impl SlotWords {
     pub fn withdraw(&self, generation: u32, census: &impl Census, rites: &impl Rites) -> bool {
         let by = census.me();
         let burying = State { status: Status::Burying, by, generation };
+        let reserved = State { status: Status::Reserved, by, generation };
         self.leave_reserved(generation, |_| burying) && {
             self.follower.store(0, Ordering::SeqCst);
-            self.lay_to_rest(burying, census, rites);
+            self.lay_to_rest(reserved, burying, census, rites);
             true
         }
     }
@@ -278,12 +280,22 @@ impl SlotWords {
     /// Returns whether this call freed the slot, which a follower that lives prevents.
     pub fn bury(&self, seen: State, census: &impl Census, rites: &impl Rites) -> bool {
         let burying = State { status: Status::Burying, by: census.me(), ..seen };
-        self.change(seen, burying) && self.lay_to_rest(burying, census, rites)
+        self.change(seen, burying) && self.lay_to_rest(seen, burying, census, rites)
     }
 
-    fn lay_to_rest(&self, mut burying: State, census: &impl Census, rites: &impl Rites) -> bool {
+    fn lay_to_rest(
+        &self,
+        seen: State,
+        mut burying: State,
+        census: &impl Census,
+        rites: &impl Rites,
+    ) -> bool {
         failpoint!("process.burying");
-        rites.give_back();
+        if !rites.give_back() {
+            // As before, for the next to look.
+            self.change(burying, seen);
+            return false;
+        }
         failpoint!("process.given_back");
         let ended = State { status: Status::Ended, ..burying };
         while self.is_followed(census) {

@@ -253,6 +253,12 @@ impl Scenario {
         while self.record.stopped() < 2 {
             let size = [64, 500, 8000, 50_000, 70_000, 400_000][random.below(6) as usize];
             blocks.push(SharedBlock::new(arena(), "allocated", size).unwrap());
+            // More at times than the processes keep for themselves.
+            if random.below(50) == 0 {
+                for _ in 0..60 {
+                    blocks.push(SharedBlock::new(arena(), "allocated", 8000).unwrap());
+                }
+            }
             while blocks.len() > 20 || random.below(3) == 0 && !blocks.is_empty() {
                 blocks.swap_remove(random.below(blocks.len() as u64) as usize);
             }
@@ -381,8 +387,18 @@ fn role_that_reaches(name: &str) -> Role {
 #[test]
 fn survivors_go_on_wherever_somebody_is_killed() {
     let _alone = alone("survivors_go_on_wherever_somebody_is_killed");
-    // Those of conditions, events, barriers, joins and of locks that are kept have their own tests.
-    let apart = ["condition.", "event.", "barrier.", "queue.join.", "lock.keeping", "lock.woken"];
+    // Those of conditions, events, barriers, joins and of locks that are kept have their own tests, and
+    // so has a heap that is short of memory, or has lain idle.
+    let apart = [
+        "condition.",
+        "event.",
+        "barrier.",
+        "queue.join.",
+        "lock.keeping",
+        "lock.woken",
+        "heap.run.",
+        "heap.trim.",
+    ];
     let here = |name: &&&str| !apart.iter().any(|floor| name.starts_with(floor));
     for name in failpoint::ALL.iter().filter(here) {
         for nth in [1, 2, 5] {

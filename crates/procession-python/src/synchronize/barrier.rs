@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use procession_shm::arena::{Kind, family};
+use procession_shm::arena::Kind;
 use procession_shm::sync::{self, Arrival, Outcome, Seat};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -42,18 +42,18 @@ impl Barrier {
 impl Barrier {
     #[new]
     #[pyo3(signature = (parties, *, name="", _handle=None))]
-    fn new(parties: i64, name: &str, _handle: Option<&str>) -> PyResult<Self> {
+    fn new(py: Python<'_>, parties: i64, name: &str, _handle: Option<&str>) -> PyResult<Self> {
         let barrier = if let Some(text) = _handle {
-            sync::Barrier::open(handle(text)?)
+            sync::Barrier::open(handle(text)?).map_err(opening(Kind::Barrier))?
         } else {
             if parties < 1 {
                 return Err(PyValueError::new_err("parties must be >= 1"));
             }
             let parties = u32::try_from(parties).ok().and_then(NonZeroU32::new);
             let parties = parties.unwrap_or(NonZeroU32::MAX);
-            family().and_then(|arena| sync::Barrier::new(arena, name, parties))
+            crate::waiting::make(py, |arena| sync::Barrier::new(arena, name, parties))?
         };
-        Ok(Self { barrier: barrier.map_err(opening(Kind::Barrier))? })
+        Ok(Self { barrier })
     }
 
     #[getter]

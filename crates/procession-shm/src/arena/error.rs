@@ -2,6 +2,7 @@
 
 use super::handle::Handle;
 use super::objects::Kind;
+use crate::wait::Stopped;
 use procession_os::memory::OutOfBounds;
 
 /// An operation on the arena failed.
@@ -46,6 +47,9 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// Another process is at the allocator for longer than the caller waits: it was stopped there.
+    #[error("waiting for another process to leave the allocator of shared memory: {0}")]
+    Stopped(#[from] Stopped),
     /// The object table is full.
     #[error("the family has {0} shared objects, which is as many as its arena holds")]
     TooManyObjects(u32),

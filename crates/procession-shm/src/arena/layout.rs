@@ -1,7 +1,8 @@
 //! Where things lie in the arena.
 //!
 //! ```text
-//! header │ process rows │ object rows │ held bits, a row for each slot │ unit words │ heap units…
+//! header │ process rows │ object rows │ held bits, a row for each slot │ unit words │ caches, a row for
+//! each slot │ heap units…
 //! ```
 //!
 //! The sizes follow from the capacity and are written in the header, so that a process which
@@ -28,6 +29,7 @@ pub(super) const MOST: u64 = 1 << 40;
 pub(super) const ROW: u64 = 256;
 pub(super) const OBJECT: u64 = 128;
 pub(super) const UNIT_WORDS: u64 = 32;
+pub(super) const CACHE: u64 = 2048;
 const PAGE: u64 = 4096;
 
 #[repr(C)]
@@ -64,6 +66,7 @@ pub(super) struct Layout {
     object_rows: u64,
     held: u64,
     unit_words: u64,
+    caches: u64,
     heap: u64,
 }
 
@@ -81,9 +84,22 @@ impl Layout {
         let held = object_rows + u64::from(objects) * OBJECT;
         let unit_words = (held + all_rows * u64::from(objects) / 8).next_multiple_of(PAGE);
         // Each unit takes its words and itself from what is left.
-        let units = ((capacity - unit_words) / (UNIT + UNIT_WORDS)).saturating_sub(1) as u32;
-        let heap = (unit_words + u64::from(units) * UNIT_WORDS).next_multiple_of(UNIT);
-        Ok(Self { capacity, slots, objects, units, rows, object_rows, held, unit_words, heap })
+        let left = capacity - unit_words - u64::from(slots) * CACHE - PAGE;
+        let units = (left / (UNIT + UNIT_WORDS)).saturating_sub(1) as u32;
+        let caches = (unit_words + u64::from(units) * UNIT_WORDS).next_multiple_of(PAGE);
+        let heap = (caches + u64::from(slots) * CACHE).next_multiple_of(UNIT);
+        Ok(Self {
+            capacity,
+            slots,
+            objects,
+            units,
+            rows,
+            object_rows,
+            held,
+            unit_words,
+            caches,
+            heap,
+        })
     }
 
     pub(super) fn row(&self, slot: u16) -> Result<u64> {
@@ -111,6 +127,14 @@ impl Layout {
         let bytes_a_slot = u64::from(self.objects) / 8;
         let word = self.held + u64::from(slot) * bytes_a_slot + u64::from(index / 64) * 8;
         Ok((word, 1 << (index % 64)))
+    }
+
+    pub(super) fn cache(&self, slot: u16) -> Result<u64> {
+        if u32::from(slot) < self.slots {
+            Ok(self.caches + u64::from(slot) * CACHE)
+        } else {
+            Err(Error::Corrupt("a slot is out of range"))
+        }
     }
 
     pub(super) fn unit_words(&self, unit: u32) -> Result<u64> {
@@ -156,7 +180,8 @@ mod tests {
             assert!(
                 layout.held(layout.slots as u16, layout.objects - 1).unwrap().0 < layout.unit_words
             );
-            assert!(layout.unit_words(layout.units - 1).unwrap() + UNIT_WORDS <= layout.heap);
+            assert!(layout.unit_words(layout.units - 1).unwrap() + UNIT_WORDS <= layout.caches);
+            assert!(layout.cache(layout.slots as u16 - 1).unwrap() + CACHE <= layout.heap);
             assert!(layout.unit(layout.units) <= capacity, "{capacity}");
             assert!(layout.units > 16, "{capacity}");
             capacity *= 2;

@@ -11,7 +11,6 @@
 
 mod blocked;
 mod error;
-mod extents;
 mod handle;
 mod heap;
 mod layout;
@@ -19,7 +18,6 @@ mod names;
 mod objects;
 mod processes;
 mod registry;
-mod slabs;
 mod states;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,8 +29,8 @@ use procession_os::process;
 pub use blocked::SleepsOn;
 pub use error::{Error, Result};
 pub use handle::{Handle, ParseHandleError};
-pub use heap::WARM_MOST;
 pub(crate) use heap::{Block, BlockOwner};
+pub use heap::{IDLE, WARM_FLOOR, WARM_MOST, make_interruptibly};
 pub use layout::UNIT;
 pub use objects::{Kind, ObjectInfo, ObjectRef};
 pub use processes::{ProcessInfo, Slot};
@@ -58,6 +56,7 @@ pub struct Arena {
     /// This process's slot and its generation, as [`Owner::process`] packs them.
     me: PrivateU64,
     counts: PrivateCells,
+    visits: heap::HeapVisits,
 }
 
 impl Arena {
@@ -119,7 +118,8 @@ impl Arena {
     fn over(memory: SharedMemory, layout: Layout, family: u64) -> Result<Self> {
         let counts = PrivateCells::new(layout.objects as usize)
             .map_err(|source| Error::Os { what: "making the table of references", source })?;
-        Ok(Self { memory, layout, family, me: PrivateU64::new(0), counts })
+        let visits = heap::HeapVisits::default();
+        Ok(Self { memory, layout, family, me: PrivateU64::new(0), counts, visits })
     }
 
     fn joined(self) -> Result<&'static Self> {

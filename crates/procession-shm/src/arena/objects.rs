@@ -32,7 +32,7 @@ use procession_os::process;
 use super::Arena;
 use super::error::{Error, Result};
 use super::handle::Handle;
-use super::heap::{Block, BlockOwner, Memory};
+use super::heap::{Block, BlockOwner};
 use super::registry;
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
@@ -577,13 +577,20 @@ impl Arena {
     /// Takes an object that nobody can reach to its end. May be done twice.
     fn finish(&self, index: u32, state: State) -> Result<()> {
         let object = self.object(index)?;
-        // What somebody else began may have lost its memory already.
-        let memory = if state.by == self.me().index { Memory::There } else { Memory::InDoubt };
-        if Kind::from_number(state.kind) == Some(Kind::Queue) {
-            self.free_blocks_of(index, memory)?;
-        } else if object.body.load(Ordering::Acquire) != 0 {
-            let body = object.body.load(Ordering::Acquire);
-            self.free_block_at(body, BlockOwner::Object(index), memory)?;
+        let body = object.body.load(Ordering::Acquire);
+        let freed = if Kind::from_number(state.kind) == Some(Kind::Queue) {
+            self.free_blocks_of(index)
+        } else if body != 0 {
+            self.free_block_at(body, BlockOwner::Object(index)).map(|_| ())
+        } else {
+            Ok(())
+        };
+        match freed {
+            // Somebody was stopped in the middle of the heap.
+            Err(Error::Stopped(_)) if state.by == self.me().index => {
+                return self.finish_later(index);
+            }
+            freed => freed?,
         }
         failpoint!("object.emptied");
         object.body.store(0, Ordering::Relaxed);
@@ -596,13 +603,28 @@ impl Arena {
         Ok(())
     }
 
+    /// Brings an object to its end that this process could not end before; says whether it was one.
+    pub(super) fn finish_own(&self, index: u32) -> Result<bool> {
+        let state = self.object(index)?.state()?;
+        let unfinished = matches!(state.status, Status::Claimed | Status::Emptying);
+        let own = unfinished && state.by == self.me().index;
+        if own {
+            self.finish(index, state)?;
+        }
+        Ok(own)
+    }
+
     /// Brings to their end the objects that a dead process was making or freeing, and those that it
     /// let go as the last without coming to free them.
-    pub(super) fn settle_objects_of(&self, slot: u16) {
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if somebody was stopped in the middle of the heap: some are left.
+    pub(super) fn settle_objects_of(&self, slot: u16) -> Result<()> {
+        let mut all = Ok(());
         let used = self.header().objects_used.load(Ordering::SeqCst).min(self.layout.objects);
         for index in 0..used {
             let Ok(state) = self.object(index).and_then(Object::state) else { continue };
-            let _ = match state.status {
+            let settled = match state.status {
                 Status::Claimed | Status::Emptying if state.by == slot => self.finish(index, state),
                 Status::Freeing if state.by == slot => {
                     self.look_once_more(index, state).and_then(|()| self.free_if_unheld(index))
@@ -610,7 +632,11 @@ impl Arena {
                 Status::Live => self.free_if_unheld(index),
                 _ => Ok(()),
             };
+            if let Err(Error::Stopped(_)) = settled {
+                all = settled;
+            }
         }
+        all
     }
 
     /// What is known of each live object.

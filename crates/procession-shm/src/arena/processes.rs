@@ -241,15 +241,23 @@ struct Burial<'a> {
 }
 
 impl Rites for Burial<'_> {
-    fn give_back(&self) {
+    fn give_back(&self) -> bool {
+        let (arena, slot) = (self.arena, self.slot);
         if self.row.unsettled.load(Ordering::SeqCst) != 0 {
-            self.arena.finish_burials_of(self.slot);
-            self.arena.settle_objects_of(self.slot);
-            self.arena.free_private_blocks_of(self.slot);
+            let finished = arena.finish_burials_of(slot);
+            let settled = arena.settle_objects_of(slot);
+            let freed = settled.and_then(|()| arena.free_private_blocks_of(slot));
+            if !finished || is_stopped(&freed) {
+                return false;
+            }
             self.row.unsettled.store(0, Ordering::SeqCst);
         }
-        self.arena.drop_all_held(self.slot);
-        self.arena.orphan_reservations_of(self.slot);
+        if is_stopped(&arena.free_cache_of(slot)) {
+            return false;
+        }
+        arena.drop_all_held(slot);
+        arena.orphan_reservations_of(slot);
+        true
     }
 
     fn clear(&self) {
@@ -270,6 +278,11 @@ impl Rites for Burial<'_> {
         row.pid.store(0, Ordering::Release);
         self.arena.header().slot_hint.fetch_min(self.slot.into(), Ordering::Relaxed);
     }
+}
+
+/// Whether somebody was stopped in the middle of the heap. Damage is no reason to come back.
+fn is_stopped(done: &Result<()>) -> bool {
+    matches!(done, Err(Error::Stopped(_)))
 }
 
 impl Arena {
@@ -412,6 +425,7 @@ impl Arena {
 
     /// Looks at some rows, the next in turn, so that dead strangers are buried in time.
     pub(super) fn sweep(&self) {
+        self.look_after_heap();
         let used = self.slots_used();
         for _ in 0..SWEEP.min(used.into()) {
             self.bury_if_abandoned(self.next_in_turn(used));
@@ -702,8 +716,9 @@ impl Arena {
     }
 
     /// Ends the burials that a dead process had begun: once its slot has another process, nobody
-    /// could tell that they are nobody's.
-    fn finish_burials_of(&self, slot: u16) {
+    /// could tell that they are nobody's. Returns whether all are ended.
+    fn finish_burials_of(&self, slot: u16) -> bool {
+        let mut all = true;
         for index in (0..self.slots_used()).filter(|&index| index != slot) {
             if let Ok(row) = self.row(index)
                 && let Ok(state) = row.state()
@@ -711,8 +726,10 @@ impl Arena {
                 && state.by == slot
             {
                 row.slot.bury(state, self, &Burial { arena: self, slot: index, row });
+                all &= row.state().is_ok_and(|now| now != state);
             }
         }
+        all
     }
 
     /// Takes the reservations that a dead process had made off its name, for the same reason.

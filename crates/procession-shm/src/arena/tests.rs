@@ -10,11 +10,12 @@ use super::*;
 use crate::failpoint;
 use crate::memory::SharedBlock;
 use crate::sync::Lock;
+use crate::wait::Waiting;
 
-const SMALL: u64 = 64 << 20;
+pub(super) const SMALL: u64 = 64 << 20;
 
 /// One at a time: a child takes part in every arena of the process that forks it.
-fn alone() -> MutexGuard<'static, ()> {
+pub(super) fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -30,8 +31,12 @@ impl Random {
     }
 }
 
+pub(super) fn allocate(arena: &Arena, size: u64) -> Result<Block> {
+    arena.allocate(size, Waiting::FOREVER)
+}
+
 /// Runs `body` in a child that must be killed at a fail point, and does not bury it.
-fn killed_at(name: &str, body: impl FnOnce()) {
+pub(super) fn killed_at(name: &str, body: impl FnOnce()) {
     // SAFETY: the child only uses the arena, and leaves without running the harness's code.
     let pid = match unsafe { fork() }.unwrap() {
         Forked::Child => {
@@ -60,7 +65,7 @@ fn blocks_of_any_size_come_and_go_and_the_heap_stays_whole() {
             arena.free(block).unwrap();
         } else {
             let size = 1 + random.below([64, 1_000, 9_000, 100_000, 700_000][round as usize % 5]);
-            let block = arena.allocate(size).unwrap();
+            let block = allocate(arena, size).unwrap();
             assert!(arena.size_at(block.offset()).unwrap() >= size);
             let last = block.offset() + size.saturating_sub(8) / 8 * 8;
             arena.word(last).unwrap().store(round, Ordering::Relaxed);
@@ -77,6 +82,7 @@ fn blocks_of_any_size_come_and_go_and_the_heap_stays_whole() {
     }
     arena.check().unwrap();
     assert_eq!(arena.blocks_in_use().unwrap(), 0);
+    arena.reclaim(false).unwrap();
     assert!(arena.heap_use().0 <= 8 * UNIT, "at most one empty slab for each class is kept");
     assert_eq!(arena.row(arena.me().index).unwrap().unsettled.load(Ordering::Relaxed), 0);
 }
@@ -85,13 +91,13 @@ fn blocks_of_any_size_come_and_go_and_the_heap_stays_whole() {
 fn freed_neighbours_become_one() {
     let _alone = alone();
     let arena = Arena::with_capacity(SMALL).unwrap();
-    let [one, two, three] = [2, 3, 4].map(|units| arena.allocate(units * UNIT).unwrap());
-    let fence = arena.allocate(UNIT).unwrap();
+    let [one, two, three] = [2, 3, 4].map(|units| allocate(arena, units * UNIT).unwrap());
+    let fence = allocate(arena, UNIT).unwrap();
     for block in [one, three, two] {
         arena.free(block).unwrap();
         arena.check().unwrap();
     }
-    let whole = arena.allocate(9 * UNIT).unwrap();
+    let whole = allocate(arena, 9 * UNIT).unwrap();
     assert_eq!(whole.offset(), one.offset());
     arena.free(whole).unwrap();
     arena.free(fence).unwrap();
@@ -102,7 +108,7 @@ fn freed_neighbours_become_one() {
 fn beyond_the_bound_memory_goes_back_to_the_machine() {
     let _alone = alone();
     let arena = Arena::with_capacity(2 << 30).unwrap();
-    let blocks: Vec<Block> = (0..6).map(|_| arena.allocate(64 << 20).unwrap()).collect();
+    let blocks: Vec<Block> = (0..6).map(|_| allocate(arena, 64 << 20).unwrap()).collect();
     assert!(arena.resident().unwrap() >= 6 * (64 << 20));
     for block in blocks {
         arena.free(block).unwrap();
@@ -112,7 +118,7 @@ fn beyond_the_bound_memory_goes_back_to_the_machine() {
     assert_eq!((used, warm), (0, WARM_MOST));
     let tables = 1 << 20;
     assert!((WARM_MOST..WARM_MOST + tables).contains(&arena.resident().unwrap()));
-    let cold = arena.allocate(300 << 20).unwrap();
+    let cold = allocate(arena, 300 << 20).unwrap();
     assert!(arena.resident().unwrap() >= 300 << 20, "what is handed out has memory");
     arena.free(cold).unwrap();
 }
@@ -124,7 +130,7 @@ fn running_out_is_an_error_that_passes() {
     const MIB: u64 = 1 << 20;
     let mut blocks = Vec::new();
     let error = loop {
-        match arena.allocate(MIB) {
+        match allocate(arena, MIB) {
             Ok(block) => blocks.push(block),
             Err(error) => break error,
         }
@@ -138,19 +144,19 @@ fn running_out_is_an_error_that_passes() {
     }
     assert!(held > SMALL * 9 / 10);
     for size in [SMALL, u64::from(u32::MAX) * UNIT, u64::MAX] {
-        assert!(matches!(arena.allocate(size), Err(Error::OutOfMemory { .. })), "{size}");
+        assert!(matches!(allocate(arena, size), Err(Error::OutOfMemory { .. })), "{size}");
     }
     arena.check().unwrap();
     // Every second one: much is free, but in pieces.
     for at in (0..blocks.len()).rev().step_by(2) {
         arena.free(blocks.swap_remove(at)).unwrap();
     }
-    assert!(matches!(arena.allocate(2 * MIB), Err(Error::OutOfMemory { .. })));
-    arena.free(arena.allocate(MIB).unwrap()).unwrap();
+    assert!(matches!(allocate(arena, 2 * MIB), Err(Error::OutOfMemory { .. })));
+    arena.free(allocate(arena, MIB).unwrap()).unwrap();
     for block in blocks {
         arena.free(block).unwrap();
     }
-    let whole = arena.allocate(held).unwrap();
+    let whole = allocate(arena, held).unwrap();
     arena.check().unwrap();
     arena.free(whole).unwrap();
     arena.check().unwrap();
@@ -162,14 +168,14 @@ fn a_full_heap_takes_small_blocks_again_once_something_is_free() {
     let _alone = alone();
     let arena = Arena::with_capacity(16 << 20).unwrap();
     let mut blocks = Vec::new();
-    while let Ok(block) = arena.allocate(8192) {
+    while let Ok(block) = allocate(arena, 8192) {
         blocks.push(block);
     }
-    assert!(arena.allocate(100).is_err());
+    assert!(allocate(arena, 100).is_err());
     for block in blocks.drain(..100) {
         arena.free(block).unwrap();
     }
-    arena.free(arena.allocate(100).unwrap()).unwrap();
+    arena.free(allocate(arena, 100).unwrap()).unwrap();
     for block in blocks {
         arena.free(block).unwrap();
     }
@@ -181,12 +187,12 @@ fn memory_that_somebody_died_reserving_is_not_promised() {
     let _alone = alone();
     let arena = Arena::with_capacity(SMALL).unwrap();
     killed_at("heap.extent.unreserved", || {
-        let _ = arena.allocate(8 << 20);
+        let _ = allocate(arena, 8 << 20);
     });
     arena.bury_dead();
     arena.check().unwrap();
     assert_eq!(arena.heap_use(), (0, 0));
-    arena.free(arena.allocate(8 << 20).unwrap()).unwrap();
+    arena.free(allocate(arena, 8 << 20).unwrap()).unwrap();
     assert!(arena.resident().unwrap() >= 8 << 20);
 }
 
@@ -247,14 +253,12 @@ fn a_block_whose_freer_died_is_freed_once() {
     let arena = Arena::with_capacity(SMALL).unwrap();
     for point in ["heap.free.begun", "heap.free.punched", "heap.free.freed", "heap.free.joined"] {
         // A free neighbour on the left, too small to be taken for the block itself.
-        arena.free(arena.allocate(2 * UNIT).unwrap()).unwrap();
+        arena.free(allocate(arena, 2 * UNIT).unwrap()).unwrap();
         let handle = half_freed(arena, 4 * UNIT, point);
         arena.bury_dead();
         arena.check().unwrap();
         assert!(!arena.object_lives(handle.index), "{point}");
         assert_eq!((arena.heap_use().0, arena.blocks_in_use().unwrap()), (0, 0), "{point}");
-        // The next round begins with one free extent again.
-        arena.join_free_extents().unwrap();
     }
 }
 

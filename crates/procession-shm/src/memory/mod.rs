@@ -32,7 +32,7 @@ impl SharedBlock {
     /// # Errors
     /// If the arena or the machine has no memory for it.
     pub fn new(arena: &'static Arena, name: &str, size: u64) -> Result<Self> {
-        let body = arena.allocate(size.max(1))?;
+        let body = arena.allocate(size.max(1), Arena::while_making())?;
         arena.memory().zero(body.offset(), size)?;
         Self::over(arena.make::<Payload>(Kind::Block, name, Some(body), |payload| {
             payload.size.store(size, Ordering::Relaxed);

@@ -172,7 +172,7 @@ impl Record {
         arena.word(offset)?.store(head, Ordering::Relaxed);
         arena.word(offset + 8)?.store(block.offset(), Ordering::Relaxed);
         arena.word(offset + 16)?.store(len, Ordering::Relaxed);
-        arena.word(offset + 24)?.store(u64::from(block.generation()), Ordering::Relaxed);
+        arena.word(offset + 24)?.store(block.generation(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -209,7 +209,7 @@ impl Record {
             return Ok(None);
         }
         let word = |at| arena.word(self.offset + at).map(|word| word.load(Ordering::Relaxed));
-        let (offset, len, generation) = (word(8)?, word(16)?, word(24)? as u32);
+        let (offset, len, generation) = (word(8)?, word(16)?, word(24)?);
         if len > arena.capacity() {
             return Err(Error::Corrupt("a message has an impossible length"));
         }

@@ -33,7 +33,7 @@ impl End {
     }
 
     fn announce(&self, block: Block) {
-        self.pending_generation.store(u64::from(block.generation()), Ordering::Relaxed);
+        self.pending_generation.store(block.generation(), Ordering::Relaxed);
         self.pending.store(block.offset(), Ordering::SeqCst);
     }
 
@@ -43,7 +43,7 @@ impl End {
 
     fn pending(&self) -> Option<Block> {
         let offset = self.pending.load(Ordering::Acquire);
-        let generation = self.pending_generation.load(Ordering::Relaxed) as u32;
+        let generation = self.pending_generation.load(Ordering::Relaxed);
         (offset != 0).then(|| Block::recorded(offset, generation))
     }
 }
@@ -56,6 +56,8 @@ pub(super) struct PutEnd<'q> {
     me: Owner,
     position: Position,
     written: u64,
+    /// How long a put may wait for the heap.
+    waiting: Waiting,
 }
 
 /// The consumers' end, locked.
@@ -104,6 +106,7 @@ impl Queue {
             me,
             position: Position { chunk: 0, at: 0 },
             written: 0,
+            waiting,
         };
         failpoint!("queue.put.locked");
         if owner_died {
@@ -191,7 +194,7 @@ impl PutEnd<'_> {
 
     fn grow(&mut self, needed: u64) -> Result<()> {
         let size = chunks::next_size(self.arena, self.position.chunk, needed)?;
-        let block = self.arena.allocate(size)?;
+        let block = self.arena.allocate(size, self.waiting)?;
         failpoint!("queue.put.grow.allocated");
         let count = self.end.count.load(Ordering::Relaxed);
         let chunk = Chunk::make(self.arena, block, count)?;
@@ -234,7 +237,7 @@ impl PutEnd<'_> {
             if linked == offset && linked != last {
                 self.enter(offset);
             } else if last != offset && !self.is_last_message(pending)? {
-                self.arena.free_left_behind(pending, self.queue.owner())?;
+                self.arena.free_word(pending, self.queue.owner())?;
             }
             end.settle();
         }
@@ -363,7 +366,7 @@ impl GetEnd<'_> {
             let still_to_come = chunk == pending.offset() || self.is_next(chunk, at, pending)?;
             if !still_to_come {
                 // A chunk that was left, or a message that went with its consumer.
-                self.arena.free_left_behind(pending, self.queue.owner())?;
+                self.arena.free_word(pending, self.queue.owner())?;
             }
             end.settle();
         }

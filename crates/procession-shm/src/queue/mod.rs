@@ -34,7 +34,7 @@ use procession_os::memory::Shared;
 use crate::arena::{Arena, Block, BlockOwner, Error, Handle, Kind, ObjectRef, Result, arena_of};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{BlockedOn, EventCount, Operation, Stopped, Waiting, block};
+use crate::wait::{BlockedOn, EventCount, Moment, Operation, Stopped, Waiting, block};
 use end::{End, Taken};
 use tasks::Tasks;
 
@@ -92,7 +92,16 @@ pub enum QueueError {
     Stopped(#[from] Stopped),
     /// Shared memory failed.
     #[error(transparent)]
-    Arena(#[from] Error),
+    Arena(Error),
+}
+
+impl From<Error> for QueueError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Stopped(stopped) => Self::Stopped(stopped),
+            error => Self::Arena(error),
+        }
+    }
 }
 
 impl Queue {
@@ -114,7 +123,7 @@ impl Queue {
 
     fn make(arena: &'static Arena, name: &str, most: Option<u64>, accounts: u32) -> Result<Self> {
         let size = Self::size_with_accounts(accounts);
-        let body = arena.allocate(size)?;
+        let body = arena.allocate(size, Arena::while_making())?;
         arena.memory().zero(body.offset(), size)?;
         let control: &Control = arena.memory().cell(body.offset())?;
         control.most.store(most.unwrap_or(0), Ordering::Relaxed);
@@ -199,7 +208,7 @@ impl Queue {
     pub fn put(&self, kind: u8, message: &[u8], waiting: Waiting) -> Result<u64, QueueError> {
         // Before a long message is copied.
         self.wait_for_room(waiting)?;
-        let block = self.prepare(message)?;
+        let block = self.prepare(message, patient(waiting))?;
         let put = self.put_prepared(kind, message, block, waiting);
         if put.is_err()
             && let Some(block) = block
@@ -273,12 +282,12 @@ impl Queue {
         Ok(0)
     }
 
-    fn prepare(&self, message: &[u8]) -> Result<Option<Block>> {
+    fn prepare(&self, message: &[u8], waiting: Waiting) -> Result<Option<Block>> {
         if message.len() <= INLINE_MOST {
             return Ok(None);
         }
         let arena = self.object.arena();
-        let block = arena.allocate(message.len() as u64)?;
+        let block = arena.allocate(message.len() as u64, waiting)?;
         if let Err(error) = arena.memory().write(block.offset(), message) {
             arena.free(block)?;
             return Err(error.into());
@@ -331,7 +340,11 @@ impl Queue {
 
     fn wait_for_message(&self, waiting: Waiting) -> Result<(), Stopped> {
         let on = BlockedOn { object: self.object.index(), operation: Operation::Get };
-        block(self.object.arena(), on, waiting, &self.control.not_empty, |_| {
+        block(self.object.arena(), on, waiting, &self.control.not_empty, |moment| {
+            if moment == Moment::Tick {
+                // What a burst has left is given back also where nobody comes to the heap.
+                self.object.arena().look_after_heap();
+            }
             (!self.is_empty()).then_some(())
         })
     }

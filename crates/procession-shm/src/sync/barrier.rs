@@ -66,7 +66,7 @@ impl Barrier {
             let (asked, most) = (parties.get().into(), MOST.into());
             return Err(Error::TooMany { what: "parties of a barrier", asked, most });
         }
-        let body = arena.allocate(size)?;
+        let body = arena.allocate(size, Arena::while_making())?;
         arena.memory().zero(body.offset(), size)?;
         Self::over(arena.make::<Payload>(Kind::Barrier, name, Some(body), |payload| {
             payload.parties.store(u64::from(parties.get()), Ordering::Relaxed);

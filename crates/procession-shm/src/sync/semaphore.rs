@@ -73,7 +73,7 @@ impl Semaphore {
             return Err(Error::TooMany { what: "permits that are recovered", asked, most });
         }
         let size = u64::from(permits) * 8;
-        let body = arena.allocate(size)?;
+        let body = arena.allocate(size, Arena::while_making())?;
         arena.memory().zero(body.offset(), size)?;
         Self::over(arena.make::<Payload>(Kind::Semaphore, name, Some(body), |payload| {
             payload.bound.store(u64::from(permits), Ordering::Relaxed);

@@ -4,28 +4,37 @@
 
 use procession_os::memory::Shared;
 
-use super::Arena;
-use super::error::{Error, Result};
-use super::heap::{BINS, BlockState, Word};
-use super::layout::UNIT;
+use super::super::Arena;
+use super::super::error::{Error, Result};
+use super::super::layout::UNIT;
+use super::block::{BlockOwner, BlockState, Place, Word, Words};
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
+
+pub(super) const BINS: usize = 25;
 
 /// A unit's words: the truth about the extent that begins here, and what is derived from it.
 #[repr(C)]
 pub(super) struct UnitWords {
     word: AtomicU64,
+    generation: AtomicU64,
     /// At an extent's last unit: its first unit.
     footer: AtomicU32,
     unused: AtomicU32,
     /// At a free extent's (or a slab's) first unit: its neighbours in the list, + 1.
     pub(super) next: AtomicU32,
     pub(super) previous: AtomicU32,
-    unused_too: AtomicU64,
+}
+
+impl UnitWords {
+    /// The words of the extent that begins with the unit.
+    pub(super) fn block_words(&self) -> Words<'_> {
+        Words { word: &self.word, generation: &self.generation, place: Place::Extent }
+    }
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for UnitWords {}
 
 /// Whether free units have memory of the machine behind them.
@@ -33,6 +42,21 @@ unsafe impl Shared for UnitWords {}
 pub(super) enum Temperature {
     Warm = 0,
     Cold = 1,
+}
+
+/// Units that were taken from the heap.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    pub(super) unit: u32,
+    pub(super) units: u32,
+    pub(super) generation: u64,
+    pub(super) temperature: Temperature,
+}
+
+impl Extent {
+    pub(super) fn bytes(self) -> u64 {
+        u64::from(self.units) * UNIT
+    }
 }
 
 impl Temperature {
@@ -70,6 +94,39 @@ impl Effort {
     }
 }
 
+/// Free extents that follow one another.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    first: u32,
+    len: u32,
+    /// Warm if all of them are.
+    all: Temperature,
+    last: Temperature,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self { first: 0, len: 0, all: Temperature::Warm, last: Temperature::Warm }
+    }
+}
+
+impl Run {
+    fn add(&mut self, unit: u32, units: u32, temperature: Temperature) {
+        if self.len == 0 {
+            self.first = unit;
+        }
+        if temperature == Temperature::Cold {
+            self.all = Temperature::Cold;
+        }
+        self.last = temperature;
+        self.len += units;
+    }
+}
+
+fn process_word(units: u32, slot: u16, generation: u64) -> Word {
+    Word::free(BlockState::Process, units).owned_by(BlockOwner::Process(slot)).at(generation)
+}
+
 fn bin_of(units: u32) -> usize {
     (units.max(1).ilog2() as usize).min(BINS - 1)
 }
@@ -85,7 +142,7 @@ impl Arena {
 
     /// Calls `visit` for each extent, in order, with its first unit and its word.
     pub(super) fn each_extent(&self, mut visit: impl FnMut(u32, Word) -> Result<()>) -> Result<()> {
-        let used = self.heap().units_used.load(Ordering::Acquire);
+        let used = self.units_used();
         let mut unit = 0;
         while unit < used {
             let word = Word::unpack(self.unit_word(unit)?.load(Ordering::Acquire))?;
@@ -98,50 +155,135 @@ impl Arena {
         Ok(())
     }
 
-    /// Takes `units` units for the process of a slot: the first unit, the generation, and whether
-    /// there is memory behind. `None` if nothing fits.
+    /// Takes `units` units for the process of a slot; `None` if nothing fits.
     pub(super) fn take_extent(
         &self,
         units: u32,
         slot: u16,
         effort: Effort,
-    ) -> Result<Option<(u32, u32, Temperature)>> {
-        let heap = self.heap();
-        let generation = heap.generation.fetch_add(1, Ordering::Relaxed) & 0xffff;
-        let word = Word { state: BlockState::Process, owner: u32::from(slot), units, generation };
+    ) -> Result<Option<Extent>> {
         for temperature in [Temperature::Warm, Temperature::Cold] {
             let Some((unit, len)) = self.find_extent(units, temperature, effort)? else { continue };
             self.unlist_extent(unit, len, temperature)?;
             failpoint!("heap.extent.unlinked");
-            if len > units {
-                let rest = Word {
-                    state: temperature.state(),
-                    owner: 0,
-                    units: len - units,
-                    generation: 0,
-                };
-                self.unit_word(unit + units)?.store(rest.pack(), Ordering::Release);
-                failpoint!("heap.extent.split");
-            }
-            self.unit_word(unit)?.store(word.pack(), Ordering::SeqCst);
-            failpoint!("heap.extent.taken");
-            self.write_footer(unit, units)?;
-            if len > units {
-                self.write_footer(unit + units, len - units)?;
-                self.list_extent(unit + units, len - units, temperature)?;
-            }
-            heap.used.fetch_add(u64::from(units), Ordering::Relaxed);
-            return Ok(Some((unit, generation, temperature)));
+            return self.cut(unit, len, units, slot, temperature, temperature).map(Some);
         }
-        let unit = heap.units_used.load(Ordering::Acquire);
+        if let Some(extent) = self.take_at_frontier(units, slot)? {
+            return Ok(Some(extent));
+        }
+        if effort == Effort::Usual {
+            return Ok(None);
+        }
+        self.take_run(units, slot)
+    }
+
+    /// Takes a warm extent, or its first `most` units, for the process of a slot.
+    pub(super) fn take_warm(&self, most: u32, slot: u16) -> Result<Option<Extent>> {
+        let bins = &self.heap().bins[Temperature::Warm as usize];
+        let longest = bins.iter().rev().map(|bin| bin.load(Ordering::Relaxed));
+        let Some(unit) = longest.filter_map(|unit| unit.checked_sub(1)).next() else {
+            return Ok(None);
+        };
+        let word = Word::unpack(self.unit_word(unit)?.load(Ordering::Relaxed))?;
+        if word.state != BlockState::Warm || word.units == 0 {
+            return Err(Error::Corrupt("a listed extent is not free"));
+        }
+        let (warm, units) = (Temperature::Warm, word.units.min(most));
+        self.unlist_extent(unit, word.units, warm)?;
+        self.cut(unit, word.units, units, slot, warm, warm).map(Some)
+    }
+
+    /// Takes the first units of `len` free ones that are in no list. `rest` is the temperature of the
+    /// last of them.
+    fn cut(
+        &self,
+        unit: u32,
+        len: u32,
+        units: u32,
+        slot: u16,
+        temperature: Temperature,
+        rest: Temperature,
+    ) -> Result<Extent> {
+        let generation = self.fresh_generation(slot)?;
+        let words = self.unit_words(unit)?;
+        if len > units {
+            let word = Word::free(rest.state(), len - units);
+            self.unit_word(unit + units)?.store(word.pack(), Ordering::Release);
+            failpoint!("heap.extent.split");
+        }
+        // Before the store that takes it.
+        words.generation.store(generation, Ordering::Relaxed);
+        words.word.store(process_word(units, slot, generation).pack(), Ordering::SeqCst);
+        failpoint!("heap.extent.taken");
+        self.write_footer(unit, units)?;
+        if len > units {
+            self.write_footer(unit + units, len - units)?;
+            self.list_extent(unit + units, len - units, rest)?;
+        }
+        self.heap().used.fetch_add(u64::from(units), Ordering::Relaxed);
+        Ok(Extent { unit, units, generation, temperature })
+    }
+
+    fn take_at_frontier(&self, units: u32, slot: u16) -> Result<Option<Extent>> {
+        let heap = self.heap();
+        let unit = self.units_used();
         let end = unit.checked_add(units).filter(|&end| end <= self.layout.units);
         let Some(end) = end else { return Ok(None) };
-        self.unit_word(unit)?.store(word.pack(), Ordering::Release);
+        let generation = self.fresh_generation(slot)?;
+        let words = self.unit_words(unit)?;
+        words.generation.store(generation, Ordering::Relaxed);
+        words.word.store(process_word(units, slot, generation).pack(), Ordering::Release);
         self.write_footer(unit, units)?;
         heap.units_used.store(end, Ordering::SeqCst);
         failpoint!("heap.extent.taken");
         heap.used.fetch_add(u64::from(units), Ordering::Relaxed);
-        Ok(Some((unit, generation, Temperature::Cold)))
+        Ok(Some(Extent { unit, units, generation, temperature: Temperature::Cold }))
+    }
+
+    /// Takes units out of several free extents that follow one another, with memory behind some of them
+    /// or not: one by itself was not enough. One store takes them all.
+    fn take_run(&self, units: u32, slot: u16) -> Result<Option<Extent>> {
+        let mut run = Run::default();
+        let mut found = None;
+        self.each_extent(|unit, word| {
+            if found.is_some() {
+                return Ok(());
+            }
+            match Temperature::of(word.state) {
+                Some(temperature) => run.add(unit, word.units, temperature),
+                None => run = Run::default(),
+            }
+            if run.len >= units {
+                found = Some(run);
+            }
+            Ok(())
+        })?;
+        if let Some(run) = found {
+            self.unlist_run(run)?;
+            return self.cut(run.first, run.len, units, slot, run.all, run.last).map(Some);
+        }
+        if run.len == 0 || units > self.layout.units - run.first {
+            return Ok(None);
+        }
+        // With what is behind the frontier it is enough, so the frontier is drawn back first.
+        self.unlist_run(run)?;
+        self.heap().units_used.store(run.first, Ordering::SeqCst);
+        failpoint!("heap.run.withdrawn");
+        self.take_at_frontier(units, slot)
+    }
+
+    /// Takes the extents of a run out of their lists.
+    fn unlist_run(&self, run: Run) -> Result<()> {
+        let (mut unit, end) = (run.first, run.first + run.len);
+        while unit < end {
+            let word = Word::unpack(self.unit_word(unit)?.load(Ordering::Relaxed))?;
+            let temperature = Temperature::of(word.state).filter(|_| word.units > 0);
+            let temperature = temperature.ok_or(Error::Corrupt("a free extent is none"))?;
+            self.unlist_extent(unit, word.units, temperature)?;
+            failpoint!("heap.run.unlinked");
+            unit += word.units;
+        }
+        Ok(())
     }
 
     fn find_extent(
@@ -151,7 +293,7 @@ impl Arena {
         effort: Effort,
     ) -> Result<Option<(u32, u32)>> {
         // No list is longer than there are units, whatever another process wrote there.
-        let most = effort.looks().min(self.layout.units);
+        let most = effort.looks().min(self.units_used());
         for bin in bin_of(units)..BINS {
             let mut best: Option<(u32, u32)> = None;
             let mut next = self.heap().bins[temperature as usize][bin].load(Ordering::Relaxed);
@@ -187,13 +329,13 @@ impl Arena {
         units: u32,
         temperature: Temperature,
     ) -> Result<()> {
-        let used = self.heap().units_used.load(Ordering::Relaxed);
+        let used = self.units_used();
         if units == 0 || unit >= used || units > used - unit {
             return Err(Error::Corrupt("an extent has an impossible length"));
         }
-        // Free by itself first, and joined then. So no word within a free extent says that it is in
-        // use, and who comes to free the block again sees that it was done.
-        let free = |units| Word { state: temperature.state(), owner: 0, units, generation: 0 };
+        // Free by itself first, and joined then: so no word within a free extent says that it is in use,
+        // and a second attempt to free the block finds that it was done.
+        let free = |units| Word::free(temperature.state(), units);
         self.unit_word(unit)?.store(free(units).pack(), Ordering::SeqCst);
         failpoint!("heap.free.freed");
         let (mut first, mut len) = (unit, units);
@@ -246,7 +388,12 @@ impl Arena {
         let heap = self.heap();
         self.remove(&heap.bins[temperature as usize][bin_of(units)], unit)?;
         if temperature == Temperature::Warm {
-            heap.warm.fetch_sub(u64::from(units) * UNIT, Ordering::Relaxed);
+            let bytes = u64::from(units) * UNIT;
+            let left = heap.warm.load(Ordering::Relaxed).saturating_sub(bytes);
+            heap.warm.store(left, Ordering::Relaxed);
+            if left < heap.warm_least.load(Ordering::Relaxed) {
+                heap.warm_least.store(left, Ordering::Relaxed);
+            }
         }
         Ok(())
     }
@@ -293,7 +440,7 @@ impl Arena {
                         return Err(Error::Corrupt("an extent is in the wrong list"));
                     }
                     count += 1;
-                    if count > u64::from(self.layout.units) {
+                    if count > u64::from(self.units_used()) {
                         return Err(Error::Corrupt("a free list goes round in circles"));
                     }
                     next = words.next.load(Ordering::Relaxed);

@@ -1,0 +1,357 @@
+//! Blocks come back: to the process's cache, to the heap, or, when it can't be helped, later.
+
+use std::sync::atomic::AtomicU64 as PrivateU64;
+
+use procession_os::clock::Monotonic;
+
+use super::super::Arena;
+use super::super::error::{Error, Result};
+use super::super::layout::UNIT;
+use super::block::{Block, BlockOwner, BlockState, Place, Word, Words};
+use super::caches::BATCH;
+use super::extents::{Extent, Temperature};
+use super::{HeapGuard, IDLE, Memory, WARM_FLOOR, WARM_MOST};
+use crate::atomics::Ordering;
+use crate::failpoint::failpoint;
+
+/// How many blocks one look at the heap collects to be freed.
+const COLLECTED: usize = 1024;
+
+/// How many extents one call gives back to the machine.
+const TRIMMED_AT_ONCE: usize = 64;
+
+impl Arena {
+    /// Frees a block of this process.
+    pub(crate) fn free(&self, block: Block) -> Result<()> {
+        self.free_word(block, BlockOwner::Process(self.me().index)).map(|_| ())
+    }
+
+    /// Frees a block if it still is the one that was written down, and says whether it was.
+    pub(crate) fn free_word(&self, block: Block, owner: BlockOwner) -> Result<bool> {
+        let Some(words) = self.words_at(block.offset())? else { return Ok(false) };
+        match words.of(block, owner)? {
+            Some(word) => self.free_from(block.offset(), words, word),
+            None => Ok(false),
+        }
+    }
+
+    /// Frees the block at an offset, whatever its generation, if the owner has it.
+    pub(in super::super) fn free_block_at(&self, offset: u64, owner: BlockOwner) -> Result<bool> {
+        let Some(words) = self.words_at(offset)? else { return Ok(false) };
+        let word = words.load()?;
+        if word.owner() != Some(owner) {
+            return Ok(false);
+        }
+        self.free_from(offset, words, word)
+    }
+
+    /// Frees a block whose word was read, unless it has changed since.
+    fn free_from(&self, offset: u64, words: Words<'_>, word: Word) -> Result<bool> {
+        let me = self.me().index;
+        let unsettled = &self.row(me)?.unsettled;
+        let mine = BlockOwner::Process(me);
+        if word.owner() != Some(mine) {
+            unsettled.fetch_add(1, Ordering::SeqCst);
+        }
+        let next = match words.place {
+            Place::Slab(_) => word.kept_by(me),
+            Place::Extent => word.owned_by(mine),
+        };
+        if !words.change(word, next) {
+            if word.owner() != Some(mine) {
+                unsettled.fetch_sub(1, Ordering::SeqCst);
+            }
+            return Ok(false);
+        }
+        failpoint!("heap.free.begun");
+        match words.place {
+            Place::Slab(class) => {
+                if self.keep(offset, class, me)? || self.free_kept(offset, class, me)? {
+                    unsettled.fetch_sub(1, Ordering::SeqCst);
+                }
+            }
+            Place::Extent => {
+                let (unit, _) = self.layout.unit_of(offset)?;
+                let units = next.units;
+                let extent = Extent { unit, units, generation: 0, temperature: Temperature::Warm };
+                if self.free_extent_of_mine(extent, Memory::There)? {
+                    unsettled.fetch_sub(1, Ordering::SeqCst);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Frees a block that this process keeps and has no cell for, and half of those that it has cells
+    /// for; says whether the block was settled.
+    pub(super) fn free_kept(&self, offset: u64, class: u32, me: u16) -> Result<bool> {
+        self.tidy();
+        {
+            let Some(_guard) = unless_stopped(self.lock_heap_briefly())? else {
+                return self.put_off(offset, me);
+            };
+            let kept = |word: Word| word.cached_by() == Some(me);
+            self.free_in_slab(offset, kept)?;
+            for offset in self.some_kept(class, me, BATCH)? {
+                self.free_in_slab(offset, kept)?;
+            }
+        }
+        self.trim();
+        Ok(true)
+    }
+
+    /// Frees an extent of this process; says whether it was settled.
+    pub(super) fn free_extent_of_mine(&self, extent: Extent, memory: Memory) -> Result<bool> {
+        let settled = self.return_extent(extent, memory)?;
+        self.trim();
+        Ok(settled)
+    }
+
+    fn return_extent(&self, extent: Extent, memory: Memory) -> Result<bool> {
+        let unit = extent.unit;
+        let (me, offset, bytes) = (self.me().index, self.layout.unit(unit), extent.bytes());
+        let warm = self.heap().warm.load(Ordering::Relaxed);
+        // Beyond the bound the memory goes back to the machine, while the block still is in use.
+        let temperature = if memory == Memory::There && warm.saturating_add(bytes) <= WARM_MOST {
+            Temperature::Warm
+        } else {
+            // Where the kernel refuses, the memory stays; cold says only that there may be none.
+            let _ = self.memory.punch(offset, bytes);
+            Temperature::Cold
+        };
+        failpoint!("heap.free.punched");
+        let words = self.unit_words(unit)?.block_words();
+        let guard = unless_stopped(self.lock_heap_briefly())?;
+        let now = words.load()?;
+        if now.owner() != Some(BlockOwner::Process(me)) {
+            return Err(Error::Corrupt("a block changed its owner behind its back"));
+        }
+        match guard {
+            Some(_guard) => self.free_extent(unit, now.units, temperature).map(|()| true),
+            None if words.change(now, now.kept_by(me)) => self.put_off(offset, me),
+            None => Err(Error::Corrupt("a block changed its owner behind its back")),
+        }
+    }
+
+    /// Leaves a block that this process keeps to be freed later; says whether it will be found.
+    fn put_off(&self, offset: u64, me: u16) -> Result<bool> {
+        let found = self.keep_put_off(offset, me)?;
+        self.visits.put_off.store(true, Ordering::Relaxed);
+        Ok(found)
+    }
+
+    /// What a process does for the heap when it comes by: it frees what it had to put off, and gives back
+    /// memory that has been idle. Waits for a moment at most.
+    pub fn look_after_heap(&self) {
+        self.tidy();
+        self.trim();
+    }
+
+    /// Does what this process had to put off.
+    pub(super) fn tidy(&self) {
+        if self.visits.put_off.load(Ordering::Relaxed) {
+            let _ = self.free_put_off();
+        }
+    }
+
+    fn free_put_off(&self) -> Result<()> {
+        // Not while the one that was in the way still is.
+        let Some(guard) = unless_stopped(self.lock_heap_briefly())? else { return Ok(()) };
+        self.visits.put_off.store(false, Ordering::Relaxed);
+        let me = self.me().index;
+        let unsettled = &self.row(me)?.unsettled;
+        // Meanwhile the blocks have no cells.
+        unsettled.fetch_add(1, Ordering::SeqCst);
+        let found: Vec<u64> = self.all_put_off(me)?.collect();
+        self.free_found(guard, &found, &|word| word.cached_by() == Some(me))?;
+        unsettled.fetch_sub(1, Ordering::SeqCst);
+        for cell in &self.visits.unfinished {
+            let noted = cell.swap(0, Ordering::Relaxed);
+            if let Some(index) = (noted as u32).checked_sub(1)
+                && noted >> 32 == u64::from(me)
+                && self.finish_own(index)?
+            {
+                unsettled.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that this process has still to end an object, for which it stays unsettled.
+    pub(in super::super) fn finish_later(&self, index: u32) -> Result<()> {
+        let me = self.me().index;
+        self.row(me)?.unsettled.fetch_add(1, Ordering::SeqCst);
+        let order = Ordering::Relaxed;
+        let note = u64::from(me) << 32 | u64::from(index + 1);
+        let free = |cell: &&PrivateU64| cell.compare_exchange(0, note, order, order).is_ok();
+        // Without a cell it ends when this process is buried.
+        let _ = self.visits.unfinished.iter().find(free);
+        self.visits.put_off.store(true, order);
+        Ok(())
+    }
+
+    /// Frees every block that a dead process had for itself.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if somebody was stopped in the middle of the heap.
+    pub(in super::super) fn free_private_blocks_of(&self, slot: u16) -> Result<()> {
+        let process = Some(BlockOwner::Process(slot));
+        self.free_all(|word| word.owner() == process || word.cached_by() == Some(slot))
+    }
+
+    /// Frees every block of an object.
+    ///
+    /// # Errors
+    /// As [`Self::free_private_blocks_of`].
+    pub(in super::super) fn free_blocks_of(&self, index: u32) -> Result<()> {
+        self.free_all(|word| word.owner() == Some(BlockOwner::Object(index)))
+    }
+
+    /// Makes available what processes only keep: cached blocks and, if it is the machine that has no
+    /// memory, what is warm.
+    pub(in super::super) fn reclaim(&self, machine_full: bool) -> Result<()> {
+        // If somebody is stopped at the heap, the caller is about to find that out.
+        unless_stopped(self.free_all(|word| word.cached_by().is_some()))?;
+        for _ in 0..self.layout.units {
+            if !machine_full || !self.give_back(u32::MAX)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees all blocks that are meant.
+    fn free_all(&self, is_meant: impl Fn(Word) -> bool) -> Result<()> {
+        loop {
+            let guard = self.lock_heap_briefly()?;
+            let found = self.blocks_that(&is_meant, COLLECTED)?;
+            let freed = self.free_found(guard, &found, &is_meant)?;
+            if found.len() < COLLECTED {
+                return Ok(());
+            }
+            if freed == 0 {
+                return Err(Error::Corrupt("blocks of the heap can't be freed"));
+            }
+        }
+    }
+
+    /// Frees those of the blocks that were found which still are meant, the small ones with the lock that
+    /// the caller has; says how many.
+    pub(super) fn free_found(
+        &self,
+        guard: HeapGuard<'_>,
+        found: &[u64],
+        is_meant: &impl Fn(Word) -> bool,
+    ) -> Result<usize> {
+        let mut freed = 0;
+        let mut extents = Vec::new();
+        for &offset in found {
+            match self.words_at(offset)? {
+                Some(words) if words.place == Place::Extent => extents.push((offset, words)),
+                _ => freed += usize::from(self.free_in_slab(offset, is_meant)?),
+            }
+        }
+        drop(guard);
+        let me = self.me().index;
+        let unsettled = &self.row(me)?.unsettled;
+        for (offset, words) in extents {
+            let word = words.load()?;
+            if word.state == BlockState::Slab || !is_meant(word) {
+                continue;
+            }
+            // Who dies with a block may have died reserving its memory, or giving it back.
+            let memory = match word.owner() {
+                Some(BlockOwner::Object(_)) => Memory::There,
+                _ => Memory::InDoubt,
+            };
+            unsettled.fetch_add(1, Ordering::SeqCst);
+            let mine = word.owned_by(BlockOwner::Process(me));
+            let settled = if words.change(word, mine) {
+                failpoint!("heap.free.begun");
+                let (unit, _) = self.layout.unit_of(offset)?;
+                let temperature = Temperature::Warm;
+                let extent = Extent { unit, units: word.units, generation: 0, temperature };
+                freed += 1;
+                self.return_extent(extent, memory)?
+            } else {
+                true
+            };
+            if settled {
+                unsettled.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.trim();
+        Ok(freed)
+    }
+
+    /// Gives memory back to the machine that has been free and warm for long. Never waits.
+    pub(super) fn trim(&self) {
+        let heap = self.heap();
+        for _ in 0..TRIMMED_AT_ONCE {
+            let warm = heap.warm.load(Ordering::Relaxed);
+            if warm <= WARM_FLOOR {
+                return;
+            }
+            let now = Monotonic::now();
+            let since = Monotonic::from_nanos(heap.watched_since.load(Ordering::Relaxed));
+            if warm <= WARM_MOST && now.since(since) < IDLE {
+                return;
+            }
+            let idle = if warm > WARM_MOST {
+                warm - WARM_MOST
+            } else {
+                heap.warm_least.load(Ordering::Relaxed).min(warm).saturating_sub(WARM_FLOOR)
+            };
+            let units = u32::try_from(idle.div_ceil(UNIT)).unwrap_or(u32::MAX);
+            if units == 0 {
+                // All that is warm was taken since: a new second begins.
+                heap.warm_least.store(warm, Ordering::Relaxed);
+                heap.watched_since.store(now.as_nanos(), Ordering::Relaxed);
+                return;
+            }
+            if !self.give_back(units).unwrap_or(false) {
+                return;
+            }
+        }
+    }
+
+    /// Gives the memory of a free extent back to the machine, or of its first `units` units; says
+    /// whether there was one. Never waits.
+    pub(super) fn give_back(&self, units: u32) -> Result<bool> {
+        let me = self.me().index;
+        let unsettled = &self.row(me)?.unsettled;
+        if !self.heap().lock.try_lock(self.owner()) {
+            return Ok(false);
+        }
+        let guard = HeapGuard(&self.heap().lock);
+        unsettled.fetch_add(1, Ordering::SeqCst);
+        let found = self.take_warm(units, me);
+        if let Ok(Some(extent)) = found {
+            // What lay idle is less by as much.
+            let least = &self.heap().warm_least;
+            let left = least.load(Ordering::Relaxed).saturating_sub(extent.bytes());
+            least.store(left, Ordering::Relaxed);
+        }
+        drop(guard);
+        let settled = match found {
+            Ok(Some(extent)) => {
+                failpoint!("heap.trim.taken");
+                self.return_extent(extent, Memory::InDoubt)?
+            }
+            _ => true,
+        };
+        if settled {
+            unsettled.fetch_sub(1, Ordering::SeqCst);
+        }
+        found.map(|found| found.is_some())
+    }
+}
+
+/// Nothing where somebody was stopped with the heap's lock; other errors stay what they are.
+fn unless_stopped<T>(locked: Result<T>) -> Result<Option<T>> {
+    match locked {
+        Ok(done) => Ok(Some(done)),
+        Err(Error::Stopped(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

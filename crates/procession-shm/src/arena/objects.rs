@@ -265,6 +265,31 @@ impl Arena {
             }
         };
         failpoint!("object.claimed");
+        let claimed =
+            State { status: Status::Claimed, turn: 0, kind: kind as u8, by: me, generation };
+        if let Err(error) = self.fill_claimed(index, name, body, fill) {
+            self.give_up_claimed(index, claimed, body)?;
+            unsettled.fetch_sub(1, Ordering::SeqCst);
+            return Err(error);
+        }
+        let object = self.object(index)?;
+        object.change(claimed, State { status: Status::Live, by: 0, ..claimed });
+        failpoint!("object.live");
+        unsettled.fetch_sub(1, Ordering::SeqCst);
+        if let Some(count) = self.counts.get(index as usize) {
+            count.store(1, Ordering::Release);
+        }
+        let handle = Handle { family: self.family(), index, generation };
+        Ok(ObjectRef { arena: self, handle })
+    }
+
+    fn fill_claimed<T: Shared + 'static>(
+        &'static self,
+        index: u32,
+        name: &str,
+        body: Option<Block>,
+        fill: impl FnOnce(&T) -> Result<()>,
+    ) -> Result<()> {
         self.hold(index)?;
         failpoint!("object.held");
         let object = self.object(index)?;
@@ -277,16 +302,20 @@ impl Arena {
         }
         fill(self.payload(index)?)?;
         failpoint!("object.filled");
-        let claimed =
-            State { status: Status::Claimed, turn: 0, kind: kind as u8, by: me, generation };
-        object.change(claimed, State { status: Status::Live, by: 0, ..claimed });
-        failpoint!("object.live");
-        unsettled.fetch_sub(1, Ordering::SeqCst);
-        if let Some(count) = self.counts.get(index as usize) {
-            count.store(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes back an object that could not be made, with the mark that its first reference has left. On
+    /// an error its row stays claimed, and this process unsettled: its burial tries again.
+    fn give_up_claimed(&self, index: u32, claimed: State, body: Option<Block>) -> Result<()> {
+        let freed = body.map_or(Ok(()), |body| self.free(body)).and(self.finish(index, claimed));
+        if let Some(count) = self.counts.get(index as usize)
+            && count.load(Ordering::Relaxed) == BUSY
+        {
+            let _ = self.release_held(claimed.by, index);
+            count.store(0, Ordering::Release);
         }
-        let handle = Handle { family: self.family(), index, generation };
-        Ok(ObjectRef { arena: self, handle })
+        freed
     }
 
     fn claim(&self, kind: Kind, me: u16) -> Result<(u32, u32)> {
@@ -297,11 +326,12 @@ impl Arena {
             for index in (hint..objects).chain(0..hint) {
                 let object = self.object(index)?;
                 let state = object.state()?;
-                if state.status != Status::Free {
+                // A row whose generations are used up is left: none may come twice.
+                if state.status != Status::Free || state.generation == u32::MAX {
                     continue;
                 }
                 header.objects_used.fetch_max(index + 1, Ordering::SeqCst);
-                let generation = state.generation.wrapping_add(1).max(1);
+                let generation = state.generation + 1;
                 let claimed = State {
                     status: Status::Claimed,
                     turn: 0,

@@ -498,3 +498,61 @@ fn a_full_object_table_is_an_error_that_passes() {
     drop(Lock::new(arena, "").unwrap());
     assert_eq!(arena.objects(), []);
 }
+
+/// Runs `body` beside the test, and fails if it does not come back.
+fn comes_back<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(body()));
+    ended.recv_timeout(std::time::Duration::from_secs(60)).expect("it does not come back")
+}
+
+#[test]
+fn an_object_that_can_not_be_made_leaves_its_row_as_it_was() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let taken = allocate(arena, 100).unwrap();
+    let stranger = Block::recorded(taken.offset(), taken.generation() + 1);
+    let damaged = || Error::Corrupt("on purpose");
+    for generation in 1..20 {
+        let body = allocate(arena, 100).unwrap();
+        let failed = match generation % 3 {
+            // Its block is another's.
+            0 => arena.make::<AtomicU64>(Kind::Lock, "", Some(stranger), |_| Ok(())),
+            1 => arena.make::<AtomicU64>(Kind::Block, "", Some(body), |_| Err(damaged())),
+            _ => arena.make::<AtomicU64>(Kind::Queue, "", Some(body), |_| Err(damaged())),
+        };
+        assert!(matches!(failed, Err(Error::Corrupt(_))));
+        if generation % 3 == 0 {
+            arena.free(body).unwrap();
+        }
+        let handle = Handle { family: arena.family(), index: 0, generation };
+        for kind in [Kind::Lock, Kind::Block, Kind::Queue] {
+            let opened = comes_back(move || arena.open(handle, kind).map(|_| ()));
+            assert!(matches!(opened, Err(Error::Stale(_))), "{opened:?}");
+        }
+        assert_eq!(arena.objects(), []);
+        assert_eq!(arena.blocks_in_use().unwrap(), 1);
+    }
+    arena.free(taken).unwrap();
+    assert_eq!(arena.row(arena.me().index).unwrap().unsettled.load(Ordering::Relaxed), 0);
+    let lock = Lock::new(arena, "").unwrap();
+    assert_eq!(lock.handle().index, 0, "the row is used again");
+}
+
+#[test]
+fn no_handle_of_a_row_comes_twice() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let first = Lock::new(arena, "").unwrap().handle();
+    // As many objects later as a handle can tell apart.
+    let state = arena.word(arena.layout.object(first.index).unwrap()).unwrap();
+    state.store(u64::from(u32::MAX - 2) << 32, Ordering::Relaxed);
+    let mut generations = Vec::new();
+    for _ in 0..4 {
+        let lock = Lock::new(arena, "").unwrap();
+        generations.push((lock.handle().index, lock.handle().generation));
+        assert!(Lock::open(first).is_err());
+    }
+    let next = first.index + 1;
+    assert_eq!(generations, [(0, u32::MAX - 1), (0, u32::MAX), (next, 1), (next, 2)]);
+}

@@ -15,18 +15,46 @@ use procession_os::clock::Monotonic;
 use procession_os::memory::SharedMemory;
 use procession_os::pidfd::{ExitStatus, PidFd};
 use procession_os::process;
-use procession_shm::arena::{self, Arena, Forked};
+use procession_shm::arena::{self, Arena, Forked, Handle};
 use procession_shm::memory::SharedBlock;
 use procession_shm::queue::Queue;
 use procession_shm::sync::{Arrival, Barrier, Condition, Event, Lock, RLock, Semaphore};
 use procession_shm::wait::{Owner, Waiting};
-use support::{Random, alone, at, say};
+use support::{Random, report_panics_of_children, say};
 
+/// How many arenas are damaged, each in its own way. `FUZZ_FROM=300` goes on with others.
 const SEEDS: u64 = 300;
+
+/// How long a child may take for all that it does to an arena: a loop that does not end takes longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where a child is, for its parent to read if it hangs: in a memory of its own, as the arena is damaged.
+struct Progress(SharedMemory);
+
+impl Progress {
+    fn new() -> Self {
+        Self(SharedMemory::create("progress", 4096).unwrap())
+    }
+
+    fn at(&self, step: &str) {
+        let mut bytes = [0; 64];
+        bytes[..step.len()].copy_from_slice(step.as_bytes());
+        self.0.write(0, &bytes).unwrap();
+    }
+
+    fn read(&self) -> String {
+        let mut bytes = [0; 64];
+        self.0.read(0, &mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
+    }
+}
 
 fn soon() -> Waiting {
     Waiting::until(Some(Monotonic::now().after(Duration::from_micros(100))))
 }
+
+/// Where the rows of processes and objects end, in an arena of the size that is damaged here.
+const TABLES: u64 = 4096 + 64 * 256 + 1024 * 128;
 
 /// The words of the arena that hold something.
 fn words_in_use(memory: &SharedMemory) -> Vec<u64> {
@@ -57,7 +85,34 @@ fn garbage(random: &mut Random, before: u64) -> u64 {
     }
 }
 
-fn damage_and_use(seed: u64) {
+/// Opens whatever may be in the rows of the object table, also what could not be made or was not there.
+fn open_any(arena: &Arena, bytes: &mut Vec<u8>) {
+    for index in 0..40 {
+        for generation in 1..4 {
+            let handle = Handle { family: arena.family(), index, generation };
+            let _ = Lock::open(handle);
+            let _ = Queue::open(handle).map(|queue| queue.get(bytes, soon()));
+            let _ = SharedBlock::open(handle).map(|block| block.read(0, &mut [0; 50]));
+            let _ = Semaphore::open(handle).map(|semaphore| semaphore.value());
+            let _ = Barrier::open(handle).map(|barrier| barrier.waiting());
+        }
+    }
+}
+
+/// Forks a child that leaves at once: it has to find its row in the process table.
+fn fork_another() {
+    // SAFETY: this process has one thread, and its child leaves at once.
+    let Ok(forked) = (unsafe { arena::fork() }) else { return };
+    let pid = match forked {
+        Forked::Child => process::exit_now(0),
+        Forked::Parent(pid, _) => pid,
+    };
+    let pidfd = PidFd::open(pid).unwrap();
+    while !pidfd.ended_by(None).unwrap() {}
+    pidfd.reap().unwrap();
+}
+
+fn damage_and_use(seed: u64, progress: &Progress) {
     let mut random = Random(seed * 0x9e37_79b9 + 1);
     let arena = Arena::with_capacity(16 << 20).unwrap();
     let queue = Queue::new(arena, "queue", seed.is_multiple_of(3).then_some(100)).unwrap();
@@ -83,8 +138,11 @@ fn damage_and_use(seed: u64) {
     let damage = |random: &mut Random| {
         for _ in 0..1 + random.below(4) {
             // The header with the allocator's state is small, so it has a share of its own.
+            // So have the tables of processes and objects.
+            let tables = used.partition_point(|&word| word < TABLES);
             let word = match random.below(4) {
                 0 => random.below(80) * 8,
+                1 => used[random.below(tables as u64) as usize],
                 _ => used[random.below(used.len() as u64) as usize],
             };
             let mut bytes = [0; 8];
@@ -102,13 +160,16 @@ fn damage_and_use(seed: u64) {
     };
     let mut bytes = Vec::new();
     for round in 0..10usize {
+        progress.at("damaging");
         damage(&mut random);
+        progress.at("queue");
         let _ = queue.put(1, &vec![2; round * 377 % 9000], soon());
         let _ = queue.put_many([(1, &b"one"[..]), (2, &[3; 5000])], soon());
         bytes.clear();
         let _ = queue.get(&mut bytes, soon());
         let _ = queue.get_many(5, |_, _| (), soon());
         let _ = (queue.len(), queue.is_full(), queue.check());
+        progress.at("locks");
         let _ = lock.acquire(soon());
         let _ = lock.release();
         let _ = rlock.acquire(soon());
@@ -117,6 +178,7 @@ fn damage_and_use(seed: u64) {
             let _ = condition.wait(&rlock, soon()).map(drop);
             let _ = (condition.notify(&rlock, 2), condition.waiting(), rlock.release());
         }
+        progress.at("barrier");
         match barrier.arrive(round % 2 == 0, soon()) {
             Ok(Arrival::Early(seat)) => {
                 let _ = barrier.wait(seat, soon());
@@ -129,6 +191,7 @@ fn damage_and_use(seed: u64) {
             _ => barrier.reset(),
         }
         let _ = (barrier.waiting(), barrier.is_broken());
+        progress.at("event and semaphores");
         let _ = event.wait(soon());
         event.set();
         event.clear();
@@ -136,16 +199,13 @@ fn damage_and_use(seed: u64) {
             let _ = semaphore.acquire(soon());
             let _ = (semaphore.release(), semaphore.value());
         }
+        progress.at("making");
         let made = SharedBlock::new(arena, "made", 1 << (6 + round % 14));
         let _ = Queue::new(arena, "made", None).map(|made| made.put(0, b"message", soon()));
-        for object in arena.objects() {
-            let _ = Lock::open(object.handle);
-            let _ = Queue::open(object.handle).map(|queue| queue.get(&mut bytes, soon()));
-            let _ = SharedBlock::open(object.handle).map(|block| block.read(0, &mut [0; 50]));
-            let _ = Semaphore::open(object.handle).map(|semaphore| semaphore.value());
-            let _ = Barrier::open(object.handle).map(|barrier| barrier.waiting());
-        }
+        progress.at("opening");
+        open_any(arena, &mut bytes);
         drop(made);
+        progress.at("looking");
         let _ = (
             arena.processes(),
             arena.tree(),
@@ -153,29 +213,39 @@ fn damage_and_use(seed: u64) {
             arena.heap_use(),
             arena.blocks_in_use(),
         );
+        let _ = arena.objects();
+        progress.at("burying");
         arena.bury_dead();
+        arena.look_after_heap();
+        if round % 4 == 3 {
+            progress.at("forking");
+            fork_another();
+        }
     }
+    progress.at("closing");
     drop((queue, lock, rlock, event, permits, plain, blocks, condition, barrier));
     let _ = (arena.check(), arena.bury_dead());
 }
 
 #[test]
 fn garbage_in_shared_memory_is_an_error_at_worst() {
-    let _alone = alone("garbage_in_shared_memory_is_an_error_at_worst");
-    for seed in 0..SEEDS {
-        at(&format!("seed {seed}"));
+    // Each child has its own watchdog.
+    report_panics_of_children();
+    let from = std::env::var("FUZZ_FROM").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
+    let progress = Progress::new();
+    for seed in from..from + SEEDS {
         // SAFETY: the child leaves without running the harness's code, and takes none of its locks.
         let (pid, slot) = match unsafe { arena::fork() }.unwrap() {
             Forked::Child => {
-                let run = catch_unwind(AssertUnwindSafe(|| damage_and_use(seed)));
+                let run = catch_unwind(AssertUnwindSafe(|| damage_and_use(seed, &progress)));
                 process::exit_now(if run.is_ok() { 0 } else { 101 });
             }
             Forked::Parent(pid, slot) => (pid, slot),
         };
         let pidfd = PidFd::open(pid).unwrap();
-        let patience = Monotonic::now().after(Duration::from_secs(30));
+        let patience = Monotonic::now().after(PATIENCE);
         if !pidfd.ended_by(Some(patience)).unwrap() {
-            say(&format!("seed {seed} hangs\n"));
+            say(&format!("seed {seed} hangs at {}\n", progress.read()));
             pidfd.signal(support::SIGKILL).unwrap();
         }
         pidfd.ended_by(None).unwrap();

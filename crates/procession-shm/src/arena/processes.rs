@@ -436,7 +436,7 @@ impl Arena {
         // A cursor of its own, and not a count modulo the rows in use, which grow with it.
         let cursor = &self.header().sweep_hint;
         let at = cursor.load(Ordering::Relaxed);
-        let next = if at + 1 < u32::from(used) { at + 1 } else { 0 };
+        let next = at.checked_add(1).filter(|&next| next < u32::from(used)).unwrap_or(0);
         cursor.store(next, Ordering::Relaxed);
         next as u16
     }

@@ -61,7 +61,7 @@ pub fn say(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-fn report_panics_of_children() {
+pub fn report_panics_of_children() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let root = process::id();

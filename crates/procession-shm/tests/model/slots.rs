@@ -24,6 +24,8 @@ struct Table {
     task: AtomicU32,
     /// How often what the child held was given back while it lived.
     robbed: AtomicU32,
+    /// Whether the next burial finds somebody stopped in its way.
+    in_the_way: AtomicBool,
 }
 
 impl Table {
@@ -89,11 +91,15 @@ impl Census for View<'_> {
 }
 
 impl Rites for View<'_> {
-    fn give_back(&self) {
+    fn give_back(&self) -> bool {
+        if self.table.in_the_way.swap(false, Ordering::SeqCst) {
+            return false;
+        }
         if !self.table.is_dead(CHILD) && self.table.holds.load(Ordering::SeqCst) {
             self.table.robbed.fetch_add(1, Ordering::SeqCst);
         }
         self.table.holds.store(false, Ordering::SeqCst);
+        true
     }
     fn clear(&self) {
         self.table.task.store(0, Ordering::SeqCst);
@@ -159,6 +165,31 @@ fn a_child_without_a_follower_is_buried_by_whoever_comes_along() {
         assert!(!table.holds.load(Ordering::SeqCst));
         assert!(table.slot.reserve(PARENT).is_some_and(|next| next > generation));
     });
+}
+
+#[test]
+fn a_burial_that_somebody_is_in_the_way_of_is_made_later() {
+    for mortal in [false, true] {
+        explore(true, move || {
+            let table = Arc::new(Table::default());
+            let generation = table.reserve(PARENT, Some(PARENT));
+            table.in_the_way.store(true, Ordering::SeqCst);
+            let mut threads = sweepers(&table, mortal);
+            let child = table.clone();
+            threads.push(thread::spawn(move || child.live_and_die(generation)));
+            while !table.is_dead(CHILD) {
+                thread::yield_now();
+            }
+            assert_eq!(table.task.load(Ordering::SeqCst), TASK, "the task of the dead is gone");
+            let view = table.seen_by(PARENT);
+            table.slot.release(generation, &view, &view);
+            join(threads);
+            // The first may be the one that nobody got past.
+            (0..2).for_each(|_| table.sweep(PARENT));
+            assert_eq!(table.state().status, Status::Free);
+            assert!(!table.holds.load(Ordering::SeqCst), "what the dead held is held for ever");
+        });
+    }
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub(super) struct Taken {
     /// The block that has its bytes, now this process's, and how many there are; `None` if it was
     /// inline.
     pub(super) block: Option<(Block, usize)>,
+    /// How many messages there are behind it at least; 0 only if there is none.
+    pub(super) left: u64,
 }
 
 impl Queue {
@@ -328,7 +330,7 @@ impl GetEnd<'_> {
             failpoint!("queue.get.block.owned");
             end.settle();
         }
-        Ok(Taken { kind: record.kind(), number, block })
+        Ok(Taken { kind: record.kind(), number, block, left: self.available() })
     }
 
     /// Goes on to the next chunk and frees this one.

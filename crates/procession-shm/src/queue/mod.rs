@@ -34,7 +34,7 @@ use procession_os::memory::Shared;
 use crate::arena::{Arena, Block, BlockOwner, Error, Handle, Kind, ObjectRef, Result, arena_of};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{BlockedOn, EventCount, Moment, Operation, Stopped, Waiting, block};
+use crate::wait::{BlockedOn, EventCount, Moment, Operation, Relay, Stopped, Waiting, block};
 use end::{End, Taken};
 use tasks::Tasks;
 
@@ -62,8 +62,8 @@ fn patient(waiting: Waiting) -> Waiting {
 struct Control {
     put: End,
     get: End,
-    not_empty: EventCount,
-    not_full: EventCount,
+    not_empty: Relay,
+    not_full: Relay,
     /// The most messages that it holds; 0 is no bound.
     most: AtomicU64,
     tasks: Tasks,
@@ -206,16 +206,18 @@ impl Queue {
     /// [`QueueError::Stopped`] if the queue stayed full; [`QueueError::Arena`] without memory.
     /// Nothing was put then.
     pub fn put(&self, kind: u8, message: &[u8], waiting: Waiting) -> Result<u64, QueueError> {
-        // Before a long message is copied.
-        self.wait_for_room(waiting)?;
-        let block = self.prepare(message, patient(waiting))?;
-        let put = self.put_prepared(kind, message, block, waiting);
-        if put.is_err()
-            && let Some(block) = block
-        {
-            self.object.arena().free(block)?;
-        }
-        put
+        self.passing_room_on(|gate| {
+            // Before a long message is copied.
+            self.wait_for_room(gate, waiting)?;
+            let block = self.prepare(message, patient(waiting))?;
+            let put = self.put_prepared(kind, message, block, gate, waiting);
+            if put.is_err()
+                && let Some(block) = block
+            {
+                self.object.arena().free(block)?;
+            }
+            put
+        })
     }
 
     /// Puts several messages in a row, with one lock and one wake; on a bounded queue as room comes
@@ -245,9 +247,31 @@ impl Queue {
         messages: &mut std::iter::Peekable<impl Iterator<Item = (u8, &'m [u8])>>,
         waiting: Waiting,
     ) -> Result<usize, QueueError> {
+        let run = self.passing_room_on(|gate| self.put_short_ones(messages, gate, waiting))?;
+        if run > 0 {
+            return Ok(run);
+        }
+        // A long message goes by itself.
+        if let Some(&(kind, message)) = messages.peek()
+            && message.len() > INLINE_MOST
+        {
+            self.put(kind, message, waiting)?;
+            messages.next();
+            return Ok(1);
+        }
+        Ok(0)
+    }
+
+    /// Puts the messages up to the next long one, as there is room.
+    fn put_short_ones<'m>(
+        &self,
+        messages: &mut std::iter::Peekable<impl Iterator<Item = (u8, &'m [u8])>>,
+        gate: &EventCount,
+        waiting: Waiting,
+    ) -> Result<usize, QueueError> {
         /// So that other producers get their turn.
         const RUN: u64 = 256;
-        self.wait_for_room(waiting)?;
+        self.wait_for_room(gate, waiting)?;
         let mut end = self.lock_put(patient(waiting))?;
         let room = self.room().min(RUN);
         let mut run = 0;
@@ -268,18 +292,8 @@ impl Queue {
             end.commit();
             drop(end);
             self.control.not_empty.notify_one();
-            return Ok(run as usize);
         }
-        drop(end);
-        // A long message goes by itself.
-        if room > 0
-            && let Some(&(kind, message)) = messages.peek()
-        {
-            self.put(kind, message, waiting)?;
-            messages.next();
-            return Ok(1);
-        }
-        Ok(0)
+        Ok(run as usize)
     }
 
     fn prepare(&self, message: &[u8], waiting: Waiting) -> Result<Option<Block>> {
@@ -301,13 +315,14 @@ impl Queue {
         kind: u8,
         message: &[u8],
         block: Option<Block>,
+        gate: &EventCount,
         waiting: Waiting,
     ) -> Result<u64, QueueError> {
         loop {
             let mut end = self.lock_put(patient(waiting))?;
             if self.room() == 0 {
                 drop(end);
-                self.wait_for_room(waiting)?;
+                self.wait_for_room(gate, waiting)?;
                 continue;
             }
             let number = match block {
@@ -328,19 +343,24 @@ impl Queue {
         self.most().map_or(u64::MAX, |most| most.saturating_sub(self.len()))
     }
 
-    fn wait_for_room(&self, waiting: Waiting) -> Result<(), Stopped> {
+    /// Does what may wait for room. If there is room afterwards, the next producer is woken: one wake
+    /// may stand for room for several, and whoever was woken may have failed to use it.
+    #[inline]
+    fn passing_room_on<R>(&self, put: impl FnOnce(&EventCount) -> R) -> R {
+        self.control.not_full.pass_on(|_| self.most().is_some() && self.room() > 0, put)
+    }
+
+    fn wait_for_room(&self, gate: &EventCount, waiting: Waiting) -> Result<(), Stopped> {
         if self.room() > 0 {
             return Ok(());
         }
         let on = BlockedOn { object: self.object.index(), operation: Operation::Put };
-        block(self.object.arena(), on, waiting, &self.control.not_full, |_| {
-            (self.room() > 0).then_some(())
-        })
+        block(self.object.arena(), on, waiting, gate, |_| (self.room() > 0).then_some(()))
     }
 
-    fn wait_for_message(&self, waiting: Waiting) -> Result<(), Stopped> {
+    fn wait_for_message(&self, gate: &EventCount, waiting: Waiting) -> Result<(), Stopped> {
         let on = BlockedOn { object: self.object.index(), operation: Operation::Get };
-        block(self.object.arena(), on, waiting, &self.control.not_empty, |moment| {
+        block(self.object.arena(), on, waiting, gate, |moment| {
             if moment == Moment::Tick {
                 // What a burst has left is given back also where nobody comes to the heap.
                 self.object.arena().look_after_heap();
@@ -355,12 +375,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Stopped`] if the queue stayed empty; [`QueueError::Arena`] if it is damaged.
     pub fn get(&self, into: &mut Vec<u8>, waiting: Waiting) -> Result<(u8, u64), QueueError> {
-        loop {
-            if let Some(got) = self.take_next(into, None, patient(waiting))? {
-                return Ok(got);
-            }
-            self.wait_for_message(waiting)?;
-        }
+        self.get_waiting(into, None, waiting)
     }
 
     /// As [`Self::get`], but writes the message's number + 1 into `claim` before it is taken: if this
@@ -374,12 +389,38 @@ impl Queue {
         claim: &AtomicU64,
         waiting: Waiting,
     ) -> Result<(u8, u64), QueueError> {
-        loop {
-            if let Some(got) = self.take_next(into, Some(claim), patient(waiting))? {
-                return Ok(got);
+        self.get_waiting(into, Some(claim), waiting)
+    }
+
+    fn get_waiting(
+        &self,
+        into: &mut Vec<u8>,
+        claim: Option<&AtomicU64>,
+        waiting: Waiting,
+    ) -> Result<(u8, u64), QueueError> {
+        let taken = self.passing_messages_on(|gate| {
+            loop {
+                if let Some(taken) = self.take_next(into, claim, patient(waiting))? {
+                    return Ok(taken);
+                }
+                self.wait_for_message(gate, waiting)?;
             }
-            self.wait_for_message(waiting)?;
-        }
+        })?;
+        Ok(self.deliver(taken, into)?)
+    }
+
+    /// Does what may wait for a message. If there are messages afterwards, the next consumer is
+    /// woken: one wake may stand for several, and whoever was woken may have failed to take one.
+    #[inline]
+    fn passing_messages_on(
+        &self,
+        get: impl FnOnce(&EventCount) -> Result<Taken, QueueError>,
+    ) -> Result<Taken, QueueError> {
+        let more = |got: &Result<Taken, QueueError>| match got {
+            Ok(taken) => taken.left > 0,
+            Err(_) => !self.is_empty(),
+        };
+        self.control.not_empty.pass_on(more, get)
     }
 
     /// Gets the oldest message if there is one, and no other consumer is in the way for long.
@@ -413,8 +454,13 @@ impl Queue {
         waiting: Waiting,
     ) -> Result<Option<(u8, u64)>> {
         match self.take_next(into, claim, waiting) {
-            Ok(got) => Ok(got),
-            Err(QueueError::Stopped(_)) => Ok(None),
+            Ok(Some(taken)) => {
+                if taken.left > 0 {
+                    self.control.not_empty.notify_one();
+                }
+                Ok(Some(self.deliver(taken, into)?))
+            }
+            Ok(None) | Err(QueueError::Stopped(_)) => Ok(None),
             Err(QueueError::Arena(error)) => Err(error),
         }
     }
@@ -424,7 +470,7 @@ impl Queue {
         into: &mut Vec<u8>,
         claim: Option<&AtomicU64>,
         waiting: Waiting,
-    ) -> Result<Option<(u8, u64)>, QueueError> {
+    ) -> Result<Option<Taken>, QueueError> {
         if self.is_empty() {
             return Ok(None);
         }
@@ -432,19 +478,25 @@ impl Queue {
         if end.available() == 0 {
             return Ok(None);
         }
-        let Taken { kind, number, block } = end.take(into, claim)?;
-        let left = end.available();
+        let taken = end.take(into, claim)?;
         drop(end);
         failpoint!("queue.get.unlocked");
-        self.after_get(left);
-        if let Some((block, len)) = block {
+        if self.control.most.load(Ordering::Relaxed) != 0 {
+            self.control.not_full.notify_one();
+        }
+        Ok(Some(taken))
+    }
+
+    /// Copies the bytes of a message that were not copied under the lock; returns its kind and number.
+    fn deliver(&self, taken: Taken, into: &mut Vec<u8>) -> Result<(u8, u64)> {
+        if let Some((block, len)) = taken.block {
             let arena = self.object.arena();
             let copied = arena.memory().append(block.offset(), len, into);
             failpoint!("queue.get.block.copied");
             arena.free(block)?;
             copied.map_err(Error::from)?;
         }
-        Ok(Some((kind, number)))
+        Ok((taken.kind, taken.number))
     }
 
     /// Gets up to `most` messages at once, waiting for the first alone; calls `each` with kind and
@@ -474,16 +526,6 @@ impl Queue {
             got += 1;
         }
         Ok(got)
-    }
-
-    fn after_get(&self, left: u64) {
-        if left > 0 {
-            // One wake may stand for several messages.
-            self.control.not_empty.notify_one();
-        }
-        if self.control.most.load(Ordering::Relaxed) != 0 {
-            self.control.not_full.notify_one();
-        }
     }
 
     /// Walks all messages and checks that the queue is whole; gives how many there are.

@@ -5,7 +5,7 @@ use procession_os::memory::Shared;
 use crate::arena::{Arena, Error, Handle, Kind, ObjectRef, Result, arena_of};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::wait::{
-    BlockedOn, EventCount, Moment, Operation, Owner, Probe, Stopped, Waiting, WithDeaths, block,
+    BlockedOn, Moment, Operation, Owner, Probe, Relay, Stopped, Waiting, WithDeaths, block,
 };
 
 /// The largest value, as POSIX's `SEM_VALUE_MAX` on Linux.
@@ -20,7 +20,7 @@ struct Payload {
     bound: AtomicU64,
     /// How many cells of permits there are in the body; 0 for a plain count.
     cells: AtomicU64,
-    sleepers: EventCount,
+    sleepers: Relay,
 }
 
 #[allow(unsafe_code)]
@@ -173,19 +173,15 @@ impl Semaphore {
             return Ok(());
         }
         let on = BlockedOn { object: self.object.index(), operation: Operation::Semaphore };
-        let sleepers = &self.payload.sleepers;
-        let arena = self.object.arena();
+        let probe = self.object.arena();
         let attempt = |moment| self.attempt(moment).then_some(());
-        if self.recovers() {
-            block(arena, on, waiting, &WithDeaths(sleepers), attempt)?;
-        } else {
-            block(arena, on, waiting, sleepers, attempt)?;
-        }
-        // Several permits may have come with one wake.
-        if self.value() > 0 {
-            sleepers.notify_one();
-        }
-        Ok(())
+        self.payload.sleepers.pass_on(
+            |_| self.value() > 0,
+            |gate| match self.recovers() {
+                true => block(probe, on, waiting, &WithDeaths(gate), attempt),
+                false => block(probe, on, waiting, gate, attempt),
+            },
+        )
     }
 
     /// Gives a permit back, or a further one.

@@ -8,9 +8,13 @@
 //! notifier sees the waiter.
 //!
 //! `WOKEN` says that a wake is under way: until the woken one has come back, further notifications
-//! need no system call. The woken one must look at the condition as long as it holds, and pass the
-//! notification on if there is more for others ([`EventCount::notify_one`] again). A process that is
+//! need no system call. So one wake may stand for several notifications, and a woken waiter that
+//! leaves must pass the notification on if there is more for others, whatever it leaves with: what it
+//! waited for, part of that, or an error that came between its wake and the taking. A process that is
 //! killed between its wake and its return leaves `WOKEN` set; the next waiter to tick clears it.
+//!
+//! An [`EventCount`] has no notifications for one waiter, so it has nothing to pass on. A [`Relay`]
+//! has, and lends its gate only to work after which it passes the notification on itself.
 
 use std::time::Duration;
 
@@ -22,7 +26,8 @@ use crate::atomics::{AtomicU32, Ordering};
 const WAITERS: u32 = 1;
 const WOKEN: u32 = 2;
 
-/// Eight bytes of shared memory; all zero is a valid start.
+/// A place to sleep for those who are all woken at once. Eight bytes of shared memory; all zero is a
+/// valid start.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct EventCount {
@@ -35,9 +40,8 @@ pub struct EventCount {
 unsafe impl Shared for EventCount {}
 
 impl EventCount {
-    /// Wakes one sleeper, if there is one and none is being woken already.
     #[inline]
-    pub fn notify_one(&self) {
+    fn notify_one(&self) {
         let flags = self.flags.load(Ordering::SeqCst);
         if flags & (WAITERS | WOKEN) == WAITERS {
             self.wake_one(flags);
@@ -108,5 +112,44 @@ impl Gate for EventCount {
 
     fn awake(&self) {
         self.flags.fetch_and(!WOKEN, Ordering::SeqCst);
+    }
+}
+
+/// A place to sleep for those of whom one is woken by each notification, and who pass it on. Eight
+/// bytes of shared memory; all zero is a valid start.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Relay {
+    sleepers: EventCount,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: atomics alone.
+unsafe impl Shared for Relay {}
+
+impl Relay {
+    /// Wakes one sleeper, if there is one and none is being woken already.
+    #[inline]
+    pub fn notify_one(&self) {
+        self.sleepers.notify_one();
+    }
+
+    /// Runs `work`, which may [`block`](super::block) at the gate that it gets and then take what it
+    /// waited for, or fail to. Afterwards wakes the next sleeper if `more`, told the outcome, says
+    /// that there is something for it.
+    ///
+    /// It is a call with a closure and not a guard, so that a process that dies on the way does
+    /// nothing, under the model checker as well.
+    #[inline]
+    pub fn pass_on<R>(
+        &self,
+        more: impl FnOnce(&R) -> bool,
+        work: impl FnOnce(&EventCount) -> R,
+    ) -> R {
+        let outcome = work(&self.sleepers);
+        if more(&outcome) {
+            self.notify_one();
+        }
+        outcome
     }
 }

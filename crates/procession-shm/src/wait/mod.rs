@@ -15,7 +15,7 @@ pub mod model;
 mod owner_lock;
 mod park;
 
-pub use eventcount::{EventCount, WithDeaths};
+pub use eventcount::{EventCount, Relay, WithDeaths};
 pub use owner_lock::{Acquired, NotLocked, Owner, OwnerLock};
 pub(crate) use park::wake;
 pub use park::{BlockedOn, Deadline, Gate, Moment, Operation, Probe, Stopped, Waiting, block};

@@ -1,5 +1,6 @@
 //! The kernel's part of waiting, as the model checker's threads see it.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use shuttle::rand::{Rng, thread_rng};
@@ -13,6 +14,11 @@ use crate::atomics::{AtomicU32, Ordering};
 /// Whether time passes: a sleep may end by itself, and what is kept for a time falls free. Without
 /// that a wake that is lost shows as a deadlock; with it the liveness tick is part of the model.
 pub static TICKS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+shuttle::thread_local! {
+    /// Whether the sleeps of this thread may end by themselves, as they do at a deadline.
+    pub static IMPATIENT: Cell<bool> = const { Cell::new(false) };
+}
 
 shuttle::lazy_static! {
     /// The words that are slept on, one entry for each sleeper, numbered.
@@ -38,7 +44,7 @@ pub(super) fn sleep_on(
     let me = sleepers.0;
     sleepers.1.push((me, address(word)));
     while sleepers.1.iter().any(|(sleeper, _)| *sleeper == me) {
-        if TICKS.load(std::sync::atomic::Ordering::Relaxed) {
+        if TICKS.load(std::sync::atomic::Ordering::Relaxed) || IMPATIENT.with(Cell::get) {
             drop(sleepers);
             shuttle::thread::yield_now();
             sleepers = SLEEPERS.lock().unwrap();

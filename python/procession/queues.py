@@ -86,7 +86,13 @@ class Queue(_native.Queue):
 class JoinableQueue(Queue):
     """A queue whose objects are tasks, and that can be waited for until they are all done.
 
-    Takes what `Queue` does. If a process dies with a task, `join` tells.
+    Takes what `Queue` does. If a process dies with a task that it got, `join` tells.
+
+    Any process may call `task_done`, but a call does not say which task it means. So what is lost
+    is known exactly as long as each process does so for the tasks that it got itself. When other
+    processes have done so since all tasks were last done, and one that got tasks dies, `join` tells
+    that some may be lost. The death of a process that was handed a task by other means than this
+    queue is not noticed.
     """
 
     def __init__(self, maxsize: int = 0, *, ctx: Any = None, name: str = "") -> None:
@@ -98,7 +104,7 @@ class JoinableQueue(Queue):
         Raises
         ------
         ValueError
-            If that was said of as many as were put.
+            If that was said of as many as were put, those included that `join` told were lost.
         """
         self._task_done()
 
@@ -108,8 +114,11 @@ class JoinableQueue(Queue):
         Raises
         ------
         procession.OwnerDiedError
-            If processes died with some that they had got, and not called done. One of those who
-            wait is told; the lost count as done, so joining again waits for the others.
+            If processes died with some that they had got, and not called done. One joiner is told;
+            the lost count as done, so joining again waits for the others. Also if some may be lost,
+            which can't be known where tasks are called done by other processes than got them. Then
+            each joiner is told, and nothing counts as done: call `task_done` for those that nobody
+            will do.
         """
         self._join()
 

@@ -156,6 +156,77 @@ def test_tasks_of_the_living_are_waited_for(ctx: Any) -> None:
     joiner.join()
 
 
+def do_what_is_passed_on(tasks: Any, passed_on: Any) -> None:
+    while passed_on.get() is not None:
+        tasks.task_done()
+
+
+def die_with_a_task(ctx: Any, tasks: Any) -> None:
+    tasks.put("a task that is lost")
+    taken = ctx.Event()
+    victim = ctx.Process(target=take, args=(tasks, taken))
+    victim.start()
+    taken.wait()
+    victim.kill()
+    victim.join()
+
+
+def test_a_loss_is_told_also_where_others_call_tasks_done(ctx: Any) -> None:
+    tasks, passed_on = ctx.JoinableQueue(), ctx.Queue()
+    worker = ctx.Process(target=do_what_is_passed_on, args=(tasks, passed_on))
+    worker.start()
+    for task in range(3):
+        tasks.put(task)
+        passed_on.put(tasks.get())
+    tasks.join()
+
+    die_with_a_task(ctx, tasks)
+
+    with pytest.raises(OwnerDiedError, match="processes died with 1 of the tasks"):
+        tasks.join()
+    tasks.join()
+    passed_on.put(None)
+    worker.join()
+
+
+def test_a_loss_that_cannot_be_known_is_told_as_possible(ctx: Any) -> None:
+    tasks, passed_on = ctx.JoinableQueue(), ctx.Queue()
+    worker = ctx.Process(target=do_what_is_passed_on, args=(tasks, passed_on))
+    worker.start()
+    tasks.put("a task that this process takes, and the worker does")
+    passed_on.put(tasks.get())
+    passed_on.put(None)
+    worker.join()
+    # Nobody has joined since, so the one that is done may be that of the next.
+    die_with_a_task(ctx, tasks)
+
+    for _ in range(2):
+        with pytest.raises(OwnerDiedError, match="up to 1 tasks may be lost"):
+            tasks.join()
+    tasks.task_done()
+    tasks.join()
+
+
+def test_no_loss_is_told_while_who_took_the_tasks_lives(ctx: Any) -> None:
+    tasks, passed_on = ctx.JoinableQueue(), ctx.Queue()
+    for task in range(2):
+        tasks.put(task)
+        passed_on.put(tasks.get())
+    victim = ctx.Process(target=do_what_is_passed_on, args=(tasks, passed_on))
+    victim.start()
+    assert eventually(lambda: victim.state.blocked_on is not None)
+    victim.kill()
+    victim.join()
+    tasks.put("another")
+    joined = threading.Event()
+    joiner = threading.Thread(target=join, args=(tasks, joined))
+    joiner.start()
+    assert not joined.wait(0.3)
+    tasks.get()
+    tasks.task_done()
+    joiner.join()
+
+
 def test_a_joinable_queue_is_a_queue(ctx: Any) -> None:
     tasks = ctx.JoinableQueue(2)
     assert isinstance(tasks, procession.queues.Queue)

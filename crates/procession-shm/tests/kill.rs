@@ -331,6 +331,10 @@ impl Scenario {
             assert_eq!(joined, Err(JoinError::Lost(open)));
         }
         self.queue.join(Waiting::FOREVER).unwrap();
+        // What was told to be lost may be done after all.
+        for _ in 0..open {
+            self.queue.task_done().unwrap();
+        }
         assert!(self.queue.task_done().is_err());
     }
 
@@ -393,7 +397,7 @@ fn survivors_go_on_wherever_somebody_is_killed() {
         "condition.",
         "event.",
         "barrier.",
-        "queue.join.",
+        "tasks.",
         "lock.keeping",
         "lock.woken",
         "heap.run.",
@@ -454,14 +458,12 @@ fn tasks_that_processes_died_with_are_told_once() {
         let told = Words::new(1);
         let joiners: Vec<Child> = (0..waiting)
             .map(|_| {
-                child(|| match queue.join(Waiting::FOREVER) {
-                    Ok(()) => {}
-                    Err(JoinError::Lost(count)) => {
+                // It may look between the two deaths, and be told of each.
+                child(|| {
+                    while let Err(error) = queue.join(Waiting::FOREVER) {
+                        let JoinError::Lost(count) = error else { panic!("{error}") };
                         told.at(0).fetch_add(count, Ordering::SeqCst);
-                        assert_eq!(queue.unfinished(), 1);
-                        queue.join(Waiting::FOREVER).unwrap();
                     }
-                    Err(error) => panic!("{error}"),
                 })
             })
             .collect();
@@ -473,6 +475,7 @@ fn tasks_that_processes_died_with_are_told_once() {
             assert!(joiners.iter().all(|joiner| !joiner.has_ended()));
             micros(200);
         }
+        assert_eq!(queue.unfinished(), 1);
         queue.task_done().unwrap();
         for joiner in joiners {
             assert_eq!(joiner.join(), ExitStatus::Exited(0));
@@ -485,18 +488,60 @@ fn tasks_that_processes_died_with_are_told_once() {
     support::nothing_left();
 }
 
+/// Runs a life that comes to a fail point, and ends there.
+fn is_killed_at(name: &str, life: impl FnOnce()) {
+    let victim = child(|| {
+        failpoint::arm(name, 1);
+        life();
+    });
+    assert_eq!(victim.join(), ExitStatus::Signaled(SIGKILL), "nobody was killed at {name}");
+}
+
 #[test]
 fn who_joins_and_is_killed_as_it_finds_lost_tasks_leaves_nobody_waiting() {
     let _alone = alone("who_joins_and_is_killed_as_it_finds_lost_tasks_leaves_nobody_waiting");
+    for (name, told) in [("tasks.forgiving", true), ("tasks.forgiven", false)] {
+        let queue = Queue::joinable(arena(), "tasks", None).unwrap();
+        put_tasks(&queue, 1);
+        dies_with_tasks(&queue, 1, 0);
+        is_killed_at(name, || assert!(queue.join(Waiting::FOREVER).is_ok()));
+        let found = if told { Err(JoinError::Lost(1)) } else { Ok(()) };
+        assert_eq!(queue.join(Waiting::FOREVER), found, "{name}");
+        queue.join(Waiting::FOREVER).unwrap();
+    }
+    support::only_me();
+    support::nothing_left();
+}
+
+#[test]
+fn who_is_killed_as_it_calls_a_task_done_or_settles_hides_no_loss() {
+    let _alone = alone("who_is_killed_as_it_calls_a_task_done_or_settles_hides_no_loss");
     let queue = Queue::joinable(arena(), "tasks", None).unwrap();
-    queue.put(0, b"task", Waiting::FOREVER).unwrap();
-    let victim = child(|| {
-        failpoint::arm("queue.join.forgiven", 1);
-        let _ = queue.join(Waiting::FOREVER);
-    });
+    put_tasks(&queue, 1);
+    take(&queue);
+    calls_done(&queue, 1);
+    is_killed_at("tasks.settling", || assert!(queue.join(Waiting::FOREVER).is_ok()));
+    put_tasks(&queue, 1);
     dies_with_tasks(&queue, 1, 0);
-    assert_eq!(victim.join(), ExitStatus::Signaled(SIGKILL));
+    assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(1)));
+    queue.task_done().unwrap();
     queue.join(Waiting::FOREVER).unwrap();
+    // From here on the accounts are exact again.
+    // The second is killed when its call is noted, and may still be told of.
+    for (name, told) in [("tasks.doubted", 1), ("tasks.overdone", 2)] {
+        at(name);
+        put_tasks(&queue, 1);
+        dies_with_tasks(&queue, 1, 0);
+        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::Lost(1)));
+        put_tasks(&queue, 1);
+        is_killed_at(name, || assert!(queue.task_done().is_ok()));
+        dies_with_tasks(&queue, 1, 0);
+        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(1)));
+        queue.task_done().unwrap();
+        // A call may have been for the task that was lost first.
+        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(told)));
+        queue.join(Waiting::FOREVER).unwrap();
+    }
     drop(queue);
     support::only_me();
     support::nothing_left();
@@ -518,6 +563,184 @@ fn a_task_that_a_living_process_has_is_not_lost() {
     queue.join(Waiting::FOREVER).unwrap();
     drop(queue);
     support::nothing_left();
+}
+
+fn within(millis: u64) -> Waiting {
+    Waiting::until(Some(Monotonic::now().after(Duration::from_millis(millis))))
+}
+
+fn put_tasks(queue: &Queue, count: usize) {
+    for _ in 0..count {
+        queue.put(0, b"task", Waiting::FOREVER).unwrap();
+    }
+}
+
+fn take(queue: &Queue) {
+    queue.get(&mut Vec::new(), Waiting::FOREVER).unwrap();
+}
+
+/// A process that calls tasks done which it did not take.
+fn calls_done(queue: &Queue, count: usize) {
+    child(|| (0..count).for_each(|_| queue.task_done().unwrap())).succeeds();
+}
+
+#[test]
+fn a_loss_is_told_exactly_when_what_was_passed_on_before_is_done() {
+    let _alone = alone("a_loss_is_told_exactly_when_what_was_passed_on_before_is_done");
+    let queue = Queue::joinable(arena(), "tasks", None).unwrap();
+    for round in 0..3 {
+        put_tasks(&queue, 2);
+        take(&queue);
+        take(&queue);
+        calls_done(&queue, 2);
+        if round > 0 {
+            // One of these may have been for the task that was lost in the round before.
+            assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(1)));
+        }
+        queue.join(Waiting::FOREVER).unwrap();
+        put_tasks(&queue, 1);
+        dies_with_tasks(&queue, 1, 0);
+        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::Lost(1)));
+        queue.join(Waiting::FOREVER).unwrap();
+    }
+    drop(queue);
+    support::only_me();
+    support::nothing_left();
+}
+
+#[test]
+fn a_loss_that_can_not_be_known_is_told_as_possible_until_all_is_done() {
+    let _alone = alone("a_loss_that_can_not_be_known_is_told_as_possible_until_all_is_done");
+    let queue = Queue::joinable(arena(), "tasks", None).unwrap();
+    put_tasks(&queue, 2);
+    take(&queue);
+    // The task of this process: by the accounts it might as well be that of the next.
+    calls_done(&queue, 1);
+    dies_with_tasks(&queue, 1, 0);
+    for _ in 0..3 {
+        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(1)));
+    }
+    // In the dead one's place in the process table, with an account of its own.
+    put_tasks(&queue, 1);
+    dies_with_tasks(&queue, 1, 1);
+    assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(1)));
+    // This process knows that nobody will do it.
+    queue.task_done().unwrap();
+    queue.join(Waiting::FOREVER).unwrap();
+    assert!(queue.task_done().is_err());
+    drop(queue);
+    support::only_me();
+    support::nothing_left();
+}
+
+#[test]
+fn no_loss_is_told_while_all_who_took_tasks_live() {
+    let _alone = alone("no_loss_is_told_while_all_who_took_tasks_live");
+    let queue = Queue::joinable(arena(), "tasks", None).unwrap();
+    put_tasks(&queue, 3);
+    take(&queue);
+    take(&queue);
+    // Passed on: one is done, and one has an end that this queue knows nothing of.
+    calls_done(&queue, 1);
+    child(|| process::kill_self()).join();
+    let stopped = Err(JoinError::Stopped(Stopped::TimedOut));
+    assert_eq!(queue.join(within(300)), stopped);
+    queue.task_done().unwrap();
+    assert_eq!(queue.join(within(300)), stopped, "one was not taken yet");
+    take(&queue);
+    queue.task_done().unwrap();
+    queue.join(Waiting::FOREVER).unwrap();
+    drop(queue);
+    support::nothing_left();
+}
+
+#[test]
+fn a_task_that_was_lost_and_is_done_after_all_hides_no_other() {
+    let _alone = alone("a_task_that_was_lost_and_is_done_after_all_hides_no_other");
+    let queue = Queue::joinable(arena(), "tasks", None).unwrap();
+    for _ in 0..3 {
+        put_tasks(&queue, 1);
+        dies_with_tasks(&queue, 1, 0);
+        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::Lost(1)));
+        // The dead one had passed it on, and it is done while another is open, which is lost.
+        put_tasks(&queue, 1);
+        calls_done(&queue, 1);
+        dies_with_tasks(&queue, 1, 0);
+        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(1)));
+        queue.join(Waiting::FOREVER).unwrap();
+    }
+    drop(queue);
+    support::only_me();
+    support::nothing_left();
+}
+
+#[test]
+fn a_join_comes_back_wherever_somebody_is_killed() {
+    let _alone = alone("a_join_comes_back_wherever_somebody_is_killed");
+    let points = |name: &&&str| {
+        ["tasks.", "queue.task_done.", "queue.get.a", "queue.get.c"]
+            .iter()
+            .any(|floor| name.starts_with(floor))
+    };
+    for name in failpoint::ALL.iter().filter(points) {
+        for nth in [1, 2, 4] {
+            at(&format!("{name}, time {nth}"));
+            let queue = Queue::joinable(arena(), "tasks", None).unwrap();
+            let passed_on = Queue::new(arena(), "passed on", None).unwrap();
+            // Three are passed on, and three are done by the process that takes them.
+            put_tasks(&queue, 6);
+            dies_with_tasks(&queue, 1, 0);
+            let armed = |life: &dyn Fn()| {
+                child(|| {
+                    failpoint::arm(name, nth);
+                    life();
+                })
+            };
+            let takes = armed(&|| {
+                for number in 0..5 {
+                    take(&queue);
+                    if number % 2 == 0 {
+                        passed_on.put(0, b"task", Waiting::FOREVER).unwrap();
+                    } else {
+                        queue.task_done().unwrap();
+                    }
+                }
+            });
+            let joins = armed(&|| while let Err(JoinError::Lost(_)) = queue.join(within(20)) {});
+            let does = armed(&|| {
+                while passed_on.get(&mut Vec::new(), within(20)).is_ok() {
+                    let _ = queue.task_done();
+                }
+            });
+            for child in [takes, joins, does] {
+                let status = child.join();
+                let killed = status == ExitStatus::Signaled(SIGKILL);
+                assert!(killed || status == ExitStatus::Exited(0), "{status:?}");
+            }
+            // Those who took tasks are all gone: what is left of theirs is told.
+            loop {
+                while queue.try_get(&mut Vec::new(), None).unwrap().is_some() {
+                    queue.task_done().unwrap();
+                }
+                match queue.join(Waiting::FOREVER) {
+                    Ok(()) => break,
+                    Err(JoinError::Lost(_)) => {}
+                    Err(JoinError::PerhapsLost(open)) => {
+                        assert!((1..=6).contains(&open));
+                        let _ = queue.task_done();
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            // And the next loss as well.
+            put_tasks(&queue, 1);
+            dies_with_tasks(&queue, 1, 0);
+            assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::Lost(1)));
+            drop((queue, passed_on));
+            support::only_me();
+            support::nothing_left();
+        }
+    }
 }
 
 #[test]

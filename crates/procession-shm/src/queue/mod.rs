@@ -67,7 +67,7 @@ struct Control {
     /// The most messages that it holds; 0 is no bound.
     most: AtomicU64,
     tasks: Tasks,
-    unused: [AtomicU64; 1],
+    unused: [AtomicU64; 6],
 }
 
 #[allow(unsafe_code)]

@@ -52,13 +52,28 @@ pub enum GetError {
     Arena(#[from] arena::Error),
 }
 
-/// Processes died with tasks of a [`JoinableQueue`](super::JoinableQueue) that they had got and not called
-/// done.
+/// Tasks of a [`JoinableQueue`](super::JoinableQueue) are lost, or may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("processes died with {count} of the tasks, which nobody will do now")]
-pub struct TasksLost {
-    /// How many.
-    pub count: u64,
+pub enum TasksLost {
+    /// Processes died with tasks that they had got and not called done. Exactly one joiner is told; the
+    /// tasks count as done from then on.
+    #[error("processes died with {count} of the tasks, which nobody will do now")]
+    Certainly {
+        /// How many.
+        count: u64,
+    },
+    /// A process that had got tasks died, and tasks were called done by other processes than had got
+    /// them: it can't be known whose they were. Nothing has changed. Each joiner is told as long as
+    /// tasks are open; a program that knows which tasks nobody will do calls `task_done` for them.
+    #[error(
+        "a process that had got tasks died: up to {most} tasks may be lost (tasks were called done by \
+         other processes than had got them, so it can't be known; call task_done() for those that are \
+         open and that nobody will do)"
+    )]
+    Perhaps {
+        /// How many at the most.
+        most: u64,
+    },
 }
 
 impl From<QueueError> for PutError {

@@ -17,8 +17,14 @@ use crate::sync::waiting_for;
 /// A [`Queue`] that knows how many of its messages have been dealt with, as Python's
 /// `multiprocessing.JoinableQueue`.
 ///
-/// Each message is a task from [`Queue::put`] until somebody, mostly who got it, says that it is done.
+/// Each message is a task from [`Queue::put`] until somebody, usually who got it, says that it is done.
 /// If the process that got it dies before, the task is lost, which [`join`](Self::join) tells.
+///
+/// Any process may call a task [done](Self::task_done), but a call does not say which task it means. So
+/// what is lost is known exactly as long as each process does so for the tasks that it got itself. When
+/// other processes have done so since all tasks were last done, and one that got tasks dies, `join`
+/// tells that some [may be lost](TasksLost::Perhaps). The death of a process that did not get the task
+/// from this queue is not noticed.
 ///
 /// ```
 /// use procession::{JoinableQueue, spawn};
@@ -90,7 +96,8 @@ impl<T> JoinableQueue<T> {
     /// Says that a message that was got has been dealt with.
     ///
     /// # Errors
-    /// [`DoneTooOften`] if that was said of as many as were put.
+    /// [`DoneTooOften`] if that was said of as many as were put, those included that `join` told were
+    /// lost.
     pub fn task_done(&self) -> Result<(), DoneTooOften> {
         self.queue.bytes.inner.task_done()
     }
@@ -98,8 +105,9 @@ impl<T> JoinableQueue<T> {
     /// Waits until all messages that were put are done.
     ///
     /// # Errors
-    /// [`TasksLost`] if processes died with some of them. Exactly one of those who wait is told; the
-    /// lost count as done, so that joining again waits for the others.
+    /// [`TasksLost::Certainly`] if processes died with some of them. Exactly one joiner is told; the
+    /// lost count as done, so that joining again waits for the others. [`TasksLost::Perhaps`] if that
+    /// can't be known; all joiners are told, again and again.
     pub fn join(&self) -> Result<(), TasksLost> {
         self.join_waiting(Waiting::FOREVER).map(|_| ())
     }
@@ -117,7 +125,8 @@ impl<T> JoinableQueue<T> {
         match self.queue.bytes.inner.join(waiting) {
             Ok(()) => Ok(true),
             Err(JoinError::Stopped(_)) => Ok(false),
-            Err(JoinError::Lost(count)) => Err(TasksLost { count }),
+            Err(JoinError::Lost(count)) => Err(TasksLost::Certainly { count }),
+            Err(JoinError::PerhapsLost(most)) => Err(TasksLost::Perhaps { most }),
         }
     }
 }

@@ -133,6 +133,8 @@ def _work(
             return
         task_number, message = task
         try:
+            if isinstance(message, MemoryError):
+                raise message
             name, args, kwds = _native.split_task(message)
             func = functions.get(name)
             if func is None:

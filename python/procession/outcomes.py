@@ -40,6 +40,9 @@ def put_result(results: Queue, number: int, value: Any) -> None:
     """Tell what a task returned, or that it can't be pickled."""
     try:
         results._put_result(number, True, value)
+    except MemoryError as error:
+        # What is shown of the value might need more memory than the value.
+        put_exception(results, number, error, True)
     except Exception as error:
         results._put_result(number, False, _unsendable(error, value, _text_of(error)))
 

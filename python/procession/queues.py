@@ -21,6 +21,10 @@ __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 class Queue(_native.Queue):
     """A queue of pickled objects, each of which one consumer gets.
 
+    Where a process has no memory for an object, `get` raises `MemoryError` and the object is not
+    lost. If its message is too large it stays in the queue. If what it is unpickled to is too
+    large, this process keeps the message, and its next `get` from this queue object tries again.
+
     Parameters
     ----------
     maxsize : int

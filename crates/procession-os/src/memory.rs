@@ -11,7 +11,10 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::TryReserveError;
 use std::io;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -175,20 +178,13 @@ impl SharedMemory {
         Ok(())
     }
 
-    /// Appends `len` bytes to `into`, without filling it first.
+    /// The bytes from `offset` on, to be copied out.
     ///
     /// # Errors
     /// If they don't lie in the mapping.
-    pub fn append(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
-        let from = self.at(offset, len as u64)?;
-        into.reserve(len);
-        // SAFETY: `reserve` made room for `len` bytes behind the present ones, the copy fills them.
-        unsafe {
-            let end = into.as_mut_ptr().add(into.len());
-            ptr::copy_nonoverlapping(from.as_ptr(), end, len);
-            into.set_len(into.len() + len);
-        }
-        Ok(())
+    #[inline]
+    pub fn bytes(&self, offset: u64, len: usize) -> Result<SharedBytes<'_>, OutOfBounds> {
+        Ok(SharedBytes { at: self.at(offset, len as u64)?, len, memory: PhantomData })
     }
 
     /// Copies bytes in.
@@ -277,6 +273,84 @@ impl AsFd for SharedMemory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Bytes of a [`SharedMemory`], which another process may write at any time: they are only copied out.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedBytes<'m> {
+    at: NonNull<u8>,
+    len: usize,
+    memory: PhantomData<&'m SharedMemory>,
+}
+
+impl SharedBytes<'_> {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first `count` of them, or all if there are fewer, and the rest.
+    #[must_use]
+    pub fn split_at(self, count: usize) -> (Self, Self) {
+        let first = count.min(self.len);
+        // SAFETY: `first` lies within the bytes, or just behind them.
+        let rest = Self { at: unsafe { self.at.add(first) }, len: self.len - first, ..self };
+        (Self { len: first, ..self }, rest)
+    }
+
+    /// Copies them out.
+    ///
+    /// # Panics
+    /// If `into` is not as long.
+    pub fn read(self, into: &mut [u8]) {
+        assert_eq!(self.len, into.len(), "bytes are copied into as many");
+        // SAFETY: both ranges are valid for the length; shared memory never overlaps `into`, which is
+        // memory of this process alone.
+        unsafe { ptr::copy_nonoverlapping(self.at.as_ptr(), into.as_mut_ptr(), self.len) };
+    }
+
+    /// Copies them into memory of this process that has not been written to.
+    ///
+    /// # Panics
+    /// If that is not as long.
+    #[inline]
+    pub fn copy_to(self, into: &mut [MaybeUninit<u8>]) {
+        assert_eq!(self.len, into.len(), "bytes are copied into as many");
+        // SAFETY: both ranges are valid for the length; shared memory never overlaps `into`, which is
+        // memory of this process alone.
+        unsafe { ptr::copy_nonoverlapping(self.at.as_ptr(), into.as_mut_ptr().cast(), self.len) };
+    }
+
+    /// Appends them to `into`.
+    ///
+    /// # Errors
+    /// If this process has no memory for them; `into` is as before.
+    #[inline]
+    pub fn append_to(self, into: &mut Vec<u8>) -> Result<(), TryReserveError> {
+        make_room(into, self.len)?;
+        self.copy_to(&mut into.spare_capacity_mut()[..self.len]);
+        // SAFETY: there was room for as many bytes behind the present ones, and they were copied there.
+        unsafe { into.set_len(into.len() + self.len) };
+        Ok(())
+    }
+}
+
+/// Makes room for `len` more bytes: in good measure, as for those that are appended again and again, or
+/// if there is no memory for that, for an eighth more than there are, so that few at a time don't take a
+/// reallocation each.
+///
+/// # Errors
+/// If this process has no memory for them.
+#[inline]
+pub fn make_room(into: &mut Vec<u8>, len: usize) -> Result<(), TryReserveError> {
+    into.try_reserve(len).or_else(|_| into.try_reserve_exact(len.max(into.len() / 8)))
 }
 
 /// A zeroed table of atomics for this process alone, sparse: what is not touched costs nothing. A
@@ -370,6 +444,30 @@ mod tests {
         assert_eq!(memory.resident().unwrap(), 0, "memory can still be given back");
         memory.reserve(0, 8192).unwrap();
         assert_eq!(memory.resident().unwrap(), 8192);
+    }
+
+    #[test]
+    fn bytes_are_copied_out_in_parts() {
+        let memory = SharedMemory::create("test", 4096).unwrap();
+        memory.write(1, b"headrest").unwrap();
+        assert!(memory.bytes(4090, 7).is_err());
+        let (head, rest) = memory.bytes(1, 8).unwrap().split_at(4);
+        let mut into = b"the ".to_vec();
+        head.append_to(&mut into).unwrap();
+        assert_eq!(into, b"the head");
+        let (all, none) = rest.split_at(5);
+        assert!(all.len() == 4 && none.is_empty());
+        let mut four = [MaybeUninit::uninit(); 4];
+        rest.copy_to(&mut four);
+        // SAFETY: it was copied to.
+        assert_eq!(four.map(|byte| unsafe { byte.assume_init() }), *b"rest");
+    }
+
+    #[test]
+    fn room_that_there_is_no_memory_for_is_an_error() {
+        let mut into = b"kept".to_vec();
+        assert!(make_room(&mut into, isize::MAX as usize - 4).is_err());
+        assert_eq!(into, b"kept");
     }
 
     #[test]

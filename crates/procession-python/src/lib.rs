@@ -8,6 +8,7 @@
 mod arena;
 mod command;
 mod errors;
+mod message;
 mod objects;
 mod pickling;
 mod process;

@@ -4,10 +4,13 @@
 //! what programs in other languages read and write.
 
 use pyo3::exceptions::PyValueError;
+use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
+
+use crate::message::{extend, new_bytes};
 
 const PICKLE: u8 = 0;
 const NONE: u8 = 1;
@@ -19,6 +22,7 @@ const STR: u8 = 6;
 const FLOAT: u8 = 7;
 /// A tuple of plain objects: each with its kind, its length in four bytes, and its bytes.
 const TUPLE: u8 = 8;
+const TUPLE_MOST: usize = 8;
 
 struct Pickle {
     bytes_io: Py<PyAny>,
@@ -127,15 +131,14 @@ pub(crate) fn encode<T>(
     } else if let Ok(float) = object.cast_exact::<PyFloat>() {
         return put(FLOAT, &float.value().to_le_bytes());
     } else if let Ok(tuple) = object.cast_exact::<PyTuple>()
-        && tuple.len() <= 8
+        && tuple.len() <= TUPLE_MOST
+        && tuple.iter().all(|item| is_scalar(&item))
     {
         let mut bytes = Vec::with_capacity(64);
-        if tuple.iter().all(|item| is_scalar(&item)) {
-            for item in tuple.iter() {
-                append(&item, &mut bytes)?;
-            }
-            return put(TUPLE, &bytes);
+        for item in tuple.iter() {
+            append(&item, &mut bytes)?;
         }
+        return put(TUPLE, &bytes);
     }
     put(PICKLE, dumps(object)?.as_bytes())
 }
@@ -160,22 +163,40 @@ fn small_int(int: &Bound<'_, PyInt>) -> Option<i64> {
     (overflow == 0).then_some(value)
 }
 
-/// Appends an object to a message that has several: its kind, its length, its bytes.
-pub(crate) fn append(object: &Bound<'_, PyAny>, message: &mut Vec<u8>) -> PyResult<()> {
+/// Appends an object to a message that has several.
+fn append(object: &Bound<'_, PyAny>, message: &mut Vec<u8>) -> PyResult<()> {
     encode(object, |kind, bytes| {
-        let len = u32::try_from(bytes.len())
-            .map_err(|_| PyValueError::new_err("an argument or result of more than 4 GiB"))?;
-        message.push(kind);
-        message.extend_from_slice(&len.to_le_bytes());
-        message.extend_from_slice(bytes);
-        Ok(())
+        extend(message, &object_head(kind, bytes.len())?)?;
+        extend(message, bytes)
     })
+}
+
+/// How many bytes there are before those of an object in a message that has several.
+pub(crate) const OBJECT_HEAD: usize = 5;
+
+/// What is before an object's bytes in a message that has several: its kind, and their number.
+pub(crate) fn object_head(kind: u8, len: usize) -> PyResult<[u8; OBJECT_HEAD]> {
+    let len = u32::try_from(len)
+        .map_err(|_| PyValueError::new_err("an argument or result of more than 4 GiB"))?;
+    let [a, b, c, d] = len.to_le_bytes();
+    Ok([kind, a, b, c, d])
+}
+
+/// Takes the next object off a message that has several: its kind and bytes.
+fn split_bytes<'m>(message: &mut &'m [u8]) -> PyResult<(u8, &'m [u8])> {
+    let short = || PyValueError::new_err("a message ends within an object");
+    let (&[kind, a, b, c, d], rest) =
+        message.split_first_chunk::<OBJECT_HEAD>().ok_or_else(short)?;
+    let len = u32::from_le_bytes([a, b, c, d]);
+    let (bytes, rest) = rest.split_at_checked(len as usize).ok_or_else(short)?;
+    *message = rest;
+    Ok((kind, bytes))
 }
 
 /// Takes the next object off a message that has several.
 pub(crate) fn split<'py>(py: Python<'py>, message: &mut &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let (kind, bytes) = split_bytes(message)?;
-    decode(py, kind, bytes)
+    decode(py, kind, bytes, None)
 }
 
 /// As [`split`], but a pickled object is left as it is: whether it is, and the object or its bytes.
@@ -185,48 +206,71 @@ pub(crate) fn peek<'py>(
 ) -> PyResult<(bool, Bound<'py, PyAny>)> {
     let (kind, bytes) = split_bytes(message)?;
     let pickled = kind == PICKLE;
-    Ok((pickled, decode(py, if pickled { BYTES } else { kind }, bytes)?))
+    Ok((pickled, decode(py, if pickled { BYTES } else { kind }, bytes, None)?))
 }
 
-fn split_bytes<'m>(message: &mut &'m [u8]) -> PyResult<(u8, &'m [u8])> {
-    let short = || PyValueError::new_err("a message ends within an object");
-    let (&kind, rest) = message.split_first().ok_or_else(short)?;
-    let (len, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-    let (bytes, rest) =
-        rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or_else(short)?;
-    *message = rest;
-    Ok((kind, bytes))
-}
-
-/// The object that a message is.
-pub(crate) fn decode<'py>(py: Python<'py>, kind: u8, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+/// The object that a message is; `whole` has the same bytes, if they are an object already.
+///
+/// Nothing here panics where there is no memory: that is `MemoryError`.
+pub(crate) fn decode<'py>(
+    py: Python<'py>,
+    kind: u8,
+    bytes: &[u8],
+    whole: Option<&Bound<'py, PyBytes>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let whole = || whole.map_or_else(|| new_bytes(py, bytes), |whole| Ok(whole.clone()));
     let eight = || {
         <[u8; 8]>::try_from(bytes)
             .map_err(|_| PyValueError::new_err(format!("a number of {} bytes", bytes.len())))
     };
     match kind {
-        PICKLE => pickle(py)?.loads.bind(py).call1((PyBytes::new(py, bytes),)),
+        PICKLE => pickle(py)?.loads.bind(py).call1((whole()?,)),
         NONE => Ok(py.None().into_bound(py)),
         TRUE | FALSE => Ok(PyBool::new(py, kind == TRUE).to_owned().into_any()),
-        INT => Ok(i64::from_le_bytes(eight()?).into_pyobject(py)?.into_any()),
-        BYTES => Ok(PyBytes::new(py, bytes).into_any()),
-        STR => {
-            let text = std::str::from_utf8(bytes);
-            let text = text.map_err(|_| PyValueError::new_err("a text that is not UTF-8"))?;
-            Ok(PyString::new(py, text).into_any())
-        }
-        FLOAT => Ok(PyFloat::new(py, f64::from_le_bytes(eight()?)).into_any()),
+        INT => new_int(py, i64::from_le_bytes(eight()?)),
+        BYTES => Ok(whole()?.into_any()),
+        STR => new_str(py, bytes),
+        FLOAT => new_float(py, f64::from_le_bytes(eight()?)),
         TUPLE => {
             let mut rest = bytes;
-            let mut items = Vec::with_capacity(8);
+            let mut items = Vec::with_capacity(TUPLE_MOST);
             while !rest.is_empty() {
-                items.push(split(py, &mut rest)?);
+                let (kind, bytes) = split_bytes(&mut rest)?;
+                if items.len() == TUPLE_MOST || kind == TUPLE {
+                    return Err(PyValueError::new_err("a tuple that is none of plain objects"));
+                }
+                items.push(decode(py, kind, bytes, None)?);
             }
             Ok(PyTuple::new(py, items)?.into_any())
         }
         other => Err(PyValueError::new_err(format!(
             "a message of kind {other}, which Python does not know (was it put by another program?)"
         ))),
+    }
+}
+
+#[allow(unsafe_code)]
+fn new_int(py: Python<'_>, value: i64) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: the call returns a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyLong_FromLongLong(value)) }
+}
+
+#[allow(unsafe_code)]
+fn new_float(py: Python<'_>, value: f64) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: the call returns a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyFloat_FromDouble(value)) }
+}
+
+#[allow(unsafe_code)]
+fn new_str<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let text = std::str::from_utf8(bytes);
+    let text = text.map_err(|_| PyValueError::new_err("a text that is not UTF-8"))?;
+    // SAFETY: the call reads so many bytes of UTF-8, and returns a new reference, or null with an
+    // exception set.
+    unsafe {
+        let size = text.len() as ffi::Py_ssize_t;
+        let object = ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), size);
+        Bound::from_owned_ptr_or_err(py, object)
     }
 }
 

@@ -1,18 +1,19 @@
 //! `procession.queues`: messages between processes.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use procession_shm::arena::Kind;
 use procession_shm::queue::{self, JoinError, QueueError};
 use procession_shm::wait::{Deadline, Stopped, Waiting};
-use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyOSError, PyValueError};
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::errors::{OwnerDiedError, arena_error, handle, opening};
+use crate::message::{BUFFER, Message, Room, extend, join_bytes, new_bytes, no_memory};
 use crate::objects::{Made, Truth};
-use crate::pickling::{append, decode, encode, peek, queue_error, split};
+use crate::pickling::{OBJECT_HEAD, decode, encode, object_head, peek, queue_error, split};
 use crate::waiting::{deadline, look_around};
 
 /// Something that is so in this process, and not in those that are forked from it.
@@ -48,19 +49,128 @@ pub(crate) struct Queue {
     closed: InProcess,
     /// Whether something was put.
     has_put: InProcess,
+    kept: Kept,
     /// Why the message behind the last that `get_many` gave could not be unpickled. Used with the
     /// interpreter attached and left before anything else runs, so no fork finds it locked.
     spoilt: Mutex<Option<PyErr>>,
 }
 
+/// Messages that this process got and could not unpickle for want of memory, oldest first.
+#[derive(Default)]
+struct Kept {
+    /// How many there are; a hint in a copy of the process, which has none.
+    count: AtomicUsize,
+    /// Whether there is room for one more without an allocation.
+    ready: AtomicBool,
+    /// Used as `Queue::spoilt`.
+    inner: Mutex<KeptMessages>,
+}
+
+#[derive(Default)]
+struct KeptMessages {
+    /// The process that they are for.
+    pid: u32,
+    messages: Vec<Message>,
+    /// What the next one goes into if there is no memory at all.
+    reserve: Vec<u8>,
+}
+
+impl Kept {
+    /// Makes room before a message is got, so that keeping it needs no memory when there is none.
+    #[inline]
+    fn prepare(&self) -> PyResult<()> {
+        if self.ready.load(Ordering::Relaxed) { Ok(()) } else { self.make_ready() }
+    }
+
+    #[cold]
+    fn make_ready(&self) -> PyResult<()> {
+        let made = self.with(|kept| {
+            kept.messages.try_reserve(1)?;
+            kept.reserve.try_reserve_exact(queue::INLINE_MOST)
+        });
+        made.map_err(|_| no_memory("a message"))?;
+        self.ready.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Calls `work` with the messages of this process; none that a copy of it has from the original.
+    fn with<T>(&self, work: impl FnOnce(&mut KeptMessages) -> T) -> T {
+        let mut kept = self.inner.lock().expect(NO_PANIC);
+        if kept.pid != std::process::id() {
+            kept.messages.clear();
+            kept.pid = std::process::id();
+        }
+        let result = work(&mut kept);
+        self.count.store(kept.messages.len(), Ordering::Relaxed);
+        result
+    }
+
+    fn len(&self) -> usize {
+        match self.count.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.with(|kept| kept.messages.len()),
+        }
+    }
+
+    #[inline]
+    fn next(&self) -> Option<Message> {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        self.with(|kept| (!kept.messages.is_empty()).then(|| kept.messages.remove(0)))
+    }
+
+    /// Makes a message independent of the buffer that it came in. If there is no memory for that, which
+    /// can't be after [`Self::prepare`] unless other threads fail at the same time, it has only its first
+    /// bytes.
+    fn own(&self, room: Room<'_>) -> Message {
+        let mut head = Vec::new();
+        let needed = room.view().head.len();
+        if head.try_reserve_exact(needed).is_err() {
+            self.ready.store(false, Ordering::Relaxed);
+            head = self.with(|kept| std::mem::take(&mut kept.reserve));
+        }
+        room.into_message(head)
+    }
+
+    /// Keeps a message; says whether all of it was.
+    fn keep(&self, room: Room<'_>) -> bool {
+        let message = self.own(room);
+        !message.view().is_cut() && self.put_back(message)
+    }
+
+    /// Keeps a message, in its place.
+    fn put_back(&self, message: Message) -> bool {
+        self.ready.store(false, Ordering::Relaxed);
+        self.with(|kept| {
+            let has_room = kept.messages.try_reserve(1).is_ok();
+            if has_room {
+                let number = message.number;
+                let behind = kept.messages.iter().position(|other| other.number > number);
+                kept.messages.insert(behind.unwrap_or(kept.messages.len()), message);
+            }
+            has_room
+        })
+    }
+}
+
 /// The parts of a task: the pickled function, the arguments, the keywords.
 type TaskParts<'py> = (Bound<'py, PyBytes>, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
 
-/// A pool's task: its number and its bytes.
-type Task<'py> = (u64, Bound<'py, PyBytes>);
+/// A pool's task: its number, and its bytes or why they could not be had.
+type Task<'py> = (u64, Bound<'py, PyAny>);
 
-/// What a wait for a message gave.
-type Got = Result<(u8, u64, Vec<u8>), QueueError>;
+/// A longer message is copied with the interpreter detached.
+const LONG: usize = 64 << 10;
+
+/// What becomes of a message that there is no memory for.
+#[derive(Clone, Copy)]
+enum NoMemory {
+    /// It stays in the queue.
+    Leave,
+    /// It is taken without what is behind its head.
+    Cut,
+}
 
 impl Queue {
     fn queue(&self) -> PyResult<&queue::Queue> {
@@ -80,29 +190,29 @@ impl Queue {
     }
 
     /// Puts what needs no wait with the interpreter attached, which is most of what there is.
-    fn put_bytes(
+    fn put_parts(
         &self,
         py: Python<'_>,
         kind: u8,
-        message: &[u8],
+        message: &[&[u8]],
         until: impl FnOnce() -> Deadline,
     ) -> PyResult<u64> {
         let queue = self.queue()?;
-        if queue.most().is_none() && message.len() <= queue::INLINE_MOST {
-            match queue.put(kind, message, Waiting::NOT) {
+        let len: usize = message.iter().map(|part| part.len()).sum();
+        if queue.most().is_none() && len <= queue::INLINE_MOST {
+            match queue.put_parts(kind, message, Waiting::NOT) {
                 // Somebody is at this end: that may last, if it was stopped there.
                 Err(QueueError::Stopped(_)) => {}
-                Err(QueueError::Arena(error)) => return Err(arena_error(error)),
+                Err(error) => return Err(queue_failure(py, error, "Full")),
                 Ok(number) => return Ok(number),
             }
         }
         let waiting = Waiting { deadline: until(), interruptible: true };
         loop {
-            match py.detach(|| queue.put(kind, message, waiting)) {
+            match py.detach(|| queue.put_parts(kind, message, waiting)) {
                 Ok(number) => return Ok(number),
-                Err(QueueError::Stopped(Stopped::TimedOut)) => return Err(queue_error(py, "Full")),
                 Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(py)?,
-                Err(QueueError::Arena(error)) => return Err(arena_error(error)),
+                Err(error) => return Err(queue_failure(py, error, "Full")),
             }
         }
     }
@@ -110,35 +220,142 @@ impl Queue {
     fn get_message(
         &self,
         py: Python<'_>,
+        message: &mut Room<'_>,
         until: impl FnOnce() -> Deadline,
         claims: bool,
-    ) -> PyResult<(u8, u64, Vec<u8>)> {
+        without_memory: NoMemory,
+    ) -> PyResult<()> {
         let queue = self.queue()?;
-        let mut message = Vec::new();
+        self.kept.prepare()?;
         let claim =
             if claims { Some(crate::arena::own()?.task().map_err(arena_error)?) } else { None };
-        if let Some((kind, number)) = queue.get_at_once(&mut message, claim).map_err(arena_error)? {
-            return Ok((kind, number, message));
+        loop {
+            match queue.get_at_once(message, claim) {
+                Ok(Some(got)) => {
+                    message.received(got);
+                    return Ok(());
+                }
+                Err(QueueError::NoMemory { number, len }) => {
+                    without_memory.make_room(py, message, number, len)?;
+                    if len > LONG {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => return Err(queue_failure(py, error, "Empty")),
+            }
         }
         let waiting = Waiting { deadline: until(), interruptible: true };
         loop {
-            let got: Got = py.detach(|| {
-                let mut message = Vec::new();
-                let (kind, number) = match claim {
-                    Some(claim) => queue.get_claiming(&mut message, claim, waiting)?,
-                    None => queue.get(&mut message, waiting)?,
-                };
-                Ok((kind, number, message))
+            let got = py.detach(|| match claim {
+                Some(claim) => queue.get_claiming(message, claim, waiting),
+                None => queue.get(message, waiting),
             });
             match got {
-                Ok(got) => return Ok(got),
-                Err(QueueError::Stopped(Stopped::TimedOut)) => {
-                    return Err(queue_error(py, "Empty"));
+                Ok(got) => {
+                    message.received(got);
+                    return Ok(());
+                }
+                Err(QueueError::NoMemory { number, len }) => {
+                    without_memory.make_room(py, message, number, len)?;
                 }
                 Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(py)?,
-                Err(QueueError::Arena(error)) => return Err(arena_error(error)),
+                Err(error) => return Err(queue_failure(py, error, "Empty")),
             }
         }
+    }
+
+    /// As [`Self::get_message`] if there is one, and says so; what prevents it shows itself again at the
+    /// next call.
+    fn get_if_any(
+        &self,
+        py: Python<'_>,
+        message: &mut Room<'_>,
+        without_memory: NoMemory,
+    ) -> PyResult<bool> {
+        let queue = self.queue()?;
+        if self.kept.prepare().is_err() {
+            return Ok(false);
+        }
+        loop {
+            match queue.get_at_once(message, None) {
+                Ok(Some(got)) => {
+                    message.received(got);
+                    return Ok(true);
+                }
+                Err(QueueError::NoMemory { number, len })
+                    if without_memory.make_room(py, message, number, len).is_ok() => {}
+                Ok(None) | Err(_) => return Ok(false),
+            }
+        }
+    }
+
+    /// What is raised where a message could not be unpickled; for want of memory it was `kept`.
+    #[cold]
+    fn unpickling_failed(py: Python<'_>, len: usize, kept: bool, error: PyErr) -> PyErr {
+        let fate = if kept { "which the next get() tries again" } else { "which is lost" };
+        let raised = no_memory(format_args!("what a message of {len} bytes becomes, {fate}"));
+        raised.set_cause(py, Some(error));
+        raised
+    }
+
+    /// The object that a message is; the message is kept if there is no memory for that.
+    #[inline]
+    fn open<'py, T>(
+        &self,
+        py: Python<'py>,
+        room: Room<'_>,
+        use_it: impl FnOnce(Bound<'py, PyAny>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        room.view().object(py).and_then(use_it).map_err(|error| {
+            if !error.is_instance_of::<PyMemoryError>(py) {
+                return error;
+            }
+            let len = room.view().len;
+            Self::unpickling_failed(py, len, self.kept.keep(room), error)
+        })
+    }
+
+    /// As [`Self::open`], for one that was kept.
+    #[cold]
+    fn open_kept<'py, T>(
+        &self,
+        py: Python<'py>,
+        message: Message,
+        use_it: impl FnOnce(Bound<'py, PyAny>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        message.view().object(py).and_then(use_it).map_err(|error| {
+            if !error.is_instance_of::<PyMemoryError>(py) {
+                return error;
+            }
+            let len = message.view().len;
+            Self::unpickling_failed(py, len, self.kept.put_back(message), error)
+        })
+    }
+}
+
+impl NoMemory {
+    fn make_room(
+        self,
+        py: Python<'_>,
+        message: &mut Room<'_>,
+        number: u64,
+        len: usize,
+    ) -> PyResult<()> {
+        match (message.enlarge(py, len), self) {
+            (Err(_), Self::Cut) => message.cut(number),
+            (made, _) => made?,
+        }
+        Ok(())
+    }
+}
+
+/// What a queue's error is in Python; where the wait ended first, the named class of `queue`.
+fn queue_failure(py: Python<'_>, error: QueueError, waited: &str) -> PyErr {
+    match error {
+        QueueError::Stopped(_) => queue_error(py, waited),
+        QueueError::Arena(error) => arena_error(error),
+        QueueError::NoMemory { .. } => PyMemoryError::new_err(error.to_string()),
     }
 }
 
@@ -162,15 +379,15 @@ pub(crate) fn join_task<'py>(
     kwds: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let py = func.py();
-    let mut message = Vec::with_capacity(128);
-    append(args, &mut message)?;
-    if kwds.len()? > 0 {
-        append(kwds, &mut message)?;
-    } else {
-        append(&py.None().into_bound(py), &mut message)?;
-    }
-    message.extend_from_slice(func.as_bytes());
-    Ok(PyBytes::new(py, &message))
+    let none = py.None().into_bound(py);
+    let kwds = if kwds.len()? > 0 { kwds } else { &none };
+    encode(args, |args_kind, args| {
+        encode(kwds, |kwds_kind, kwds| {
+            let args_head = object_head(args_kind, args.len())?;
+            let kwds_head = object_head(kwds_kind, kwds.len())?;
+            join_bytes(py, &[&args_head, args, &kwds_head, kwds, func.as_bytes()])
+        })
+    })
 }
 
 /// The parts of a task that `_get_task` gave: the pickled function, the arguments, the keywords.
@@ -182,7 +399,7 @@ pub(crate) fn split_task<'py>(
     let mut rest = task.as_bytes();
     let args = split(py, &mut rest)?;
     let kwds = split(py, &mut rest)?;
-    Ok((PyBytes::new(py, rest), args, (!kwds.is_none()).then_some(kwds)))
+    Ok((new_bytes(py, rest)?, args, (!kwds.is_none()).then_some(kwds)))
 }
 
 /// The parts of a task, of which those that are pickled are left as they are: the pickled function; for
@@ -194,7 +411,7 @@ pub(crate) fn peek_task<'py>(
 ) -> PyResult<(Bound<'py, PyBytes>, Peeked<'py>, Peeked<'py>)> {
     let mut rest = task.as_bytes();
     let (args, kwds) = (peek(py, &mut rest)?, peek(py, &mut rest)?);
-    Ok((PyBytes::new(py, rest), args, kwds))
+    Ok((new_bytes(py, rest)?, args, kwds))
 }
 
 type Peeked<'py> = (bool, Bound<'py, PyAny>);
@@ -205,19 +422,24 @@ type Peeked<'py> = (bool, Bound<'py, PyAny>);
 pub(crate) struct Outcome {
     #[pyo3(get)]
     number: u64,
+    /// Whether the task went well, or that is not known.
     #[pyo3(get)]
     ok: bool,
-    message: Vec<u8>,
+    message: Message,
 }
 
-impl Outcome {
-    /// How many bytes the number and `ok` have.
-    const HEAD: usize = 9;
+/// How many bytes of an outcome come before those of the result: the task's number, whether it went
+/// well, and the head of an object.
+const OUTCOME_HEAD: usize = 8 + 1 + OBJECT_HEAD;
 
-    fn new(message: Vec<u8>) -> Self {
-        match message.split_first_chunk::<8>() {
+impl Outcome {
+    fn new(message: Message) -> Self {
+        let view = message.view();
+        match view.head.split_first_chunk::<8>() {
             Some((number, [ok, ..])) => {
-                Self { number: u64::from_le_bytes(*number), ok: *ok != 0, message }
+                // What there was no memory for is for `load` to tell.
+                let ok = *ok != 0 || view.is_cut();
+                Self { number: u64::from_le_bytes(*number), ok, message }
             }
             // No worker writes that: it is for no task, and costs those behind it nothing.
             _ => Self { number: u64::MAX, ok: false, message },
@@ -229,7 +451,20 @@ impl Outcome {
 impl Outcome {
     /// The result, or what the worker tells of the failure.
     fn load<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        split(py, &mut self.message.get(Self::HEAD..).unwrap_or_default())
+        let message = self.message.view();
+        let mut object = message.head.get(8 + 1..).unwrap_or_default();
+        match message.rest(py) {
+            _ if message.is_cut() => {
+                let len = message.len;
+                Err(no_memory(format_args!("a result of {len} bytes, which is lost")))
+            }
+            // It is the bytes of the only object, whose kind is the first byte of its head.
+            Some(rest) => {
+                let kind = object.first().copied().unwrap_or(u8::MAX);
+                decode(py, kind, rest.as_bytes(), Some(&rest))
+            }
+            None => split(py, &mut object),
+        }
     }
 }
 
@@ -294,7 +529,7 @@ impl Queue {
         let mut pickled = false;
         let put = encode(obj, |kind, message| {
             pickled = true;
-            this.put_bytes(slf.py(), kind, message, || until(&block, timeout))
+            this.put_parts(slf.py(), kind, &[message], || until(&block, timeout))
         });
         match put {
             Ok(_) => Ok(()),
@@ -312,8 +547,14 @@ impl Queue {
         let this = slf.get();
         this.open_still(slf)?;
         this.not_spoilt()?;
-        let (kind, _, message) = this.get_message(slf.py(), || until(&block, timeout), false)?;
-        decode(slf.py(), kind, &message)
+        let py = slf.py();
+        if let Some(message) = this.kept.next() {
+            return this.open_kept(py, message, Ok);
+        }
+        let mut buffer = BUFFER;
+        let mut room = Room::new(&mut buffer, 0);
+        this.get_message(py, &mut room, || until(&block, timeout), false, NoMemory::Leave)?;
+        this.open(py, room, Ok)
     }
 
     /// Puts all objects, in order; gives how many were put before a timeout.
@@ -327,29 +568,39 @@ impl Queue {
         let this = slf.get();
         this.open_still(slf)?;
         this.has_put.note_first();
-        let mut messages = Vec::new();
+        // One behind the other: where each ends, and what it is.
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         for object in objs.try_iter()? {
-            messages.push(encode(&object?, |kind, bytes| Ok((kind, bytes.to_vec())))?);
+            let kind = encode(&object?, |kind, message| {
+                extend(&mut bytes, message)?;
+                Ok(kind)
+            })?;
+            let count = ends.len();
+            let room = ends.try_reserve(1);
+            room.map_err(|_| no_memory(format_args!("more than {count} messages at once")))?;
+            ends.push((kind, bytes.len()));
         }
         let waiting = Waiting { deadline: until(&block, timeout), interruptible: true };
         let queue = this.queue()?;
         let mut put = 0;
-        while put < messages.len() {
-            let rest = messages[put..].iter().map(|(kind, bytes)| (*kind, bytes.as_slice()));
+        while put < ends.len() {
+            let mut start = put.checked_sub(1).map_or(0, |before| ends[before].1);
+            let rest = ends[put..].iter().map(|&(kind, end)| {
+                let message = &bytes[start..end];
+                start = end;
+                (kind, message)
+            });
             match slf.py().detach(|| queue.put_many(rest, waiting)) {
                 Ok(run) => put += run,
                 Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(slf.py())?,
                 Err(QueueError::Stopped(Stopped::TimedOut)) if put > 0 => break,
-                Err(QueueError::Stopped(Stopped::TimedOut)) => {
-                    return Err(queue_error(slf.py(), "Full"));
-                }
-                Err(QueueError::Arena(error)) => return Err(arena_error(error)),
+                Err(error) => return Err(queue_failure(slf.py(), error, "Full")),
             }
         }
         Ok(put)
     }
 
-    /// Gets up to `most` objects, waiting for the first alone. If one can't be unpickled, those before
+    /// Gets up to `most` objects, waiting only for the first. If one can't be unpickled, those before
     /// it are given, and the next call raises why.
     #[pyo3(signature = (most, block=Truth(true), timeout=None), text_signature = "($self, most, block=True, timeout=None)")]
     fn get_many<'py>(
@@ -357,37 +608,36 @@ impl Queue {
         most: usize,
         block: Truth,
         timeout: Option<f64>,
-    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    ) -> PyResult<Bound<'py, PyList>> {
         let this = slf.get();
         this.open_still(slf)?;
         this.not_spoilt()?;
         let py = slf.py();
-        let mut objects = Vec::new();
-        let mut message = Vec::new();
+        let objects = PyList::empty(py);
+        let mut buffer = BUFFER;
         while objects.len() < most {
-            let (kind, bytes) = if objects.is_empty() {
-                let (kind, _, bytes) = this.get_message(py, || until(&block, timeout), false)?;
-                (kind, bytes)
+            let append = |object| objects.append(object);
+            let appended = if let Some(message) = this.kept.next() {
+                this.open_kept(py, message, append)
             } else {
-                message.clear();
-                match this.queue()?.get_at_once(&mut message, None) {
-                    Ok(Some((kind, _))) => (kind, std::mem::take(&mut message)),
-                    // What was got is given; an error shows itself again at the next call.
-                    Ok(None) | Err(_) => break,
-                }
-            };
-            match decode(py, kind, &bytes) {
-                Ok(object) => objects.push(object),
-                Err(error)
-                    if objects.is_empty() || error.is_instance_of::<PyKeyboardInterrupt>(py) =>
-                {
-                    return Err(error);
-                }
-                Err(error) => {
-                    *this.spoilt.lock().expect(NO_PANIC) = Some(error);
+                let mut room = Room::new(&mut buffer, 0);
+                if objects.is_empty() {
+                    let until = || until(&block, timeout);
+                    this.get_message(py, &mut room, until, false, NoMemory::Leave)?;
+                } else if !this.get_if_any(py, &mut room, NoMemory::Leave)? {
                     break;
                 }
+                this.open(py, room, append)
+            };
+            let Err(error) = appended else { continue };
+            if objects.is_empty() || error.is_instance_of::<PyKeyboardInterrupt>(py) {
+                return Err(error);
             }
+            // A message that there is no memory for was kept.
+            if !error.is_instance_of::<PyMemoryError>(py) {
+                *this.spoilt.lock().expect(NO_PANIC) = Some(error);
+            }
+            break;
         }
         Ok(objects)
     }
@@ -400,28 +650,43 @@ impl Queue {
         jobs: &Bound<'_, PyDict>,
         job: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        jobs.set_item(self.put_bytes(job.py(), SEVERAL, task, || None)?, job)
+        jobs.set_item(self.put_parts(job.py(), SEVERAL, &[task], || None)?, job)
     }
 
-    /// Gets a pool's task as (number, bytes); None for the end of all tasks. The number stands in this process's row from before the task is taken until `task_done`.
+    /// Gets a pool's task as (number, bytes), or (number, MemoryError) if there is no memory for it;
+    /// None for the end of all tasks. The number stands in this process's row from before the task is
+    /// taken until `task_done`.
     fn _get_task<'py>(&self, py: Python<'py>) -> PyResult<Option<Task<'py>>> {
-        let (kind, number, message) = self.get_message(py, || None, true)?;
-        if kind != SEVERAL {
+        let mut buffer = BUFFER;
+        let mut room = Room::new(&mut buffer, 0);
+        self.get_message(py, &mut room, || None, true, NoMemory::Cut)?;
+        if room.kind != SEVERAL {
             return Ok(None);
         }
-        Ok(Some((number, PyBytes::new(py, &message))))
+        let message = room.view();
+        let task = if message.is_cut() {
+            Err(no_memory(format_args!("a task of {} bytes", message.len)))
+        } else {
+            message.bytes(py)
+        };
+        let task = match task {
+            Ok(task) => task.into_any(),
+            Err(error) => error.into_value(py).into_bound(py).into_any(),
+        };
+        Ok(Some((room.number, task)))
     }
 
     /// Puts a task's outcome: its number, whether it went well, its result or exception.
     fn _put_result(&self, number: u64, ok: bool, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let mut message = Vec::with_capacity(64);
-        message.extend_from_slice(&number.to_le_bytes());
-        message.push(ok.into());
-        append(value, &mut message)?;
-        self.put_bytes(value.py(), SEVERAL, &message, || None).map(|_| ())
+        encode(value, |kind, bytes| {
+            let head = object_head(kind, bytes.len())?;
+            let message = [&number.to_le_bytes(), &[ok.into()][..], &head, bytes];
+            self.put_parts(value.py(), SEVERAL, &message, || None).map(|_| ())
+        })
     }
 
-    /// Gets up to `most` tasks' outcomes, waiting only for the first.
+    /// Gets up to `most` tasks' outcomes, waiting only for the first. What there is no memory for is
+    /// taken without its bytes.
     #[pyo3(signature = (most, timeout=None))]
     fn _get_results(
         &self,
@@ -429,13 +694,20 @@ impl Queue {
         most: usize,
         timeout: Option<f64>,
     ) -> PyResult<Vec<Outcome>> {
-        let mut outcomes = vec![Outcome::new(self.get_message(py, || deadline(timeout), false)?.2)];
-        let mut message = Vec::new();
+        let mut outcomes = Vec::new();
+        let mut buffer = BUFFER;
         // What was got is returned; an error shows itself again at the next call.
-        while outcomes.len() < most
-            && matches!(self.queue()?.get_at_once(&mut message, None), Ok(Some(_)))
-        {
-            outcomes.push(Outcome::new(std::mem::take(&mut message)));
+        while outcomes.len() < most {
+            let mut room = Room::new(&mut buffer, OUTCOME_HEAD);
+            if outcomes.is_empty() {
+                let until = || deadline(timeout);
+                self.get_message(py, &mut room, until, false, NoMemory::Cut)?;
+            } else if outcomes.try_reserve(1).is_err()
+                || !self.get_if_any(py, &mut room, NoMemory::Cut)?
+            {
+                break;
+            }
+            outcomes.push(Outcome::new(self.kept.own(room)));
         }
         Ok(outcomes)
     }
@@ -470,7 +742,7 @@ impl Queue {
     }
 
     fn qsize(&self) -> PyResult<u64> {
-        Ok(self.queue()?.len())
+        Ok(self.queue()?.len() + self.kept.len() as u64)
     }
 
     /// Whether there is no object; an error where the standard library's queue has closed its pipe: in
@@ -479,7 +751,7 @@ impl Queue {
         if self.closed.is_so() && self.has_put.is_so() {
             return Err(PyOSError::new_err("handle is closed"));
         }
-        Ok(self.queue()?.is_empty())
+        Ok(self.queue()?.is_empty() && self.kept.len() == 0)
     }
 
     fn full(&self) -> PyResult<bool> {

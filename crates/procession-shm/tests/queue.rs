@@ -12,7 +12,8 @@ use procession_shm::arena::{Error, Kind};
 use procession_shm::queue::{INLINE_MOST, Queue, QueueError};
 use procession_shm::sync::Lock;
 use procession_shm::wait::{Stopped, Waiting};
-use support::{Words, alone, arena, child, nothing_left};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use support::{Words, alone, arena, child, micros, nothing_left};
 
 const FOREVER: Waiting = Waiting::FOREVER;
 
@@ -222,5 +223,77 @@ fn a_queue_that_fills_the_arena_says_so_and_loses_nothing() {
     }
     queue.put(0, &message, FOREVER).unwrap();
     drop(queue);
+    nothing_left();
+}
+
+/// Leaves this process so many bytes of address space more than it has.
+fn limit_address_space(more: u64) {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+    let current = Some(pages * 4096 + more);
+    setrlimit(Resource::As, Rlimit { current, maximum: None }).unwrap();
+}
+
+#[test]
+fn a_message_that_a_process_has_no_memory_for_stays_in_the_queue() {
+    let _alone = alone("a_message_that_a_process_has_no_memory_for_stays_in_the_queue");
+    let queue = Queue::joinable(arena(), "queue", Some(9)).unwrap();
+    let long = vec![7; 100 << 20];
+    queue.put(1, &long, FOREVER).unwrap();
+    queue.put_parts(2, &[b"sh", b"", b"ort"], FOREVER).unwrap();
+    let claim = Words::new(1);
+    child(|| {
+        limit_address_space(50 << 20);
+        let mut got = b"kept".to_vec();
+        let no_memory = |got: Result<_, QueueError>| {
+            let is_it = |error: &_| {
+                matches!(error, QueueError::NoMemory { number: 0, len } if *len == 100 << 20)
+            };
+            assert!(got.as_ref().is_err_and(is_it), "{got:?}");
+        };
+        no_memory(queue.get(&mut got, FOREVER));
+        no_memory(queue.get_claiming(&mut got, claim.at(0), FOREVER));
+        no_memory(queue.try_get(&mut got, None).map(Option::unwrap));
+        no_memory(queue.get_many(2, |_, _| panic!("there is no first"), FOREVER).map(|_| (0, 0)));
+        assert_eq!((got.as_slice(), claim.get(0)), (&b"kept"[..], 0));
+        assert_eq!((queue.len(), queue.unfinished()), (2, 2));
+    })
+    .succeeds();
+    assert_eq!(queue.check().unwrap(), 2);
+    let mut got = Vec::new();
+    assert_eq!(queue.get(&mut got, FOREVER).unwrap(), (1, 0));
+    assert!(got == long);
+    got.clear();
+    assert_eq!(queue.get(&mut got, FOREVER).unwrap(), (2, 1));
+    assert_eq!(got, b"short");
+    drop((queue, claim));
+    nothing_left();
+}
+
+#[test]
+fn a_consumer_without_memory_leaves_the_message_to_one_that_has_some() {
+    let _alone = alone("a_consumer_without_memory_leaves_the_message_to_one_that_has_some");
+    let queue = Queue::new(arena(), "queue", None).unwrap();
+    let refused = Words::new(1);
+    let poor = child(|| {
+        limit_address_space(50 << 20);
+        let got = queue.get(&mut Vec::new(), FOREVER);
+        assert!(matches!(got, Err(QueueError::NoMemory { .. })), "{got:?}");
+        refused.set(0, 1);
+    });
+    while !arena().processes().iter().any(|info| info.pid == poor.pid && info.blocked_on.is_some())
+    {
+        micros(200);
+    }
+    queue.put(0, &vec![0; 100 << 20], FOREVER).unwrap();
+    poor.succeeds();
+    let rich = child(|| {
+        let mut got = Vec::new();
+        queue.get(&mut got, FOREVER).unwrap();
+        assert_eq!(got.len(), 100 << 20);
+    });
+    rich.succeeds();
+    assert_eq!(refused.get(0), 1);
+    drop((queue, refused));
     nothing_left();
 }

@@ -8,6 +8,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 
 use postcard::ser_flavors::Flavor;
+use procession_os::memory::make_room;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -16,10 +17,22 @@ use crate::arena::{self, Handle};
 /// A buffer larger than this is not kept for the next message.
 const KEPT_MOST: usize = 4 << 20;
 
+/// A decoded value of fewer bytes is taken to fit into what memory there is.
+const SMALL: usize = 64 << 10;
+
 /// A value could not be turned into bytes.
 #[derive(Debug, thiserror::Error)]
-#[error("the value can't be serialized: {0}")]
-pub struct EncodeError(#[source] postcard::Error);
+pub enum EncodeError {
+    /// Its type does not allow it.
+    #[error("the value can't be serialized: {0}")]
+    Format(#[source] postcard::Error),
+    /// This process has no memory for its bytes.
+    #[error("no memory in this process for the bytes of a value, which are more than {len}")]
+    NoMemory {
+        /// For how many there was.
+        len: usize,
+    },
+}
 
 /// Bytes could not be turned into a value.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +48,12 @@ pub enum DecodeError {
     /// They name a shared object that can't be opened.
     #[error("the value names a shared object that can't be opened: {0}")]
     Object(#[source] arena::Error),
+    /// This process has no memory for them.
+    #[error("no memory in this process for a value of {len} bytes")]
+    NoMemory {
+        /// How many there are.
+        len: usize,
+    },
 }
 
 thread_local! {
@@ -56,17 +75,23 @@ pub(crate) type Named = Vec<Box<dyn Any + Send + Sync>>;
 
 struct Append<'b>(&'b mut Vec<u8>);
 
+const NO_MEMORY: postcard::Error = postcard::Error::SerializeBufferFull;
+
 impl Flavor for Append<'_> {
     type Output = ();
 
     #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        if self.0.len() == self.0.capacity() {
+            make_room(self.0, 1).map_err(|_| NO_MEMORY)?;
+        }
         self.0.push(byte);
         Ok(())
     }
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        make_room(self.0, bytes.len()).map_err(|_| NO_MEMORY)?;
         self.0.extend_from_slice(bytes);
         Ok(())
     }
@@ -94,7 +119,11 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     value: &T,
     into: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
-    postcard::serialize_with_flavor(value, Append(into)).map_err(EncodeError)
+    let encoded = postcard::serialize_with_flavor(value, Append(into));
+    encoded.map_err(|error| match error {
+        NO_MEMORY => EncodeError::NoMemory { len: into.len() },
+        error => EncodeError::Format(error),
+    })
 }
 
 /// A value's bytes, and the objects that they name.
@@ -106,9 +135,33 @@ pub(crate) fn encode_holding<T: Serialize>(value: &T) -> Result<(Vec<u8>, Named)
     encoded.map(|()| (bytes, named.unwrap_or_default()))
 }
 
+/// Appends bytes.
+#[inline]
+pub(crate) fn extend(into: &mut Vec<u8>, bytes: &[u8]) -> Result<(), EncodeError> {
+    make_room(into, bytes.len()).map_err(|_| EncodeError::NoMemory { len: into.len() })?;
+    into.extend_from_slice(bytes);
+    Ok(())
+}
+
+/// Whether this process has memory for a value that is made of so many bytes. How much it takes is up
+/// to its type; for text and bytes it is as much again.
+#[inline]
+pub(crate) fn has_memory_for(len: usize) -> bool {
+    len < SMALL || {
+        let mut value = Vec::<u8>::new();
+        let reserved = value.try_reserve_exact(len);
+        // What is not used could be left out.
+        std::hint::black_box(&mut value);
+        reserved.is_ok()
+    }
+}
+
 /// The value that bytes stand for.
 #[inline]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    if !has_memory_for(bytes.len()) {
+        return Err(DecodeError::NoMemory { len: bytes.len() });
+    }
     postcard::from_bytes(bytes).map_err(|source| refusal::<T>(source))
 }
 

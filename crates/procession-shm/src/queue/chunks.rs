@@ -7,6 +7,8 @@
 //! A chunk's first message number never changes, so the place of any message in it can be found from
 //! the front. A record of form `END` says that the next message is in the next chunk.
 
+use procession_os::memory::SharedBytes;
+
 use crate::arena::{Arena, Block, Error, Result, UNIT};
 use crate::atomics::{AtomicU64, Ordering};
 
@@ -155,10 +157,10 @@ pub(super) struct Record {
 
 impl Record {
     #[inline]
-    pub(super) fn write(arena: &Arena, offset: u64, kind: u8, message: &[u8]) -> Result<()> {
-        let head = message.len() as u64 | u64::from(kind) << 32 | u64::from(INLINE) << 40;
+    pub(super) fn write(arena: &Arena, offset: u64, kind: u8, message: &[&[u8]]) -> Result<()> {
+        let head = length(message) as u64 | u64::from(kind) << 32 | u64::from(INLINE) << 40;
         arena.word(offset)?.store(head, Ordering::Relaxed);
-        Ok(arena.memory().write(offset + HEAD, message)?)
+        write_parts(arena, offset + HEAD, message)
     }
 
     pub(super) fn write_block(
@@ -199,6 +201,11 @@ impl Record {
         self.kind
     }
 
+    /// How many bytes its message has, or what says where its block is.
+    pub(super) fn len(&self) -> usize {
+        self.len as usize
+    }
+
     pub(super) fn size(&self) -> u64 {
         record_size(self.len as usize)
     }
@@ -216,8 +223,25 @@ impl Record {
         Ok(Some((Block::recorded(offset, generation), len as usize)))
     }
 
+    /// The bytes of a message that has no block.
     #[inline]
-    pub(super) fn append(&self, arena: &Arena, into: &mut Vec<u8>) -> Result<()> {
-        Ok(arena.memory().append(self.offset + HEAD, self.len as usize, into)?)
+    pub(super) fn inline<'a>(&self, arena: &'a Arena) -> Result<SharedBytes<'a>> {
+        Ok(arena.memory().bytes(self.offset + HEAD, self.len as usize)?)
     }
+}
+
+/// How many bytes a message has that is given in parts.
+#[inline]
+pub(super) fn length(message: &[&[u8]]) -> usize {
+    message.iter().map(|part| part.len()).sum()
+}
+
+/// Writes a message's parts one behind the other.
+#[inline]
+pub(super) fn write_parts(arena: &Arena, mut offset: u64, message: &[&[u8]]) -> Result<()> {
+    for part in message {
+        arena.memory().write(offset, part)?;
+        offset += part.len() as u64;
+    }
+    Ok(())
 }

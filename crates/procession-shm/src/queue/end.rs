@@ -1,7 +1,7 @@
 //! One end of a queue: its lock, its count, and where in the chain it is.
 
 use super::chunks::{self, Chunk, Position, Record};
-use super::{Control, Queue, QueueError};
+use super::{Control, MessageBuffer, Queue, QueueError};
 use crate::arena::{Arena, Block, Error, Result};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
@@ -138,8 +138,8 @@ impl Queue {
 
 impl PutEnd<'_> {
     /// Writes a message behind the last one. It is in the queue after [`Self::commit`].
-    pub(super) fn write(&mut self, kind: u8, message: &[u8]) -> Result<()> {
-        let at = self.make_room(message.len())?;
+    pub(super) fn write(&mut self, kind: u8, message: &[&[u8]]) -> Result<()> {
+        let at = self.make_room(chunks::length(message))?;
         Record::write(self.arena, at, kind, message)?;
         self.written += 1;
         failpoint!("queue.put.written");
@@ -286,9 +286,13 @@ impl GetEnd<'_> {
         seen.saturating_sub(got)
     }
 
-    /// Takes the oldest message; the bytes of one that is inline go into `into`.
+    /// Takes the oldest message, if `into` has room for it; the bytes of one that is inline go there.
     /// The caller has seen that there is one.
-    pub(super) fn take(&mut self, into: &mut Vec<u8>, claim: Option<&AtomicU64>) -> Result<Taken> {
+    pub(super) fn take(
+        &mut self,
+        into: &mut impl MessageBuffer,
+        claim: Option<&AtomicU64>,
+    ) -> Result<Taken, QueueError> {
         let (arena, end) = (self.arena, &self.control.get);
         let mut at = end.at.load(Ordering::Relaxed);
         let mut chunk = Chunk::at(arena, end.chunk.load(Ordering::Relaxed))?;
@@ -298,17 +302,21 @@ impl GetEnd<'_> {
         }
         let record = Record::read(arena, chunk.offset, at)?;
         let block = record.block(arena)?;
-        let length = into.len();
-        match block {
-            None => record.append(arena, into)?,
-            Some((block, len)) => {
-                if len as u64 > arena.size_at(block.offset())? {
-                    return Err(Error::Corrupt("a message is longer than the memory it has"));
-                }
+        let len = match block {
+            None => record.len(),
+            Some((block, len)) if len as u64 <= arena.size_at(block.offset())? => len,
+            Some(_) => {
+                return Err(Error::Corrupt("a message is longer than the memory it has").into());
             }
+        };
+        let number = end.count.load(Ordering::Relaxed);
+        if !into.make_room(number, len) {
+            return Err(QueueError::NoMemory { number, len });
+        }
+        if block.is_none() {
+            into.fill(record.inline(arena)?);
         }
         failpoint!("queue.get.copied");
-        let number = end.count.load(Ordering::Relaxed);
         if let Some((block, _)) = block {
             end.announce(block);
             failpoint!("queue.get.block.pending");
@@ -323,10 +331,7 @@ impl GetEnd<'_> {
         end.count.store(number.wrapping_add(1), Ordering::SeqCst);
         failpoint!("queue.get.committed");
         if let Some((block, _)) = block {
-            if let Err(error) = arena.take(block, self.queue.owner()) {
-                into.truncate(length);
-                return Err(error);
-            }
+            arena.take(block, self.queue.owner())?;
             failpoint!("queue.get.block.owned");
             end.settle();
         }

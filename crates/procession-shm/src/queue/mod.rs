@@ -19,13 +19,16 @@
 //!
 //! - put: fill (the block is the producer's own) → lock → pending → block to the queue → record →
 //!   **count** → pending off → unlock → notify.
-//! - get: lock → copy → pending → **count** → block to the consumer → pending off → unlock → copy
-//!   the block, free it. A consumer that dies with a message in its hands takes it along.
+//! - get: lock → room for the bytes → copy → pending → **count** → block to the consumer → pending
+//!   off → unlock → copy the block, free it. A consumer that dies with a message in its hands takes it
+//!   along; one that has no memory for it leaves it in the queue.
 
+mod buffer;
 mod chunks;
 mod end;
 mod tasks;
 
+use std::iter::Peekable;
 use std::time::Duration;
 
 use procession_os::clock::Monotonic;
@@ -38,6 +41,7 @@ use crate::wait::{BlockedOn, EventCount, Moment, Operation, Relay, Stopped, Wait
 use end::{End, Taken};
 use tasks::Tasks;
 
+pub use buffer::MessageBuffer;
 pub use tasks::{DoneTooOften, JoinError};
 
 /// Longer messages have a block of their own.
@@ -90,6 +94,14 @@ pub enum QueueError {
     /// The wait ended first.
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    /// This process has no memory for the message, which is in the queue still.
+    #[error("no memory in this process for a message of {len} bytes, which is still in the queue")]
+    NoMemory {
+        /// The message's number.
+        number: u64,
+        /// How many bytes it has.
+        len: usize,
+    },
     /// Shared memory failed.
     #[error(transparent)]
     Arena(Error),
@@ -205,7 +217,21 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Stopped`] if the queue stayed full; [`QueueError::Arena`] without memory.
     /// Nothing was put then.
+    #[inline]
     pub fn put(&self, kind: u8, message: &[u8], waiting: Waiting) -> Result<u64, QueueError> {
+        self.put_parts(kind, &[message], waiting)
+    }
+
+    /// As [`Self::put`], for a message whose parts lie in different places.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub fn put_parts(
+        &self,
+        kind: u8,
+        message: &[&[u8]],
+        waiting: Waiting,
+    ) -> Result<u64, QueueError> {
         self.passing_room_on(|gate| {
             // Before a long message is copied.
             self.wait_for_room(gate, waiting)?;
@@ -230,10 +256,21 @@ impl Queue {
         messages: impl IntoIterator<Item = (u8, &'m [u8])>,
         waiting: Waiting,
     ) -> Result<usize, QueueError> {
-        let mut messages = messages.into_iter().peekable();
+        self.put_from(&mut messages.into_iter().peekable(), waiting)
+    }
+
+    /// As [`Self::put_many`]; those that were not put are left in `messages`.
+    ///
+    /// # Errors
+    /// As [`Self::put_many`].
+    pub fn put_from<'m>(
+        &self,
+        messages: &mut Peekable<impl Iterator<Item = (u8, &'m [u8])>>,
+        waiting: Waiting,
+    ) -> Result<usize, QueueError> {
         let mut put = 0;
         while messages.peek().is_some() {
-            match self.put_run(&mut messages, waiting) {
+            match self.put_run(messages, waiting) {
                 Ok(run) => put += run,
                 Err(_) if put > 0 => return Ok(put),
                 Err(error) => return Err(error),
@@ -244,7 +281,7 @@ impl Queue {
 
     fn put_run<'m>(
         &self,
-        messages: &mut std::iter::Peekable<impl Iterator<Item = (u8, &'m [u8])>>,
+        messages: &mut Peekable<impl Iterator<Item = (u8, &'m [u8])>>,
         waiting: Waiting,
     ) -> Result<usize, QueueError> {
         let run = self.passing_room_on(|gate| self.put_short_ones(messages, gate, waiting))?;
@@ -265,7 +302,7 @@ impl Queue {
     /// Puts the messages up to the next long one, as there is room.
     fn put_short_ones<'m>(
         &self,
-        messages: &mut std::iter::Peekable<impl Iterator<Item = (u8, &'m [u8])>>,
+        messages: &mut Peekable<impl Iterator<Item = (u8, &'m [u8])>>,
         gate: &EventCount,
         waiting: Waiting,
     ) -> Result<usize, QueueError> {
@@ -279,7 +316,7 @@ impl Queue {
             && let Some((kind, message)) = messages.peek()
             && message.len() <= INLINE_MOST
         {
-            if let Err(error) = end.write(*kind, message) {
+            if let Err(error) = end.write(*kind, &[message]) {
                 if run == 0 {
                     return Err(error.into());
                 }
@@ -296,15 +333,16 @@ impl Queue {
         Ok(run as usize)
     }
 
-    fn prepare(&self, message: &[u8], waiting: Waiting) -> Result<Option<Block>> {
-        if message.len() <= INLINE_MOST {
+    fn prepare(&self, message: &[&[u8]], waiting: Waiting) -> Result<Option<Block>> {
+        let len = chunks::length(message);
+        if len <= INLINE_MOST {
             return Ok(None);
         }
         let arena = self.object.arena();
-        let block = arena.allocate(message.len() as u64, waiting)?;
-        if let Err(error) = arena.memory().write(block.offset(), message) {
+        let block = arena.allocate(len as u64, waiting)?;
+        if let Err(error) = chunks::write_parts(arena, block.offset(), message) {
             arena.free(block)?;
-            return Err(error.into());
+            return Err(error);
         }
         failpoint!("queue.put.block.filled");
         Ok(Some(block))
@@ -313,7 +351,7 @@ impl Queue {
     fn put_prepared(
         &self,
         kind: u8,
-        message: &[u8],
+        message: &[&[u8]],
         block: Option<Block>,
         gate: &EventCount,
         waiting: Waiting,
@@ -330,7 +368,7 @@ impl Queue {
                     end.write(kind, message)?;
                     end.commit()
                 }
-                Some(block) => end.write_block(kind, block, message.len())?,
+                Some(block) => end.write_block(kind, block, chunks::length(message))?,
             };
             drop(end);
             failpoint!("queue.put.unlocked");
@@ -369,12 +407,17 @@ impl Queue {
         })
     }
 
-    /// Gets the oldest message: appends it to `into`, and gives its kind and number. Of several
-    /// consumers each message goes to one.
+    /// Gets the oldest message into `into`, and gives its kind and number. Of several consumers each
+    /// message goes to one.
     ///
     /// # Errors
-    /// [`QueueError::Stopped`] if the queue stayed empty; [`QueueError::Arena`] if it is damaged.
-    pub fn get(&self, into: &mut Vec<u8>, waiting: Waiting) -> Result<(u8, u64), QueueError> {
+    /// [`QueueError::Stopped`] if the queue stayed empty; [`QueueError::NoMemory`] if there is no room
+    /// for it; [`QueueError::Arena`] if the queue is damaged.
+    pub fn get(
+        &self,
+        into: &mut impl MessageBuffer,
+        waiting: Waiting,
+    ) -> Result<(u8, u64), QueueError> {
         self.get_waiting(into, None, waiting)
     }
 
@@ -385,7 +428,7 @@ impl Queue {
     /// As [`Self::get`].
     pub fn get_claiming(
         &self,
-        into: &mut Vec<u8>,
+        into: &mut impl MessageBuffer,
         claim: &AtomicU64,
         waiting: Waiting,
     ) -> Result<(u8, u64), QueueError> {
@@ -394,7 +437,7 @@ impl Queue {
 
     fn get_waiting(
         &self,
-        into: &mut Vec<u8>,
+        into: &mut impl MessageBuffer,
         claim: Option<&AtomicU64>,
         waiting: Waiting,
     ) -> Result<(u8, u64), QueueError> {
@@ -426,12 +469,12 @@ impl Queue {
     /// Gets the oldest message if there is one, and no other consumer is in the way for long.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if the queue is damaged.
+    /// As [`Self::get`], but not [`QueueError::Stopped`].
     pub fn try_get(
         &self,
-        into: &mut Vec<u8>,
+        into: &mut impl MessageBuffer,
         claim: Option<&AtomicU64>,
-    ) -> Result<Option<(u8, u64)>> {
+    ) -> Result<Option<(u8, u64)>, QueueError> {
         self.if_any(into, claim, Waiting::until(Some(Monotonic::now().after(PATIENCE))))
     }
 
@@ -441,18 +484,18 @@ impl Queue {
     /// As [`Self::try_get`].
     pub fn get_at_once(
         &self,
-        into: &mut Vec<u8>,
+        into: &mut impl MessageBuffer,
         claim: Option<&AtomicU64>,
-    ) -> Result<Option<(u8, u64)>> {
+    ) -> Result<Option<(u8, u64)>, QueueError> {
         self.if_any(into, claim, Waiting::NOT)
     }
 
     fn if_any(
         &self,
-        into: &mut Vec<u8>,
+        into: &mut impl MessageBuffer,
         claim: Option<&AtomicU64>,
         waiting: Waiting,
-    ) -> Result<Option<(u8, u64)>> {
+    ) -> Result<Option<(u8, u64)>, QueueError> {
         match self.take_next(into, claim, waiting) {
             Ok(Some(taken)) => {
                 if taken.left > 0 {
@@ -461,13 +504,13 @@ impl Queue {
                 Ok(Some(self.deliver(taken, into)?))
             }
             Ok(None) | Err(QueueError::Stopped(_)) => Ok(None),
-            Err(QueueError::Arena(error)) => Err(error),
+            Err(error) => Err(error),
         }
     }
 
     fn take_next(
         &self,
-        into: &mut Vec<u8>,
+        into: &mut impl MessageBuffer,
         claim: Option<&AtomicU64>,
         waiting: Waiting,
     ) -> Result<Option<Taken>, QueueError> {
@@ -488,19 +531,21 @@ impl Queue {
     }
 
     /// Copies the bytes of a message that were not copied under the lock; returns its kind and number.
-    fn deliver(&self, taken: Taken, into: &mut Vec<u8>) -> Result<(u8, u64)> {
+    fn deliver(&self, taken: Taken, into: &mut impl MessageBuffer) -> Result<(u8, u64)> {
         if let Some((block, len)) = taken.block {
             let arena = self.object.arena();
-            let copied = arena.memory().append(block.offset(), len, into);
+            let bytes = arena.memory().bytes(block.offset(), len);
+            let copied = bytes.map(|bytes| into.fill(bytes));
             failpoint!("queue.get.block.copied");
             arena.free(block)?;
-            copied.map_err(Error::from)?;
+            copied?;
         }
         Ok((taken.kind, taken.number))
     }
 
-    /// Gets up to `most` messages at once, waiting for the first alone; calls `each` with kind and
-    /// bytes, in order. Gives how many there were.
+    /// Gets up to `most` messages at once, waiting only for the first; calls `each` with kind and
+    /// bytes, in order. Gives how many there were. An error that comes after the first shows itself
+    /// again at the next call.
     ///
     /// # Errors
     /// As [`Self::get`].
@@ -517,9 +562,9 @@ impl Queue {
             let kind = if got == 0 {
                 self.get(&mut message, waiting)?.0
             } else {
-                match self.try_get(&mut message, None)? {
-                    Some((kind, _)) => kind,
-                    None => break,
+                match self.try_get(&mut message, None) {
+                    Ok(Some((kind, _))) => kind,
+                    Ok(None) | Err(_) => break,
                 }
             };
             each(kind, &message);
@@ -535,7 +580,9 @@ impl Queue {
     pub fn check(&self) -> Result<u64> {
         let whole = |locked: QueueError| match locked {
             QueueError::Arena(error) => error,
-            QueueError::Stopped(_) => unreachable!("a wait without end"),
+            QueueError::Stopped(_) | QueueError::NoMemory { .. } => {
+                unreachable!("a wait without end, and nothing is got")
+            }
         };
         let _put = self.lock_put(Waiting::FOREVER).map_err(whole)?;
         let get = self.lock_get(Waiting::FOREVER).map_err(whole)?;

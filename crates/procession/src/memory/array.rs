@@ -1,5 +1,6 @@
 //! Many values that all processes see, with a lock.
 
+use std::collections::TryReserveError;
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
@@ -174,12 +175,24 @@ impl<T: Pod> ArrayGuard<'_, T> {
         written.expect("the values lie in their block");
     }
 
-    /// A copy of all values.
+    /// A copy of all values. Without memory for it the process ends, as with [`slice::to_vec`].
     #[must_use]
     pub fn to_vec(&self) -> Vec<T> {
         let mut values = vec![T::zeroed(); self.len()];
         self.copy_to_slice(0, &mut values);
         values
+    }
+
+    /// As [`Self::to_vec`], for an array that may be larger than this process has memory for.
+    ///
+    /// # Errors
+    /// [`TryReserveError`] if it is.
+    pub fn try_to_vec(&self) -> Result<Vec<T>, TryReserveError> {
+        let mut values = Vec::new();
+        values.try_reserve_exact(self.len())?;
+        values.resize(self.len(), T::zeroed());
+        self.copy_to_slice(0, &mut values);
+        Ok(values)
     }
 }
 
@@ -235,6 +248,7 @@ mod tests {
         guard.store(3, 9.0);
         assert_eq!(guard.update(3, |x| x + 1.0), 10.0);
         assert_eq!(guard.to_vec(), [0.0, 1.5, 2.5, 10.0]);
+        assert_eq!(guard.try_to_vec().unwrap(), guard.to_vec());
         assert_eq!(guard.load(2), 2.5);
         drop(guard);
         assert!(Array::<u8>::from_slice(&[]).unwrap().is_empty());

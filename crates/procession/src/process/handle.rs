@@ -17,7 +17,7 @@ use super::error::{JoinError, JoinTimeoutError, TryJoinError};
 use super::report::Report;
 use super::start_method::StartMethod;
 use crate::arena::{self, ProcessState, Slot};
-use crate::codec::{self, Named};
+use crate::codec::{self, DecodeError, Named};
 use crate::sync::remember;
 
 pub(super) const SIGKILL: i32 = 9;
@@ -77,7 +77,11 @@ impl Child {
                 self.slot = Some(slot);
                 self.named.clear();
             }
+            let is_left = matches!(report, Report::NoMemory(_));
             self.report = Some(report);
+            if is_left {
+                break;
+            }
         }
         Ok(())
     }
@@ -142,6 +146,9 @@ impl Child {
                 Ok(result) => return Ok(result),
                 Err(source) => JoinError::Decode { pid, name, source },
             },
+            (Some(Report::NoMemory(len)), _) => {
+                JoinError::Decode { pid, name, source: DecodeError::NoMemory { len } }
+            }
             (Some(Report::Panicked(place, message)), _) => {
                 JoinError::Panicked { pid, name, message, place }
             }

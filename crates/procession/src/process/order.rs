@@ -56,14 +56,20 @@ impl Order {
 
     /// The order in a block, and the arguments' bytes.
     pub(super) fn read(block: &SharedBlock) -> Result<(Self, Vec<u8>), String> {
-        let mut bytes = vec![0; usize::try_from(block.size()).map_err(|error| error.to_string())?];
+        let size = usize::try_from(block.size()).map_err(|error| error.to_string())?;
+        let no_memory = |_| format!("no memory in this process for an order of {size} bytes");
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(size).map_err(no_memory)?;
+        bytes.resize(size, 0);
         block.read(0, &mut bytes).map_err(|error| error.to_string())?;
         let short = || "the order is too short".to_owned();
         let (head, rest) = bytes.split_first_chunk::<8>().ok_or_else(short)?;
         let head = usize::try_from(u64::from_le_bytes(*head)).map_err(|_| short())?;
-        let (order, arguments) = rest.split_at_checked(head).ok_or_else(short)?;
+        let (order, _) = rest.split_at_checked(head).ok_or_else(short)?;
         let order = codec::decode(order).map_err(|error| error.to_string())?;
-        Ok((order, arguments.to_vec()))
+        // What is left are the arguments.
+        bytes.drain(..8 + head);
+        Ok((order, bytes))
     }
 }
 

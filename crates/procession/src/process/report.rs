@@ -1,6 +1,8 @@
 //! What a child tells its parent, by a queue that the parent made for it alone.
 
-use procession_shm::queue::Queue;
+use std::string::FromUtf8Error;
+
+use procession_shm::queue::{Queue, QueueError};
 use procession_shm::wait::Waiting;
 
 use crate::arena::{self, Slot};
@@ -19,6 +21,8 @@ pub(super) enum Report {
     Panicked(String, String),
     /// The function returned, but its result could not be sent; why.
     Unsent(String),
+    /// There is one of so many bytes, for which this process has no memory. It is not taken.
+    NoMemory(usize),
 }
 
 const BEGAN: u8 = 1;
@@ -44,12 +48,13 @@ impl Report {
                 (PANICKED, panic.as_bytes())
             }
             Self::Unsent(why) => (UNSENT, why.as_bytes()),
+            Self::NoMemory(_) => unreachable!("no child sends that"),
         };
         match outbox.put(kind, bytes, Waiting::FOREVER) {
             Ok(_) => Ok(()),
-            Err(procession_shm::queue::QueueError::Arena(error)) => Err(error),
-            Err(procession_shm::queue::QueueError::Stopped(_)) => {
-                unreachable!("a queue without a bound is never full")
+            Err(QueueError::Arena(error)) => Err(error),
+            Err(QueueError::Stopped(_) | QueueError::NoMemory { .. }) => {
+                unreachable!("a queue without a bound is never full, and nothing is got")
             }
         }
     }
@@ -62,13 +67,15 @@ impl Report {
         let mut bytes = Vec::new();
         match outbox.get(&mut bytes, NOT_AT_ALL) {
             Ok((kind, _)) => Self::from_message(kind, bytes).map(Some),
-            Err(procession_shm::queue::QueueError::Arena(error)) => Err(error),
-            Err(procession_shm::queue::QueueError::Stopped(_)) => Ok(None),
+            Err(QueueError::Arena(error)) => Err(error),
+            Err(QueueError::Stopped(_)) => Ok(None),
+            Err(QueueError::NoMemory { len, .. }) => Ok(Some(Self::NoMemory(len))),
         }
     }
 
     fn from_message(kind: u8, bytes: Vec<u8>) -> arena::Result<Self> {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let lossy = |error: FromUtf8Error| String::from_utf8_lossy(error.as_bytes()).into_owned();
+        let text = |bytes| String::from_utf8(bytes).unwrap_or_else(lossy);
         Ok(match (kind, &bytes[..]) {
             (BEGAN, &[low, high, a, b, c, d]) => Self::Began(Slot {
                 index: u16::from_le_bytes([low, high]),

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::panic::Location;
 use std::time::Duration;
 
-use procession_shm::queue;
+use procession_shm::queue::{self, MessageBuffer};
 use procession_shm::wait::Waiting;
 
 use super::{GetError, PutError, PutManyError};
@@ -138,10 +138,10 @@ impl ByteQueue {
         &self,
         messages: impl IntoIterator<Item = (u8, &'m [u8])>,
     ) -> Result<usize, PutManyError> {
-        let messages: Vec<_> = messages.into_iter().collect();
+        let mut messages = messages.into_iter().peekable();
         let mut put = 0;
-        while put < messages.len() {
-            let some = self.inner.put_many(messages[put..].iter().copied(), Waiting::FOREVER);
+        while messages.peek().is_some() {
+            let some = self.inner.put_from(&mut messages, Waiting::FOREVER);
             put += some.map_err(|error| PutManyError { put, source: error.into() })?;
         }
         Ok(put)
@@ -154,14 +154,24 @@ impl ByteQueue {
         bytes: &[u8],
         waiting: Waiting,
     ) -> Result<(), PutError> {
-        self.inner.put(kind, bytes, waiting)?;
+        self.put_parts_waiting(kind, &[bytes], waiting)
+    }
+
+    #[inline]
+    pub(super) fn put_parts_waiting(
+        &self,
+        kind: u8,
+        parts: &[&[u8]],
+        waiting: Waiting,
+    ) -> Result<(), PutError> {
+        self.inner.put_parts(kind, parts, waiting)?;
         Ok(())
     }
 
     /// Gets the oldest message, waiting for one.
     ///
     /// # Errors
-    /// [`GetError::Arena`].
+    /// [`GetError::NoMemory`], [`GetError::Arena`].
     pub fn get(&self) -> Result<Message, GetError> {
         self.get_waiting(Waiting::FOREVER)
     }
@@ -169,7 +179,7 @@ impl ByteQueue {
     /// Gets the oldest message if there is one.
     ///
     /// # Errors
-    /// [`GetError::Empty`], [`GetError::Arena`].
+    /// [`GetError::Empty`], [`GetError::NoMemory`], [`GetError::Arena`].
     pub fn try_get(&self) -> Result<Message, GetError> {
         let mut bytes = Vec::new();
         let kind = self.try_get_into(&mut bytes)?;
@@ -194,7 +204,7 @@ impl ByteQueue {
     /// who wants to use one buffer again and again.
     ///
     /// # Errors
-    /// [`GetError::Arena`].
+    /// [`GetError::NoMemory`], [`GetError::Arena`].
     #[inline]
     pub fn get_into(&self, into: &mut Vec<u8>) -> Result<u8, GetError> {
         self.get_into_waiting(into, Waiting::FOREVER)
@@ -203,7 +213,7 @@ impl ByteQueue {
     #[inline]
     pub(super) fn get_into_waiting(
         &self,
-        into: &mut Vec<u8>,
+        into: &mut impl MessageBuffer,
         waiting: Waiting,
     ) -> Result<u8, GetError> {
         let (kind, _) = self.inner.get(into, waiting)?;
@@ -211,16 +221,16 @@ impl ByteQueue {
     }
 
     #[inline]
-    pub(super) fn try_get_into(&self, into: &mut Vec<u8>) -> Result<u8, GetError> {
+    pub(super) fn try_get_into(&self, into: &mut impl MessageBuffer) -> Result<u8, GetError> {
         let (kind, _) = self.inner.try_get(into, None)?.ok_or(GetError::Empty)?;
         Ok(kind)
     }
 
-    /// Gets up to `most` messages, waiting for the first alone; calls `each` with kind and bytes.
-    /// Gives how many there were.
+    /// Gets up to `most` messages, waiting only for the first; calls `each` with kind and bytes.
+    /// Returns how many there were: an error that comes after the first is one of the next call.
     ///
     /// # Errors
-    /// As [`Self::try_get`]; not [`GetError::Empty`] without a timeout.
+    /// As [`Self::get`].
     pub fn get_many(&self, most: usize, each: impl FnMut(u8, &[u8])) -> Result<usize, GetError> {
         Ok(self.inner.get_many(most, each, Waiting::FOREVER)?)
     }

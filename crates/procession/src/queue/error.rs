@@ -47,6 +47,13 @@ pub enum GetError {
         /// The message.
         message: Vec<u8>,
     },
+    /// This process has no memory for the message, which is in the queue still: another consumer may get
+    /// it, or this one later.
+    #[error("no memory in this process for a message of {len} bytes, which is still in the queue")]
+    NoMemory {
+        /// How many bytes the message has.
+        len: usize,
+    },
     /// Shared memory failed.
     #[error(transparent)]
     Arena(#[from] arena::Error),
@@ -80,6 +87,7 @@ impl From<QueueError> for PutError {
     fn from(error: QueueError) -> Self {
         match error {
             QueueError::Stopped(_) => Self::Full,
+            QueueError::NoMemory { len, .. } => Self::Encode(EncodeError::NoMemory { len }),
             QueueError::Arena(error) => Self::Arena(error),
         }
     }
@@ -89,6 +97,7 @@ impl From<QueueError> for GetError {
     fn from(error: QueueError) -> Self {
         match error {
             QueueError::Stopped(_) => Self::Empty,
+            QueueError::NoMemory { len, .. } => Self::NoMemory { len },
             QueueError::Arena(error) => Self::Arena(error),
         }
     }

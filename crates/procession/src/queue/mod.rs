@@ -5,6 +5,7 @@
 //! to one receiver. Those of one sender arrive in the order in which it put them. There is no thread
 //! and no pipe behind a queue: `put` writes into shared memory and `get` reads from it.
 
+mod blob;
 mod bytes;
 mod error;
 mod joinable;

@@ -7,18 +7,30 @@ use std::num::NonZeroU64;
 use std::panic::Location;
 use std::time::Duration;
 
+use procession_os::memory::SharedBytes;
+use procession_shm::queue::MessageBuffer;
 use procession_shm::wait::Waiting;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::blob::{self, Blob};
 use super::{ByteQueue, GetError, POSTCARD, PutError, PutManyError};
 use crate::arena::{self, Handle, Result};
-use crate::codec::{decode, encode, travels_by_handle, with_buffer};
+use crate::codec::{
+    DecodeError, decode, encode, extend, has_memory_for, travels_by_handle, with_buffer,
+};
 use crate::sync::{NOT_AT_ALL, waiting_for};
 
 /// A queue of values of type `T`.
 ///
 /// `put` takes a value or a reference to one: what travels is a copy. A clone is the same queue.
+///
+/// A `Queue<Vec<u8>>` is as fast as a [`ByteQueue`]: its bytes are copied once on either side. A type of
+/// your own that has bytes is encoded byte by byte unless it says that they are bytes, as those of the
+/// crate `serde_bytes` do.
+///
+/// A value is taken from the queue if there is memory for its message and for as many bytes again. What
+/// its type's `Deserialize` allocates beyond that is allocated as anywhere in Rust.
 ///
 /// ```
 /// use procession::{Queue, spawn};
@@ -104,11 +116,12 @@ impl<T> Queue<T> {
     }
 }
 
-impl<T: Serialize> Queue<T> {
+impl<T: Serialize + 'static> Queue<T> {
     /// Puts a value, waiting for room.
     ///
     /// # Errors
-    /// [`PutError::Encode`], [`PutError::Arena`]. Nothing was put then.
+    /// [`PutError::Encode`] if it has no serialized form or there is no memory for that;
+    /// [`PutError::Arena`]. Nothing was put then.
     #[inline]
     pub fn put(&self, value: impl Borrow<T>) -> Result<(), PutError> {
         self.put_waiting(value.borrow(), Waiting::FOREVER)
@@ -135,6 +148,11 @@ impl<T: Serialize> Queue<T> {
 
     #[inline]
     fn put_waiting(&self, value: &T, waiting: Waiting) -> Result<(), PutError> {
+        if let Some(bytes) = blob::of(value) {
+            let mut head = [0; blob::MAX_HEAD];
+            let head = blob::head(bytes.len(), &mut head)?;
+            return self.bytes.put_parts_waiting(POSTCARD, &[head, bytes], waiting);
+        }
         let mut small = [0; SMALL];
         if let Ok(bytes) = postcard::to_slice(value, &mut small) {
             return self.bytes.put_waiting(POSTCARD, bytes, waiting);
@@ -168,7 +186,7 @@ impl<T: Serialize> Queue<T> {
                 let mut refused = None;
                 for value in values.by_ref().take(RUN) {
                     let length = buffer.len();
-                    if let Err(error) = encode(value.borrow(), buffer) {
+                    if let Err(error) = blob::encode(value.borrow(), buffer) {
                         buffer.truncate(length);
                         refused = Some(error);
                         break;
@@ -196,15 +214,15 @@ impl<T: Serialize> Queue<T> {
     }
 }
 
-impl<T: DeserializeOwned> Queue<T> {
+impl<T: DeserializeOwned + 'static> Queue<T> {
     /// Gets the oldest value, waiting for one.
     ///
     /// # Errors
     /// [`GetError::Decode`] and [`GetError::WrongKind`] for a message that is no `T`;
-    /// [`GetError::Arena`].
+    /// [`GetError::NoMemory`], [`GetError::Arena`].
     #[inline]
     pub fn get(&self) -> Result<T, GetError> {
-        self.receive(|bytes, buffer| bytes.get_into(buffer))
+        self.receive(Waiting::FOREVER)
     }
 
     /// Gets the oldest value if there is one.
@@ -213,7 +231,15 @@ impl<T: DeserializeOwned> Queue<T> {
     /// [`GetError::Empty`], and as [`Self::get`].
     #[inline]
     pub fn try_get(&self) -> Result<T, GetError> {
-        self.receive(|bytes, buffer| bytes.try_get_into(buffer))
+        if blob::is_one::<T>() {
+            let mut blob = Blob::default();
+            let kind = self.bytes.try_get_into(&mut blob)?;
+            return blob.into_value(kind);
+        }
+        with_buffer(|buffer| {
+            let kind = self.bytes.try_get_into(&mut Decodable(buffer))?;
+            value_of(kind, buffer)
+        })
     }
 
     /// Gets the oldest value, waiting for one no longer than `timeout`.
@@ -221,34 +247,41 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// [`GetError::Empty`], and as [`Self::get`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
-        let waiting = waiting_for(timeout);
-        self.receive(|bytes, buffer| bytes.get_into_waiting(buffer, waiting))
+        self.receive(waiting_for(timeout))
     }
 
     #[inline]
-    fn receive(
-        &self,
-        get: impl FnOnce(&ByteQueue, &mut Vec<u8>) -> Result<u8, GetError>,
-    ) -> Result<T, GetError> {
+    fn receive(&self, waiting: Waiting) -> Result<T, GetError> {
+        if blob::is_one::<T>() {
+            let mut blob = Blob::default();
+            let kind = self.bytes.get_into_waiting(&mut blob, waiting)?;
+            return blob.into_value(kind);
+        }
         with_buffer(|buffer| {
-            let kind = get(&self.bytes, buffer)?;
+            let kind = self.bytes.get_into_waiting(&mut Decodable(buffer), waiting)?;
             value_of(kind, buffer)
         })
     }
 
-    /// Gets up to `most` values, waiting for the first alone.
+    /// Gets up to `most` values, waiting only for the first.
     ///
     /// # Errors
     /// As [`Self::get`]. The messages got before one that is no `T` are lost with it; where that can
-    /// be, get them one by one.
+    /// be, get them one by one. Any other error that comes after the first is one of the next call.
     pub fn get_many(&self, most: usize) -> Result<Vec<T>, GetError> {
         let mut values = Vec::new();
-        let mut refused = None;
-        self.bytes.get_many(most, |kind, bytes| match value_of(kind, bytes) {
-            Ok(value) => values.push(value),
-            Err(error) => refused = Some(error),
-        })?;
-        refused.map_or(Ok(values), Err)
+        while values.len() < most && values.try_reserve(1).is_ok() {
+            let value = if values.is_empty() { self.get() } else { self.try_get() };
+            match value {
+                Ok(value) => values.push(value),
+                Err(error @ (GetError::Decode(_) | GetError::WrongKind { .. })) => {
+                    return Err(error);
+                }
+                Err(error) if values.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(values)
     }
 
     /// The values as they come, waiting for each; it has no end.
@@ -264,10 +297,27 @@ impl<T: DeserializeOwned> Queue<T> {
     }
 }
 
+/// Takes a message only if there is memory for the value as well.
+struct Decodable<'b>(&'b mut Vec<u8>);
+
+impl MessageBuffer for Decodable<'_> {
+    #[inline]
+    fn make_room(&mut self, number: u64, len: usize) -> bool {
+        self.0.make_room(number, len) && has_memory_for(len)
+    }
+
+    #[inline]
+    fn fill(&mut self, bytes: SharedBytes<'_>) {
+        self.0.fill(bytes);
+    }
+}
+
 #[inline]
-fn value_of<T: DeserializeOwned>(kind: u8, bytes: &[u8]) -> Result<T, GetError> {
+pub(super) fn value_of<T: DeserializeOwned>(kind: u8, bytes: &[u8]) -> Result<T, GetError> {
     if kind != POSTCARD {
-        return Err(GetError::WrongKind { kind, message: bytes.to_vec() });
+        let mut message = Vec::new();
+        extend(&mut message, bytes).map_err(|_| DecodeError::NoMemory { len: bytes.len() })?;
+        return Err(GetError::WrongKind { kind, message });
     }
     Ok(decode(bytes)?)
 }
@@ -278,7 +328,7 @@ pub struct Iter<'q, T> {
     queue: &'q Queue<T>,
 }
 
-impl<T: DeserializeOwned> Iterator for Iter<'_, T> {
+impl<T: DeserializeOwned + 'static> Iterator for Iter<'_, T> {
     type Item = Result<T, GetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -286,7 +336,7 @@ impl<T: DeserializeOwned> Iterator for Iter<'_, T> {
     }
 }
 
-impl<'q, T: DeserializeOwned> IntoIterator for &'q Queue<T> {
+impl<'q, T: DeserializeOwned + 'static> IntoIterator for &'q Queue<T> {
     type Item = Result<T, GetError>;
     type IntoIter = Iter<'q, T>;
 
@@ -301,7 +351,7 @@ pub struct TryIter<'q, T> {
     queue: &'q Queue<T>,
 }
 
-impl<T: DeserializeOwned> Iterator for TryIter<'_, T> {
+impl<T: DeserializeOwned + 'static> Iterator for TryIter<'_, T> {
     type Item = Result<T, GetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -369,6 +419,30 @@ mod tests {
         let long = "x".repeat(100_000);
         queue.put_many([&"a".to_owned(), &long, &"b".to_owned()]).unwrap();
         assert_eq!(queue.get_many(3).unwrap(), ["a", &long, "b"]);
+    }
+
+    #[test]
+    fn bytes_travel_as_those_of_any_other_type() {
+        let blobs = Queue::<Vec<u8>>::new().unwrap();
+        let structured = Queue::<(u8, String)>::open(blobs.handle()).unwrap();
+        // A head of one, two and three bytes, inline and in a block.
+        let lengths = [0, 1, 127, 128, 4093, 4094, 4095, 4096, 16383, 16384, 100_000];
+        for len in lengths {
+            let bytes: Vec<u8> = (0..len).map(|at: usize| at as u8).collect();
+            blobs.put(&bytes).unwrap();
+            let mut encoded = Vec::new();
+            encode(&bytes, &mut encoded).unwrap();
+            assert_eq!(blobs.bytes.get().unwrap().bytes, encoded, "as postcard encodes them");
+            blobs.bytes.put(POSTCARD, &encoded).unwrap();
+            assert_eq!(blobs.get().unwrap(), bytes);
+            blobs.put_many([&bytes, &bytes]).unwrap();
+            assert_eq!(blobs.get_many(9).unwrap(), [bytes.clone(), bytes]);
+        }
+        structured.put((7, "text".to_owned())).unwrap();
+        assert!(matches!(blobs.try_get(), Err(GetError::Decode(_))));
+        blobs.bytes.put(BYTES, &[3; 5000]).unwrap();
+        let error = blobs.get().unwrap_err();
+        assert!(matches!(error, GetError::WrongKind { message, .. } if message == [3; 5000]));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod driver;
 mod ends;
+mod memory;
 mod objects;
 mod shared;
 mod starts;
@@ -50,6 +51,10 @@ const PROMISES: &[Promise] = promises![
     ends::a_detached_child_leaves_no_zombie_while_another_is_joined,
     ends::a_joined_child_leaves_nothing_in_the_arena,
     ends::the_descriptor_of_a_handle_is_readable_at_the_end,
+    memory::what_there_is_no_memory_for_stays_in_the_queue,
+    memory::what_there_is_no_memory_to_encode_is_not_put,
+    memory::arguments_without_memory_are_told,
+    memory::a_result_without_memory_is_told_by_join,
     objects::a_queue_goes_through_a_queue,
     objects::many_producers_and_consumers_lose_nothing,
     objects::what_a_killed_producer_put_is_delivered,

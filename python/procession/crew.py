@@ -730,6 +730,8 @@ class Crew:
                 gate.put(None)
 
     def _failure(self, call: Brief, outcome: _native.Outcome) -> Failure:
+        if outcome.lost is not None:
+            return Given(MemoryError(outcome.lost))
         how, *what = outcome.load()
         if how == RAISED:
             return Raised(*what)

@@ -422,7 +422,7 @@ type Peeked<'py> = (bool, Bound<'py, PyAny>);
 pub(crate) struct Outcome {
     #[pyo3(get)]
     number: u64,
-    /// Whether the task went well, or that is not known.
+    /// Whether the task went well and its result is here.
     #[pyo3(get)]
     ok: bool,
     message: Message,
@@ -437,8 +437,7 @@ impl Outcome {
         let view = message.view();
         match view.head.split_first_chunk::<8>() {
             Some((number, [ok, ..])) => {
-                // What there was no memory for is for `load` to tell.
-                let ok = *ok != 0 || view.is_cut();
+                let ok = *ok != 0 && !view.is_cut();
                 Self { number: u64::from_le_bytes(*number), ok, message }
             }
             // No worker writes that: it is for no task, and costs those behind it nothing.
@@ -449,15 +448,19 @@ impl Outcome {
 
 #[pymethods]
 impl Outcome {
+    /// Why what the worker told was not taken from the queue, if it was not.
+    #[getter]
+    fn lost(&self) -> Option<String> {
+        let message = self.message.view();
+        let len = message.len;
+        message.is_cut().then(|| format!("no memory in this process for a result of {len} bytes"))
+    }
+
     /// The result, or what the worker tells of the failure.
     fn load<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let message = self.message.view();
         let mut object = message.head.get(8 + 1..).unwrap_or_default();
         match message.rest(py) {
-            _ if message.is_cut() => {
-                let len = message.len;
-                Err(no_memory(format_args!("a result of {len} bytes, which is lost")))
-            }
             // It is the bytes of the only object, whose kind is the first byte of its head.
             Some(rest) => {
                 let kind = object.first().copied().unwrap_or(u8::MAX);

@@ -399,9 +399,14 @@ impl GetEnd<'_> {
         if count > self.arena.capacity() / chunks::record_size(0) {
             return Err(Error::Corrupt("a queue counts more messages than there is room for"));
         }
-        for _ in 0..count {
+        let got = end.count.load(Ordering::Relaxed);
+        for number in got..got.saturating_add(count) {
             let chunk;
             (chunk, at) = chunks::skip_to_message(Chunk::at(self.arena, offset)?, at)?;
+            // The numbers grow from chunk to chunk, so a chain that goes round is seen after one round.
+            if chunk.offset != offset && chunk.first() != number {
+                return Err(Error::Corrupt("a queue's chunks are not in order"));
+            }
             offset = chunk.offset;
             let record = Record::read(self.arena, offset, at)?;
             if let Some((block, len)) = record.block(self.arena)?
@@ -419,5 +424,33 @@ impl GetEnd<'_> {
 impl Drop for GetEnd<'_> {
     fn drop(&mut self) {
         let _ = self.control.get.lock.unlock_mine(self.me);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_chain_that_goes_round_is_seen_as_such() {
+        // So large that as many messages as it has room for are not read in the time.
+        let arena = Arena::with_capacity(1 << 38).unwrap();
+        let queue = Queue::new(arena, "queue", None).unwrap();
+        for _ in 0..200 {
+            queue.put(0, &[1; 100], Waiting::FOREVER).unwrap();
+        }
+        let (put, get) = (&queue.control.put, &queue.control.get);
+        let chunk = |end: &End| Chunk::at(arena, end.chunk.load(Ordering::Relaxed)).unwrap();
+        chunk(put).end_at(put.at.load(Ordering::Relaxed)).unwrap();
+        chunk(put).link(chunk(get).offset);
+        put.count.store(1 << 34, Ordering::SeqCst);
+        let (done, ended) = channel();
+        let looked_at = queue.clone();
+        std::thread::spawn(move || done.send(looked_at.check()));
+        let found = ended.recv_timeout(Duration::from_secs(60)).expect("it goes round and round");
+        assert!(matches!(found, Err(Error::Corrupt(_))), "{found:?}");
     }
 }

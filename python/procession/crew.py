@@ -82,7 +82,7 @@ _BEGUN, _READY, _FAILED = "begun", "ready", "failed"
 """How far a worker has come: its initializer is called, it is ready for tasks, the initializer has
 raised an exception."""
 
-_START_PATIENCE = 5.0
+_START_PATIENCE = 30.0
 """Seconds in which workers may be killed before they come as far as their initializer, without one
 that gets ready. Such a death says little about the pool: somebody may just kill its workers."""
 
@@ -592,6 +592,8 @@ class Crew:
         self.check_process()
         self._collect(None, lambda: not (self.jobs and self.watcher.is_alive()), None)
         self._wait_for_watcher()
+        # What came last is delivered, and what comes no more is failed.
+        self._collect(None, lambda: not self.jobs, None)
         if self.collector is not None and self.collector is not threading.current_thread():
             self.collector.join()
 

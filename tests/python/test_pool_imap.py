@@ -270,7 +270,9 @@ def test_an_endless_iterable_is_not_read_far_ahead(ctx: Any, pool: Any) -> None:
     assert read < 20
     event.set()
     assert [next(results) for _ in range(100)] == [True] * 100
-    assert read < 200
+    # However fast the workers are, and however slowly their results are taken.
+    read_so_far = read
+    assert read_so_far - pool._crew.tasks._got() < 20
 
 
 def wait_for_first(given: tuple[Any, bytes]) -> bool:

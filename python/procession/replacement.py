@@ -108,6 +108,7 @@ class _KeptLoader:
             self.kept._initializing = False
         if module.__name__.partition(".")[2] not in _OURS:
             sys.modules.setdefault(module.__name__, module)
+        _adapt(module)
 
 
 class _OtherName:
@@ -170,6 +171,22 @@ def loaded(name: str) -> Any:
     return sys.modules.get(f"{STANDARD}.{name}") or sys.modules.get(f"{_REPLACED}.{name}")
 
 
+def _adapt(module: Any) -> None:
+    """Have a module of the standard library make what has been replaced.
+
+    What it has by reference of its own kind could not be pickled: by its name there is another.
+    """
+    if module.__name__ == f"{_REPLACED}.managers":
+        module.SyncManager.register("Pool", make_pool, module.PoolProxy)
+
+
+def make_pool(*args: Any, **kwds: Any) -> Any:
+    """Make a pool for those who have the manager."""
+    from .pool import Pool
+
+    return Pool(*args, **kwds)
+
+
 def _keep(module: ModuleType, name: str) -> None:
     """Have a module of the standard library look for its like under another name."""
     spec = module.__spec__
@@ -178,6 +195,7 @@ def _keep(module: ModuleType, name: str) -> None:
     module.__spec__ = kept
     module.__package__ = kept.parent
     sys.modules[name] = module
+    _adapt(module)
 
 
 def install() -> None:

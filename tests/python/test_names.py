@@ -264,3 +264,29 @@ def test_what_is_shown_has_the_usual_names(tmp_path: Path, beginning: str) -> No
     assert "<class 'multiprocessing.managers.SyncManager'>" in ending.stdout
     assert "<class 'multiprocessing.pool.ThreadPool'>" in ending.stdout
     assert "<module 'multiprocessing.managers' from " in ending.stdout
+
+
+MANAGED = """
+import multiprocessing, sys
+
+def square(x):
+    return x * x
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(METHOD)
+    with multiprocessing.Manager() as manager:
+        values = manager.list([1, 2])
+        pool = manager.Pool(2)
+        print(pool.map(square, values), list(pool.imap(square, values)))
+        print(pool.apply_async(square, (7,)).get(), values)
+        pool.terminate()
+        pool.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_managers_server_is_started_in_every_way(tmp_path: Path, method: str) -> None:
+    for beginning in ("run", "install when much is imported"):
+        ending = run_text(tmp_path, beginning, MANAGED.replace("METHOD", repr(method)))
+        assert ending.stdout == "[1, 4] [1, 4]\n49 [1, 2]\n", ending
+        assert ending.stderr == ""

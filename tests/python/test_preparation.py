@@ -11,7 +11,7 @@ from typing import Any
 
 import procession
 import pytest
-from processes import children_of, eventually
+from processes import children_of, eventually, is_running
 from sessions import Ending
 
 ANEW = pytest.mark.parametrize("method", ["spawn", "forkserver"])
@@ -305,6 +305,7 @@ def test_an_exit_code_is_known_of_children_that_were_reaped_meanwhile(ctx: Any) 
     children = [ctx.Process(target=time.sleep, args=(0.01,)) for _ in range(5)]
     for child in children:
         child.start()
+    assert eventually(lambda: not any(is_running(child.pid) for child in children))
     nobody = ctx.Event()
     nobody.wait(1)
     assert [child.exitcode for child in children] == [0] * 5

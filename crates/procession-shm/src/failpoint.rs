@@ -105,7 +105,6 @@ pub const ALL: &[&str] = &[
     "object.emptied",
     "lock.acquired",
     "lock.releasing",
-    "lock.keeping",
     "lock.released",
     "lock.waking",
     "lock.woken",

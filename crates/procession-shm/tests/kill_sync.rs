@@ -246,22 +246,24 @@ fn a_lock_is_kept_for_no_waiter_that_is_stopped() {
 }
 
 #[test]
-fn a_holder_that_is_killed_as_it_keeps_the_lock_is_told_of_once() {
-    let _alone = alone("a_holder_that_is_killed_as_it_keeps_the_lock_is_told_of_once");
-    for (nth, waiting) in [(1, 1), (1, MANY), (2, MANY)] {
-        at(&format!("{nth}, {waiting} waiting"));
+fn all_go_on_when_a_holder_is_killed_that_has_kept_the_lock() {
+    let _alone = alone("all_go_on_when_a_holder_is_killed_that_has_kept_the_lock");
+    let points = ["lock.released", "lock.waking"];
+    // The first release with a waiter finds that nobody has asked; from the second on it is kept.
+    for (name, nth, waiting) in points
+        .iter()
+        .flat_map(|name| (1..4).flat_map(move |nth| [1, MANY].map(|waiting| (name, nth, waiting))))
+    {
+        at(&format!("{name}, time {nth}, {waiting} waiting"));
         let greedy = Greedy::new();
-        let mortal = greedy.holder(|| failpoint::arm("lock.keeping", nth));
-        let mut waiters = Vec::new();
+        let mortal = greedy.holder(|| failpoint::arm(name, nth));
         while !mortal.has_ended() {
-            waiters.extend((0..waiting).map(|_| greedy.waiter(|| ())));
-            waiters.drain(..).for_each(Child::succeeds);
+            let waiters: Vec<_> = (0..waiting).map(|_| greedy.waiter(|| ())).collect();
+            waiters.into_iter().for_each(Child::succeeds);
         }
         assert_eq!(mortal.join(), ExitStatus::Signaled(SIGKILL));
-        // Whoever comes next, if the waiters were before.
-        greedy.waiter(|| ()).succeeds();
         let holder = greedy.holder(|| ());
-        greedy.ends(holder, 1);
+        greedy.ends(holder, 0);
     }
 }
 

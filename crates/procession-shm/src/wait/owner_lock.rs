@@ -16,8 +16,8 @@
 //!
 //! # Fairness
 //! A lock that is taken again as soon as it is released is never free when a woken waiter arrives. So
-//! a waiter whose sleep ended by itself (the millisecond above, or a tick) and that finds the lock
-//! taken still *asks* for it, in a word beside the state. The next release then *keeps* the lock:
+//! a waiter that has slept and waited for [`PATIENCE`] *asks* for turns, in a word beside the state.
+//! From then on a release *keeps* the lock for those that sleep:
 //!
 //! ```text
 //! owned by A ── release, nobody asked ──▶ free ── anyone ──────────────────────▶ owned by B
@@ -28,15 +28,22 @@
 //! *Kept* stands in the owner's bits, with the time. So it is one store with the release, and ends with
 //! the store that takes the lock: a lock can't be kept and owned, and death leaves one or the other.
 //!
-//! - It excludes nobody who would not be excluded by an owner, and only for a time; whether two are
-//!   inside is decided by the same compare-exchanges as without it.
+//! - A kept lock excludes nobody who would not be excluded by an owner, and only for a time; whether
+//!   two are inside is decided by the same compare-exchanges as without it.
 //! - It is kept for *any* waiter that slept, not for the one that asked. A release wakes the one that
 //!   has slept the longest, whoever asked; and nobody is waited for who was killed or stopped, or left
 //!   at its deadline or for a signal, as long as another waiter is there. If none is, the wake reaches
 //!   nobody, and the lock is free at once. What remains is a waiter that is killed or stopped after its
 //!   wake: others go on after [`KEPT_FOR`].
+//! - It is kept until all have had it that slept when somebody asked last: the first to take it that
+//!   came later ends that. If only the release after the asking kept it, the one that asked could lose
+//!   each time: it sleeps behind the others again, and is woken by the release of a waiter for which
+//!   the lock was kept, which the greedy holder awaits by spinning.
+//! - A lock that is kept lies idle for the time of a wake, so over time it is kept once in [`PACE`] at
+//!   the most. Turns that are longer than that go round in the order of sleeping; shorter ones are
+//!   taken by those who are faster in between.
 //! - What was asked is a hint, so its accesses need no order: if a release does not see it yet, the
-//!   next one does, since the waiter goes on asking; if the waiter is gone, a release wakes somebody
+//!   next one does, since the waiter goes on asking; if the waiter is gone, one release wakes somebody
 //!   that it need not have woken. So nothing is taken back by one who leaves.
 //! - A release that keeps the lock wakes a sleeper also if `WOKEN` says that one is on its way, because
 //!   that one may be asleep for its millisecond. The wake may end just that sleep.
@@ -70,7 +77,7 @@ const UNIT_BITS: u32 = 17;
 /// processors are busy.
 const KEPT_FOR: Duration = Duration::from_millis(5);
 
-/// How long a waiter leaves the lock to those who are faster before it asks for it.
+/// How long a waiter leaves the lock to those who are faster before it asks for turns.
 const PATIENCE: Duration = Duration::from_millis(2);
 
 fn patience_is_over(since: Monotonic) -> bool {
@@ -78,6 +85,68 @@ fn patience_is_over(since: Monotonic) -> bool {
     #[cfg(model)]
     let waited = waited + super::model::none_or(PATIENCE);
     waited >= PATIENCE
+}
+
+/// How often a release keeps the lock, over time: a wake that others wait for is a tenth of that.
+const PACE: Duration = Duration::from_micros(500);
+/// How many in a row may keep it, if it has not been kept for a while: then all that wait have a turn.
+const BURST: u32 = 64;
+
+/// What waiters have asked for: when one of them did so last, and how far the releases that kept the
+/// lock are ahead of [`PACE`] (as a time: Generic Cell Rate Algorithm, ITU-T I.371). Both are on a clock
+/// that goes round in eight seconds; what is misjudged then costs or gains a turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Asked(u32);
+
+impl Asked {
+    const NOTHING: Self = Self(0);
+    const PACE: u16 = (PACE.as_nanos() >> UNIT_BITS) as u16 + 1;
+    const BURST: u16 = Self::PACE * BURST as u16;
+
+    fn now() -> u16 {
+        (Monotonic::now().as_nanos() >> UNIT_BITS) as u16
+    }
+
+    fn new(asked: u16, paid: u16) -> Self {
+        Self(u32::from(asked.max(1)) << 16 | u32::from(paid))
+    }
+
+    /// Until when what was kept is made up for, from now on; a time long ago looks like a late one.
+    fn ahead(self) -> u16 {
+        let ahead = (self.0 as u16).wrapping_sub(Self::now());
+        if ahead > Self::BURST + Self::PACE { 0 } else { ahead }
+    }
+
+    /// With somebody asking now.
+    fn again(self) -> Self {
+        let now = Self::now();
+        let ahead = if self == Self::NOTHING { 0 } else { self.ahead() };
+        Self::new(now, now.wrapping_add(ahead))
+    }
+
+    /// With one more release that has kept the lock.
+    fn kept(self) -> Self {
+        Self::new((self.0 >> 16) as u16, Self::now().wrapping_add(self.ahead() + Self::PACE))
+    }
+
+    /// Whether a release is to keep the lock.
+    fn is_due(self) -> bool {
+        if self == Self::NOTHING {
+            return false;
+        }
+        let ahead = u64::from(self.ahead());
+        #[cfg(model)]
+        let ahead = ahead + super::model::none_or(Duration::from_secs(1)).as_secs() * 1000;
+        ahead <= Self::BURST.into()
+    }
+
+    /// Whether one that waits since then did so already when somebody asked last.
+    fn covers(self, since: Monotonic) -> bool {
+        let ago = u64::from(Self::now().wrapping_sub((self.0 >> 16) as u16));
+        #[cfg(model)]
+        let ago = ago + super::model::none_or(Duration::from_secs(1)).as_secs() * 1000;
+        Monotonic::now().since(since).as_nanos() as u64 >> UNIT_BITS >= ago
+    }
 }
 
 const fn is_kept(word: u64) -> bool {
@@ -207,7 +276,7 @@ pub struct NotLocked;
 pub struct OwnerLock {
     state: AtomicU64,
     sequence: AtomicU32,
-    /// Not 0: a waiter has waited for long, and the next release is to keep the lock for waiters.
+    /// [`Asked`].
     asked: AtomicU32,
 }
 
@@ -222,14 +291,15 @@ impl OwnerLock {
         // Acquire: what the last holder wrote is seen.
         match self.state.compare_exchange(0, me.0, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => true,
-            Err(state) => Owner::of_lock(state).is_none() && self.try_lock_slowly(me, state, false),
+            Err(state) => Owner::of_lock(state).is_none() && self.try_lock_slowly(me, state, None),
         }
     }
 
-    /// Takes the lock if nobody has it: beside flags, and if it is kept, for one who `slept` or after
-    /// its time.
+    /// Takes the lock if nobody has it: beside flags, and if it is kept, for one that has slept or
+    /// after its time.
     #[cold]
-    fn try_lock_slowly(&self, me: Owner, mut state: u64, slept: bool) -> bool {
+    fn try_lock_slowly(&self, me: Owner, mut state: u64, waiter: Option<&Waiter<'_>>) -> bool {
+        let slept = waiter.is_some_and(|waiter| waiter.slept.get());
         while Owner::of_lock(state).is_none() && (slept || kept_for(state).is_none()) {
             match self.state.compare_exchange_weak(
                 state,
@@ -237,11 +307,30 @@ impl OwnerLock {
                 Ordering::Acquire,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return true,
+                Ok(_) => {
+                    if is_kept(state) {
+                        self.took_kept(waiter.and_then(|waiter| waiter.since.get()));
+                    }
+                    return true;
+                }
                 Err(now) => state = now,
             }
         }
         false
+    }
+
+    /// The lock is kept no more after one has had it that came after somebody asked.
+    fn took_kept(&self, since: Option<Monotonic>) {
+        let asked = Asked(self.asked.load(Ordering::Relaxed));
+        if asked != Asked::NOTHING && !since.is_some_and(|since| asked.covers(since)) {
+            self.change_asked(asked, Asked::NOTHING);
+        }
+    }
+
+    /// Changes what is asked, unless somebody else does.
+    fn change_asked(&self, from: Asked, to: Asked) {
+        let relaxed = Ordering::Relaxed;
+        let _ = self.asked.compare_exchange(from.0, to.0, relaxed, relaxed);
     }
 
     /// Takes the lock, waiting for it if need be.
@@ -276,7 +365,7 @@ impl OwnerLock {
             // Reading first keeps the cache line shared among those who wait.
             let state = self.state.load(Ordering::Relaxed);
             if Owner::of_lock(state).is_none() {
-                let taken = self.try_lock_slowly(me, state, waiter.slept.get());
+                let taken = self.try_lock_slowly(me, state, Some(&waiter));
                 return taken.then_some(Acquired::Clean);
             }
             (moment == Moment::Tick).then(|| self.take_from_the_dead(me, probe)).flatten()
@@ -338,30 +427,27 @@ impl OwnerLock {
     #[cold]
     fn unlock_beside_flags(&self) -> Result<(), NotLocked> {
         let mut state = self.state.load(Ordering::Relaxed);
+        let asked = Asked(self.asked.load(Ordering::Relaxed));
+        let is_due = asked.is_due();
         let kept = loop {
             if Owner::of_lock(state).is_none() {
                 return Err(NotLocked);
             }
-            let keeps = state & WAITERS != 0 && self.asked.load(Ordering::Relaxed) != 0;
+            let keeps = is_due && state & WAITERS != 0;
             let wakes = keeps || state & FLAGS == WAITERS;
             let kept = if keeps { kept_since_now() } else { 0 };
             let next = kept | if wakes { FLAGS } else { state & FLAGS };
-            if keeps {
-                // Before the release, so that what is asked after it stands.
-                self.asked.store(0, Ordering::Relaxed);
-                failpoint!("lock.keeping");
-            }
             match self.state.compare_exchange_weak(state, next, Ordering::SeqCst, Ordering::Relaxed)
             {
                 Ok(_) if wakes => break kept,
                 Ok(_) => return Ok(()),
                 Err(now) => state = now,
             }
-            if keeps {
-                self.asked.store(1, Ordering::Relaxed);
-            }
         };
         failpoint!("lock.released");
+        if kept != 0 {
+            self.change_asked(asked, asked.kept());
+        }
         self.sequence.fetch_add(1, Ordering::SeqCst);
         failpoint!("lock.waking");
         if wake(&self.sequence, 1) == 0 {
@@ -382,6 +468,7 @@ impl OwnerLock {
                 Err(now) => state = now,
             }
         }
+        self.asked.store(Asked::NOTHING.0, Ordering::Relaxed);
         self.sequence.fetch_add(1, Ordering::SeqCst);
         wake(&self.sequence, i32::MAX as u32);
     }
@@ -419,8 +506,9 @@ impl Gate for Waiter<'_> {
         if self.since.get().is_none() {
             self.since.set(Some(Monotonic::now()));
         }
-        if self.is_next() && self.lock.asked.load(Ordering::Relaxed) == 0 {
-            self.lock.asked.store(1, Ordering::Relaxed);
+        if self.is_next() {
+            let asked = Asked(self.lock.asked.load(Ordering::Relaxed));
+            self.lock.change_asked(asked, asked.again());
         }
         let ticket = self.lock.sequence.load(Ordering::SeqCst);
         self.lock.state.fetch_or(WAITERS, Ordering::SeqCst);
@@ -497,6 +585,35 @@ mod tests {
         }
         let last = Owner::new(Owner::SLOTS, Owner::GENERATIONS, 1);
         assert_eq!((kept_for(last.word()), Owner::of_lock(last.word())), (None, Some(last)));
+    }
+
+    #[test]
+    fn a_burst_of_releases_may_keep_the_lock_and_then_one_at_a_time() {
+        let mut asked = Asked::NOTHING;
+        assert!(!asked.is_due());
+        asked = asked.again();
+        let mut kept = 0;
+        while asked.is_due() {
+            asked = asked.kept();
+            kept += 1;
+        }
+        assert!(kept > BURST, "{kept}");
+        // Asking again changes nothing of that; a long time does, and one that looks like the future.
+        assert!(!asked.again().is_due());
+        for ago in [Asked::BURST, 0x7fff, 0x8000, 0xf000] {
+            let past = Asked::new(1, Asked::now().wrapping_sub(ago));
+            assert!(past.is_due() && past.kept().is_due(), "{ago}");
+        }
+    }
+
+    #[test]
+    fn asking_is_for_those_that_wait_already() {
+        let now = Monotonic::now().as_nanos();
+        let ago = |units: u64| Monotonic::from_nanos(now - (units << UNIT_BITS));
+        let asked = Asked::new(Asked::now().wrapping_sub(100), 0);
+        assert!(asked.covers(ago(1000)) && asked.covers(ago(110)));
+        assert!(!asked.covers(Monotonic::now()));
+        assert!(asked.covers(Monotonic::from_nanos(0)));
     }
 
     #[test]

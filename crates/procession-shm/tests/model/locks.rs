@@ -191,7 +191,7 @@ fn mortals_are_greedy(mortals: u16) {
 }
 
 fn dies_with_it(point: &str) -> bool {
-    matches!(point, "lock.acquired" | "lock.releasing" | "lock.keeping")
+    matches!(point, "lock.acquired" | "lock.releasing")
 }
 
 #[derive(Default)]

@@ -26,6 +26,11 @@ def wait_and_say(barrier: Any, answers: Any, timeout: float | None = None) -> No
         answers.put("broken")
 
 
+def wait_and_say_after(gate: Any, barrier: Any, answers: Any) -> None:
+    gate.wait()
+    wait_and_say(barrier, answers)
+
+
 def wait(barrier: Any) -> None:
     barrier.wait()
 
@@ -237,12 +242,16 @@ def test_an_action_that_raises_breaks_the_barrier(ctx: Any) -> None:
 
 def test_the_actions_time_is_not_that_of_those_who_wait(ctx: Any) -> None:
     begun, let_go, answers = ctx.Event(), ctx.Event(), ctx.Queue()
+    gate = ctx.Event(name="gate")
     barrier = ctx.Barrier(2, Hold(begun, let_go))
-    waiter = start(ctx, wait_and_say, barrier, answers, 0.5)
+    # It is there before the other's time begins to run.
+    actor = start(ctx, wait_and_say_after, gate, barrier, answers)
+    assert eventually(lambda: actor.state.blocked_on is not None)
+    waiter = start(ctx, wait_and_say, barrier, answers, 2)
     assert eventually(lambda: barrier.n_waiting == 1)
-    actor = start(ctx, wait_and_say, barrier, answers)
+    gate.set()
     begun.wait()
-    time.sleep(0.6)
+    time.sleep(2.1)
     assert answers.empty() and not barrier.broken
     let_go.set()
     assert sorted(answers.get(timeout=60) for _ in range(2)) == [0, 1]

@@ -385,8 +385,10 @@ class Crew:
         ):
             self.failure = (
                 f"gave up: {self.failed_starts} workers in a row left before they were ready for "
-                f"tasks, the last, {worker.pid}, {how}; see what its initializer does"
+                f"tasks, the last, {worker.pid}, {how}"
             )
+            if self.args[0] is not None:
+                self.failure += "; see what its initializer does"
         if self.failure is not None:
             self.state = TERMINATE
 
@@ -652,6 +654,9 @@ class Crew:
                 while not done():
                     left = _TICK if deadline is None else deadline - time.monotonic()
                     if self._take_turn(me):
+                        if done():
+                            # Delivered by the one that had the turn before.
+                            return
                         self._receive(max(0.0, min(left, _TICK)))
                     elif left > 0:
                         if gate is None:

@@ -449,3 +449,158 @@ def test_children_share_the_family_whatever_comes_first(program: Any) -> None:
                 process.join()
         """
     assert program(program_text) == "True\n" * 3
+
+
+@pytest.mark.parametrize("how", ["own list", "broken list"])
+def test_a_death_that_the_kernel_does_not_mark_is_seen_by_those_that_wait_for_it(
+    program: Any, how: str
+) -> None:
+    printed = program(f"""\
+        import ctypes, mmap, os, signal, sys, time
+        import procession
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        HOW = {how!r}
+        SET_ROBUST_LIST = 273 if os.uname().machine == "x86_64" else 99
+
+        def hide():
+            # The kernel walks another list, or one that it can't walk to its end.
+            head = (ctypes.c_void_p * 3)()
+            head[0] = ctypes.addressof(head) if HOW == "own list" else 8
+            libc.syscall(SET_ROBUST_LIST, ctypes.byref(head), 24)
+            return head
+
+        lock = procession.Lock()
+        reader, writer = os.pipe()
+        others = []
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+                os._exit(0)
+            others.append(pid)
+        child = os.fork()
+        if child == 0:
+            head = hide()
+            lock.acquire()
+            os.write(writer, b"x")
+            signal.pause()
+        os.read(reader, 1)
+        waiter = os.fork()
+        if waiter == 0:
+            try:
+                print(lock.acquire(timeout=10), flush=True)
+            except procession.OwnerDiedError:
+                print("told", flush=True)
+            os._exit(0)
+        time.sleep(0.1)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(waiter, 0)
+        for pid in [child, *others]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        """)
+    assert printed == "told\n"
+
+
+def test_children_killed_before_their_first_step_are_given_up_together(program: Any) -> None:
+    printed = program("""\
+        import os, signal, time
+        import procession
+        from procession import _native
+
+        queue = procession.Queue()
+        queue.put(bytes(1_000_000))
+        for _ in range(200):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        del queue
+        deadline = time.monotonic() + 40
+        while _native.memory()["used"] > 1_000_000 and time.monotonic() < deadline:
+            procession.family()
+            time.sleep(0.05)
+        print(_native.memory()["used"] < 1_000_000)
+        """)
+    assert printed == "True\n"
+
+
+def test_a_thread_that_takes_its_leave_of_the_kernel_takes_no_lock_from_its_process(
+    program: Any,
+) -> None:
+    printed = program("""\
+        import ctypes, os, threading, time
+        import procession
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        EXIT = 60 if os.uname().machine == "x86_64" else 93
+        lock = procession.Lock()
+        reader, writer = os.pipe()
+        finish, finished = os.pipe()
+        child = os.fork()
+        if child == 0:
+
+            def hold():
+                lock.acquire()
+                os.write(writer, b"x")
+                os.read(finish, 1)
+                lock.release()
+                os._exit(0)
+
+            threading.Thread(target=hold).start()
+            # The first thread, past the C library.
+            libc.syscall(EXIT, 0)
+        os.read(reader, 1)
+        print(lock.acquire(timeout=0.5))
+        os.write(finished, b"x")
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print(lock.acquire(timeout=30))
+        """)
+    assert printed == "False\n0\nTrue\n"
+
+
+def test_a_process_beyond_the_table_is_refused_what_its_death_would_have_to_undo(
+    program: Any,
+) -> None:
+    printed = program("""\
+        import os, resource, signal
+        import procession
+
+        # This address space leaves an arena of 64 MiB, which has room for 64 processes.
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), -1))
+        lock, queue, event = procession.Lock(), procession.Queue(), procession.Event()
+        children = []
+        reader, writer = os.pipe()
+        while True:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    event.is_set()
+                    lock.acquire(timeout=5)
+                    lock.release()
+                except procession.ArenaError as error:
+                    for use in (lambda: queue.put(1), procession.Lock):
+                        try:
+                            use()
+                        except procession.ArenaError:
+                            continue
+                        os._exit(1)
+                    os.write(writer, b"refused")
+                    os._exit(0)
+                os.write(writer, b"member.")
+                signal.pause()
+            children.append(pid)
+            if os.read(reader, 7) == b"refused":
+                break
+        print(len(children) > 10)
+        for pid in children[:-1]:
+            os.kill(pid, signal.SIGKILL)
+        for pid in children:
+            os.waitpid(pid, 0)
+        print(lock.acquire(timeout=30))
+        """)
+    assert printed == "True\nTrue\n"

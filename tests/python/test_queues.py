@@ -851,3 +851,37 @@ def test_a_stopped_producer_keeps_nobody_from_giving_up(ctx: Any) -> None:
         signal.signal(signal.SIGALRM, before)
         producer.kill()
         producer.join()
+
+
+class RaisesWhereItIsRead:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return raise_it, (self.error,)
+
+
+def raise_it(error: BaseException) -> None:
+    raise error
+
+
+def test_what_ends_a_program_is_not_kept_for_a_later_get(ctx: Any) -> None:
+    queue = ctx.Queue()
+    for message in (0, RaisesWhereItIsRead(SystemExit(7)), 2):
+        queue.put(message)
+    with pytest.raises(SystemExit):
+        queue.get_many(3)
+    assert queue.get(timeout=60) == 2
+
+
+def test_a_copy_of_a_process_is_not_told_of_a_message_that_it_did_not_get() -> None:
+    queue = procession.Queue()
+    for message in (0, RaisesWhereItIsRead(LookupError("bad")), 2):
+        queue.put(message)
+    assert queue.get_many(3) == [0]
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if queue.get(timeout=60) == 2 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    with pytest.raises(LookupError):
+        queue.get_many(1)

@@ -63,11 +63,27 @@ fn has_open(pid: u32, file: FileId) -> io::Result<bool> {
     Ok(false)
 }
 
-fn has_mapped(pid: u32, file: FileId) -> io::Result<bool> {
+/// Whether the process has the file mapped.
+///
+/// # Errors
+/// If there is no such process, or it may not be looked into.
+pub fn has_mapped(pid: u32, file: FileId) -> io::Result<bool> {
     let inode = file.inode.to_string();
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    // The fifth field; the device is that of a memfd's mount, which all memfds share.
-    Ok(maps.lines().any(|line| line.split_ascii_whitespace().nth(4) == Some(&inode)))
+    // By its threads: the first may have left while others run, and has no memory any more then.
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let maps = match fs::read_to_string(thread?.path().join("maps")) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            // It has left by now.
+            maps => maps.unwrap_or_default(),
+        };
+        // The fifth field; the device is that of a memfd's mount, which all memfds share.
+        let inode_of = |line: &str| line.split_ascii_whitespace().nth(4) == Some(&*inode);
+        if maps.is_empty() {
+            continue;
+        }
+        return Ok(maps.lines().any(inode_of));
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -184,6 +184,13 @@ impl LifeWord {
         }
     }
 
+    /// Says that the thread is gone and its process goes on without a watch, of which the word was as
+    /// observed.
+    pub fn give_up(&self, seen: Observed) {
+        let order = Ordering::SeqCst;
+        let _ = self.word.compare_exchange(seen.0, 0, order, Ordering::Relaxed);
+    }
+
     /// The word, with the mark that somebody sleeps on it, and its value then: to sleep on until the
     /// thread is gone. `None` if it is gone already, or no thread watches.
     #[must_use]

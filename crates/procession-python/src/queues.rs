@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use procession_shm::arena::Kind;
 use procession_shm::queue::{self, JoinError, QueueError};
 use procession_shm::wait::{Deadline, Stopped, Waiting};
-use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyValueError};
+use pyo3::exceptions::{PyException, PyMemoryError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
@@ -50,9 +50,10 @@ pub(crate) struct Queue {
     /// Whether something was put.
     has_put: InProcess,
     kept: Kept,
-    /// Why the message behind the last that `get_many` gave could not be unpickled. Used with the
-    /// interpreter attached and left before anything else runs, so no fork finds it locked.
-    spoilt: Mutex<Option<PyErr>>,
+    /// Why the message behind the last that `get_many` returned could not be unpickled, and the process
+    /// that is to be told. Used with the interpreter attached and left before anything else runs, so no
+    /// fork finds it locked.
+    spoilt: Mutex<Option<(u32, PyErr)>>,
 }
 
 /// Messages that this process got and could not unpickle for want of memory, oldest first.
@@ -186,7 +187,10 @@ impl Queue {
     }
 
     fn not_spoilt(&self) -> PyResult<()> {
-        self.spoilt.lock().expect(NO_PANIC).take().map_or(Ok(()), Err)
+        match self.spoilt.lock().expect(NO_PANIC).take() {
+            Some((pid, error)) if pid == std::process::id() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Puts what needs no wait with the interpreter attached, which is most of what there is.
@@ -363,6 +367,10 @@ fn queue_failure(py: Python<'_>, error: QueueError, waited: &str) -> PyErr {
 /// feeder thread does, if a subclass has made that its own; else that is the error of `put`.
 fn hand_over(queue: &Bound<'_, Queue>, object: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
     let (py, name) = (queue.py(), "_on_queue_feeder_error");
+    if error.is_instance_of::<PyMemoryError>(py) {
+        // The object can be pickled, and what follows needs memory.
+        return Err(error);
+    }
     let theirs = match queue.getattr_opt(name)? {
         Some(theirs) if error.is_instance_of::<PyException>(py) => theirs,
         _ => return Err(error),
@@ -633,12 +641,13 @@ impl Queue {
                 this.open(py, room, append)
             };
             let Err(error) = appended else { continue };
-            if objects.is_empty() || error.is_instance_of::<PyKeyboardInterrupt>(py) {
+            // What ends a program comes from a signal's handler more likely than from a message.
+            if objects.is_empty() || !error.is_instance_of::<PyException>(py) {
                 return Err(error);
             }
             // A message that there is no memory for was kept.
             if !error.is_instance_of::<PyMemoryError>(py) {
-                *this.spoilt.lock().expect(NO_PANIC) = Some(error);
+                *this.spoilt.lock().expect(NO_PANIC) = Some((std::process::id(), error));
             }
             break;
         }

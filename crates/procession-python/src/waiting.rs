@@ -54,6 +54,9 @@ pub(crate) fn wait<T: Send>(
     deadline: Deadline,
     wait: impl Fn(Waiting) -> Result<T, Stopped> + Sync,
 ) -> PyResult<Option<T>> {
+    if is_founded() {
+        family().and_then(|arena| arena.check_member()).map_err(arena_error)?;
+    }
     let waiting = Waiting { deadline, interruptible: true };
     loop {
         match py.detach(|| wait(waiting)) {

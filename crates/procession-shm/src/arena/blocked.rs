@@ -47,8 +47,11 @@ impl Probe for Arena {
         self.is_over(owner.slot(), owner.generation())
     }
 
-    fn tick(&self) {
-        self.verify_one();
+    fn tick(&self, waits_for: Option<Owner>) {
+        if let Some(owner) = waits_for {
+            self.verify(owner.slot());
+        }
+        self.verify_next();
     }
 
     fn life_of(&self, owner: Owner) -> Option<(&AtomicU32, u32)> {

@@ -47,6 +47,10 @@ pub(super) struct Header {
     pub(super) slot_hint: AtomicU32,
     /// 1 once a process was forked that the table had no row for.
     pub(super) rowless: AtomicU32,
+    /// When the family last looked for processes that are not in the table, and when such a look
+    /// that found none began last.
+    pub(super) looked_for_unclaimed: AtomicU64,
+    pub(super) nobody_unclaimed: AtomicU64,
     unused: AtomicU64,
     pub(super) heap: HeapState,
 }

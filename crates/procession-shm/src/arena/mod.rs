@@ -177,6 +177,9 @@ impl Arena {
     #[inline]
     #[must_use]
     pub fn owner(&self) -> Owner {
+        if registry::is_unwatched() {
+            registry::watch();
+        }
         let word = self.me.load(Ordering::Relaxed) | u64::from(process::thread_id());
         Owner::from_bits(word).expect("a thread's number is not 0")
     }

@@ -173,26 +173,43 @@ impl Row {
 
     /// Whether the process is over, or runs another program by now.
     #[inline]
-    fn has_left(&self, generation: u32) -> bool {
+    fn has_left(&self, arena: &Arena, generation: u32) -> bool {
         match self.life.0.sign() {
             Sign::Runs => false,
             Sign::Confirmed => true,
-            Sign::Gone => self.confirm_gone(generation),
+            Sign::Gone => self.confirm_gone(arena, generation),
             Sign::Unwatched => self.has_ended_by_number(generation),
         }
     }
 
     /// The kernel said that the watching thread is gone. The others may take some more steps.
     #[cold]
-    fn confirm_gone(&self, generation: u32) -> bool {
+    fn confirm_gone(&self, arena: &Arena, generation: u32) -> bool {
         let seen = self.life.0.observe();
-        let over = self.has_ended_by_number(generation)
-            || self.has_no_other_thread(generation)
-            || is_past(&self.gone, LEAVING);
+        let over =
+            self.has_ended_by_number(generation) || self.has_no_other_thread(generation) || {
+                if !is_past(&self.gone, LEAVING) {
+                    return false;
+                }
+                // It runs another program by now; or its thread left past the C library, which would
+                // have released the word.
+                !self.still_has(arena, generation)
+            };
         if over {
             self.life.0.confirm(seen);
+        } else {
+            self.life.0.give_up(seen);
         }
         over
+    }
+
+    /// Whether the process still has the arena mapped, as far as may be looked at.
+    fn still_has(&self, arena: &Arena, generation: u32) -> bool {
+        self.is_of_this_namespace()
+            && arena
+                .memory
+                .file_id()
+                .is_ok_and(|file| holders::has_mapped(self.pid(generation), file).unwrap_or(false))
     }
 
     /// Whether the thread that watched is the first of the process and has no others beside it. Its
@@ -441,10 +458,14 @@ impl Arena {
         next as u16
     }
 
-    /// Makes sure by system calls that one row, the next in turn, tells the truth: in case the kernel
-    /// did not mark it, as where a program has a list of robust futexes of its own.
-    pub(super) fn verify_one(&self) {
-        let index = self.next_in_turn(self.slots_used());
+    /// Makes sure by system calls that the next row in turn tells the truth.
+    pub(super) fn verify_next(&self) {
+        self.verify(self.next_in_turn(self.slots_used()));
+    }
+
+    /// Makes sure by system calls that a row tells the truth: in case the kernel did not mark it, as
+    /// where a program has a list of robust futexes of its own, or a broken one.
+    pub(super) fn verify(&self, index: u16) {
         let Ok(row) = self.row(index) else { return };
         let seen = row.life.0.observe();
         if let Ok(state) = row.state()
@@ -487,6 +508,15 @@ impl Arena {
     /// The error of a full table.
     pub(crate) fn is_full(&self) -> Error {
         Error::TooManyProcesses(self.layout.slots)
+    }
+
+    /// Refuses a process that is not in the table: nobody could see it die with what it takes.
+    ///
+    /// # Errors
+    /// [`Error::TooManyProcesses`].
+    #[inline]
+    pub fn check_member(&self) -> Result<()> {
+        if self.is_member() { Ok(()) } else { Err(self.is_full()) }
     }
 
     /// Whether this process is in the table.
@@ -594,7 +624,7 @@ impl Arena {
         let alive = match state.status {
             Status::Free => return None,
             Status::Burying | Status::Ended => false,
-            Status::Reserved | Status::Live => !row.has_left(state.generation),
+            Status::Reserved | Status::Live => !row.has_left(self, state.generation),
         };
         Some(ProcessInfo {
             slot: Slot { index, generation: state.generation },
@@ -651,7 +681,7 @@ impl Arena {
         let row = self.row(index).ok()?;
         row.slot.to_be_buried(self, |state| match state.status {
             Status::Reserved if row.pid(state.generation) == 0 => self.is_void(index, row, state),
-            _ => row.has_left(state.generation),
+            _ => row.has_left(self, state.generation),
         })
     }
 
@@ -661,12 +691,24 @@ impl Arena {
         if maker_runs && !row.slot.is_fork_over(reserved.generation) || !row.is_past_grace() {
             return false;
         }
-        if self.is_anybody_unclaimed() {
-            // Not to be looked for again at once.
-            row.orphaned.store(Monotonic::now().as_nanos(), Ordering::Relaxed);
-            return false;
+        // A look at all processes that found nobody is good for all forks that were over before it. It
+        // takes milliseconds, so the family looks once a second.
+        let header = self.header();
+        let over_since = row.orphaned.load(Ordering::Relaxed);
+        let now = Monotonic::now();
+        let last = header.looked_for_unclaimed.load(Ordering::Relaxed);
+        let order = Ordering::Relaxed;
+        if over_since >= header.nobody_unclaimed.load(Ordering::SeqCst)
+            && now.since(Monotonic::from_nanos(last)) > GRACE
+            && header
+                .looked_for_unclaimed
+                .compare_exchange(last, now.as_nanos(), order, order)
+                .is_ok()
+            && !self.is_anybody_unclaimed()
+        {
+            header.nobody_unclaimed.fetch_max(now.as_nanos(), Ordering::SeqCst);
         }
-        true
+        over_since < header.nobody_unclaimed.load(Ordering::SeqCst)
     }
 
     /// Whether a process has the arena that is not in the table, or this can't be told.
@@ -689,7 +731,7 @@ impl Arena {
             || self.row(slot).is_ok_and(|row| {
                 row.state().is_ok_and(|state| match state.status {
                     Status::Free | Status::Ended => false,
-                    _ => !row.has_left(state.generation),
+                    _ => !row.has_left(self, state.generation),
                 })
             })
     }
@@ -762,7 +804,7 @@ impl Arena {
         match state.status {
             Status::Free | Status::Burying | Status::Ended => true,
             Status::Reserved if row.pid(state.generation) == 0 => false,
-            Status::Reserved | Status::Live => row.has_left(state.generation),
+            Status::Reserved | Status::Live => row.has_left(self, state.generation),
         }
     }
 }

@@ -91,8 +91,7 @@ impl Queue {
     /// Refuses a process without a row: nobody could see it die within an end.
     #[inline]
     fn check_member(&self) -> Result<()> {
-        let arena = self.object.arena();
-        if arena.is_member() { Ok(()) } else { Err(arena.is_full()) }
+        self.object.arena().check_member()
     }
 
     #[inline]

@@ -230,7 +230,14 @@ impl Owner {
         self.0
     }
 
+    /// Whether it is a thread of a process without a slot, which may own nothing.
+    #[inline]
+    pub(crate) const fn is_nobody(self) -> bool {
+        self.slot() == (1 << SLOT_BITS) - 1
+    }
+
     /// The process's slot.
+    #[inline]
     #[must_use]
     pub const fn slot(self) -> u16 {
         (self.0 >> (THREAD_BITS + GENERATION_BITS)) as u16 & ((1 << SLOT_BITS) - 1)
@@ -288,6 +295,9 @@ impl OwnerLock {
     /// Takes the lock if nobody has it, and it is not kept for one who waits.
     #[inline]
     pub fn try_lock(&self, me: Owner) -> bool {
+        if me.is_nobody() {
+            return false;
+        }
         // Acquire: what the last holder wrote is seen.
         match self.state.compare_exchange(0, me.0, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => true,
@@ -299,6 +309,9 @@ impl OwnerLock {
     /// after its time.
     #[cold]
     fn try_lock_slowly(&self, me: Owner, mut state: u64, waiter: Option<&Waiter<'_>>) -> bool {
+        if me.is_nobody() {
+            return false;
+        }
         let slept = waiter.is_some_and(|waiter| waiter.slept.get());
         while Owner::of_lock(state).is_none() && (slept || kept_for(state).is_none()) {
             match self.state.compare_exchange_weak(
@@ -376,7 +389,7 @@ impl OwnerLock {
     pub fn take_from_the_dead(&self, me: Owner, probe: &impl Probe) -> Option<Acquired> {
         let state = self.state.load(Ordering::Relaxed);
         let owner = Owner::of_lock(state)?;
-        if !probe.is_dead(owner) {
+        if !probe.is_dead(owner) || me.is_nobody() {
             return None;
         }
         let taken = self.state.compare_exchange(

@@ -90,8 +90,8 @@ pub struct BlockedOn {
 pub trait Probe {
     /// Whether the process of this owner is over.
     fn is_dead(&self, owner: Owner) -> bool;
-    /// Time has passed: once at each tick of a wait.
-    fn tick(&self) {}
+    /// Time has passed: once at each tick of a wait, which the death of this owner's process would end.
+    fn tick(&self, _waits_for: Option<Owner>) {}
     /// A word that changes when the process of this owner is gone, and its value now; `None` if that
     /// is not told, or it is gone. Whoever is woken by it looks again with [`Moment::Tick`].
     fn life_of(&self, _owner: Owner) -> Option<(&AtomicU32, u32)> {
@@ -360,7 +360,7 @@ fn sleep<T, G: Gate>(
         gate.awake();
         if ticked {
             tick = (tick * 2).min(G::LONGEST_TICK);
-            probe.tick();
+            probe.tick(gate.waits_for());
         }
         if died {
             // The kernel says so as it begins; in a moment it is certain.

@@ -214,10 +214,15 @@ impl Arena {
             return Err(Error::MachineFull { asked: UNIT, source });
         }
         let (_, count) = blocks(size_of_class(class)?);
+        // With its free list, so that there is little to do under the lock.
         for index in 0..count {
-            let free = Word::free(BlockState::Warm, 0);
+            let next = if index + 1 < count { index + 2 } else { 0 };
+            let free = Word { owner: next, ..Word::free(BlockState::Warm, 0) };
             self.slab_word(extent.unit, index)?.store(free.pack(), Ordering::Relaxed);
         }
+        let head = self.slab_head(extent.unit)?;
+        head.free.store(1, Ordering::Relaxed);
+        head.used.store(0, Ordering::Relaxed);
         failpoint!("heap.slab.made");
         let guard = match self.lock_heap(waiting) {
             Ok(guard) => guard,
@@ -229,7 +234,7 @@ impl Arena {
         let word = Word { owner: class, ..Word::free(BlockState::Slab, 1) };
         self.unit_word(extent.unit)?.store(word.pack(), Ordering::SeqCst);
         settle(true);
-        self.rebuild_slab(extent.unit, class)?;
+        self.push(self.slabs_of(class)?, extent.unit)?;
         Ok(guard)
     }
 

@@ -22,7 +22,18 @@ pub(super) const CLASSES: usize = 8;
 const SMALLEST: u64 = 64;
 const HEAD: u64 = 16;
 /// The words of a block: the truth about it, its generation.
-const WORDS: u64 = 16;
+const WORDS: u64 = size_of::<SlabWords>() as u64;
+
+/// The words of a slab's block.
+#[repr(C)]
+struct SlabWords {
+    word: AtomicU64,
+    generation: AtomicU64,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: only atomics.
+unsafe impl Shared for SlabWords {}
 
 /// What is derived about a slab.
 #[repr(C)]
@@ -46,22 +57,55 @@ pub(super) fn class_of(size: u64) -> Option<u32> {
 }
 
 pub(super) fn size_of_class(class: u32) -> Result<u64> {
-    if (class as usize) < CLASSES {
-        Ok(SMALLEST << class)
-    } else {
-        Err(Error::Corrupt("a slab has an unknown class"))
-    }
+    Cut::of(class).map(|cut| 1 << cut.shift)
 }
 
-/// Where the first block of a slab begins, and how many there are.
-fn blocks(size: u64) -> (u64, u32) {
-    let mut count = (UNIT - HEAD) / (size + WORDS);
-    loop {
-        let first = (HEAD + count * WORDS).next_multiple_of(size);
-        if first + count * size <= UNIT {
-            return (first, count as u32);
+/// How the slabs of a class are cut.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// The logarithm of a block's size.
+    shift: u32,
+    /// Where the first block begins.
+    first: u64,
+    count: u32,
+}
+
+impl Cut {
+    const fn into_blocks_of(size: u64) -> Self {
+        let mut count = (UNIT - HEAD) / (size + WORDS);
+        loop {
+            let first = (HEAD + count * WORDS).next_multiple_of(size);
+            if first + count * size <= UNIT {
+                return Self { shift: size.trailing_zeros(), first, count: count as u32 };
+            }
+            count -= 1;
         }
-        count -= 1;
+    }
+
+    fn of(class: u32) -> Result<Self> {
+        /// Computed once: each allocation and each free looks here.
+        const CUTS: [Cut; CLASSES] = {
+            let mut cuts = [Cut::into_blocks_of(SMALLEST); CLASSES];
+            let mut class = 1;
+            while class < CLASSES {
+                cuts[class] = Cut::into_blocks_of(SMALLEST << class);
+                class += 1;
+            }
+            cuts
+        };
+        CUTS.get(class as usize).copied().ok_or(Error::Corrupt("a slab has an unknown class"))
+    }
+
+    /// Where a block begins.
+    fn place_of(self, index: u32) -> u64 {
+        self.first + (u64::from(index) << self.shift)
+    }
+
+    /// The block that begins there; `None` if none does.
+    fn index_of(self, inside: u64) -> Option<u32> {
+        let into = inside.checked_sub(self.first)?;
+        let index = into >> self.shift;
+        (index << self.shift == into && index < u64::from(self.count)).then_some(index as u32)
     }
 }
 
@@ -70,12 +114,12 @@ impl Arena {
         Ok(self.memory.cell(self.layout.unit(unit))?)
     }
 
-    fn slab_word(&self, unit: u32, index: u32) -> Result<&AtomicU64> {
+    fn slab_words(&self, unit: u32, index: u32) -> Result<&SlabWords> {
         Ok(self.memory.cell(self.layout.unit(unit) + HEAD + u64::from(index) * WORDS)?)
     }
 
-    fn slab_generation(&self, unit: u32, index: u32) -> Result<&AtomicU64> {
-        Ok(self.memory.cell(self.layout.unit(unit) + HEAD + u64::from(index) * WORDS + 8)?)
+    fn slab_word(&self, unit: u32, index: u32) -> Result<&AtomicU64> {
+        Ok(&self.slab_words(unit, index)?.word)
     }
 
     /// The words of the block that begins `inside` bytes into a slab; `None` if none does.
@@ -85,17 +129,9 @@ impl Arena {
         class: u32,
         inside: u64,
     ) -> Result<Option<Words<'_>>> {
-        let size = size_of_class(class)?;
-        let (first, count) = blocks(size);
-        match inside.checked_sub(first) {
-            Some(into) if into % size == 0 && into / size < u64::from(count) => {
-                let index = (into / size) as u32;
-                let (word, generation) =
-                    (self.slab_word(unit, index)?, self.slab_generation(unit, index)?);
-                Ok(Some(Words { word, generation, place: Place::Slab(class) }))
-            }
-            _ => Ok(None),
-        }
+        let Some(index) = Cut::of(class)?.index_of(inside) else { return Ok(None) };
+        let SlabWords { word, generation } = self.slab_words(unit, index)?;
+        Ok(Some(Words { word, generation, place: Place::Slab(class) }))
     }
 
     pub(super) fn allocate_in_slab(
@@ -170,27 +206,26 @@ impl Arena {
         if slab.state != BlockState::Slab || slab.owner != class {
             return Err(Error::Corrupt("a listed slab is none of its class"));
         }
-        let size = size_of_class(class)?;
-        let (first, count) = blocks(size);
+        let cut = Cut::of(class)?;
         let head = self.slab_head(unit)?;
         let index = head.free.load(Ordering::Relaxed).checked_sub(1);
-        let index = index.filter(|&index| index < count);
+        let index = index.filter(|&index| index < cut.count);
         let index = index.ok_or(Error::Corrupt("a listed slab has no free block"))?;
-        let cell = self.slab_word(unit, index)?;
-        let free = Word::unpack(cell.load(Ordering::Relaxed))?;
+        let words = self.slab_words(unit, index)?;
+        let free = Word::unpack(words.word.load(Ordering::Relaxed))?;
         if !free.is_free() {
             return Err(Error::Corrupt("a slab's free list has a block in use"));
         }
-        let (word, generation) = owned(self.slab_generation(unit, index)?)?;
+        let (word, generation) = owned(&words.generation)?;
         head.free.store(free.owner, Ordering::Relaxed);
         failpoint!("heap.slab.unlinked");
-        cell.store(word.pack(), Ordering::SeqCst);
+        words.word.store(word.pack(), Ordering::SeqCst);
         failpoint!("heap.slab.taken");
         head.used.fetch_add(1, Ordering::Relaxed);
         if free.owner == 0 {
             self.remove(list, unit)?;
         }
-        Ok((self.layout.unit(unit) + first + u64::from(index) * size, generation))
+        Ok((self.layout.unit(unit) + cut.place_of(index), generation))
     }
 
     /// Cuts an extent of this process into blocks, without the lock of the heap; returns the lock with which it
@@ -213,7 +248,7 @@ impl Arena {
             settle(self.free_extent_of_mine(extent, Memory::InDoubt)?);
             return Err(Error::MachineFull { asked: UNIT, source });
         }
-        let (_, count) = blocks(size_of_class(class)?);
+        let count = Cut::of(class)?.count;
         // With its free list, so that there is little to do under the lock.
         for index in 0..count {
             let next = if index + 1 < count { index + 2 } else { 0 };
@@ -240,7 +275,7 @@ impl Arena {
 
     /// Derives a slab's free list and count, and lists it if it has room.
     pub(super) fn rebuild_slab(&self, unit: u32, class: u32) -> Result<()> {
-        let (_, count) = blocks(size_of_class(class)?);
+        let count = Cut::of(class)?.count;
         let (mut next, mut used) = (0, 0);
         for index in (0..count).rev() {
             let cell = self.slab_word(unit, index)?;
@@ -269,16 +304,14 @@ impl Arena {
         offset: u64,
         is_meant: impl Fn(Word) -> bool,
     ) -> Result<bool> {
-        let (unit, _) = self.layout.unit_of(offset)?;
+        let (unit, inside) = self.layout.unit_of(offset)?;
         let Some(words) = self.words_at(offset)? else { return Ok(false) };
         let Place::Slab(class) = words.place else { return Ok(false) };
         let word = words.load()?;
         if word.is_free() || !is_meant(word) {
             return Ok(false);
         }
-        let size = size_of_class(class)?;
-        let (first, _) = blocks(size);
-        let index = ((offset - self.layout.unit(unit) - first) / size) as u32;
+        let Some(index) = Cut::of(class)?.index_of(inside) else { return Ok(false) };
         let head = self.slab_head(unit)?;
         let next = head.free.load(Ordering::Relaxed);
         if !words.change(word, Word { owner: next, ..Word::free(BlockState::Warm, 0) }) {
@@ -309,11 +342,10 @@ impl Arena {
         class: u32,
         mut visit: impl FnMut(u64, Word),
     ) -> Result<()> {
-        let size = size_of_class(class)?;
-        let (first, count) = blocks(size);
-        for index in 0..count {
+        let cut = Cut::of(class)?;
+        for index in 0..cut.count {
             let word = Word::unpack(self.slab_word(unit, index)?.load(Ordering::Acquire))?;
-            visit(self.layout.unit(unit) + first + u64::from(index) * size, word);
+            visit(self.layout.unit(unit) + cut.place_of(index), word);
         }
         Ok(())
     }
@@ -321,7 +353,7 @@ impl Arena {
     pub(super) fn count_listed_slab_blocks(&self) -> Result<u64> {
         let (mut count, mut slabs) = (0, 0);
         for (class, list) in self.heap().slabs.iter().enumerate() {
-            let (_, most) = blocks(size_of_class(class as u32)?);
+            let most = Cut::of(class as u32)?.count;
             let mut next = list.load(Ordering::Relaxed);
             while let Some(unit) = next.checked_sub(1) {
                 let mut block = self.slab_head(unit)?.free.load(Ordering::Relaxed);
@@ -354,7 +386,7 @@ mod tests {
     fn every_class_fills_its_unit_without_overlap() {
         for class in 0..CLASSES as u32 {
             let size = size_of_class(class).unwrap();
-            let (first, count) = blocks(size);
+            let Cut { first, count, .. } = Cut::of(class).unwrap();
             assert!(HEAD + u64::from(count) * WORDS <= first && first % size == 0);
             assert!(first + u64::from(count) * size <= UNIT && count >= 7);
             assert_eq!(class_of(size), Some(class));

@@ -372,7 +372,8 @@ class Crew:
         """Take no more tasks if workers end before they are ready: others would end likewise."""
         self._read_starts()
         stage = self.stages.pop(self.numbers.pop(worker, 0), None)
-        if stage == _READY or self.state == TERMINATE:
+        # One that the program ended itself says nothing of how others would end.
+        if stage == _READY or worker._popen.was_signalled or self.state == TERMINATE:
             return
         self.failed_starts += 1
         how = ending(worker.exitcode)

@@ -42,6 +42,8 @@ class Popen:
     def __init__(self, process_obj: BaseProcess) -> None:
         util._flush_std_streams()  # type: ignore[attr-defined]
         self.returncode: int | None = None
+        # Whether this process sent it a signal by these methods: then its end says little about it.
+        self.was_signalled = False
         self._child = self._launch(process_obj)
         self.pid = self._child.pid
         self.sentinel = self._child.fileno()
@@ -64,6 +66,7 @@ class Popen:
 
     def _send_signal(self, number: int) -> None:
         if self.returncode is None:
+            self.was_signalled = True
             self._child.signal(number)
 
     def terminate(self) -> None:
@@ -81,10 +84,12 @@ class Popen:
 
     def terminate_tree(self) -> None:
         if self.returncode is None:
+            self.was_signalled = True
             self._child.signal_tree(SIGTERM)
 
     def kill_tree(self) -> None:
         if self.returncode is None:
+            self.was_signalled = True
             self._child.signal_tree(SIGKILL)
 
     def state(self) -> Any:

@@ -142,6 +142,22 @@ def test_a_worker_killed_in_its_initializer_is_replaced(ctx: Any) -> None:
         assert pool._crew.started == 2
 
 
+def wait_for(event: Any) -> None:
+    event.wait()
+
+
+def test_workers_that_the_program_kills_are_replaced_as_often_as_it_does(ctx: Any) -> None:
+    event = ctx.Event()
+    with ctx.Pool(1, initializer=wait_for, initargs=(event,)) as pool:
+        worker = pool._pool[0]
+        for _ in range(4):
+            worker.kill()
+            assert eventually(lambda: pool._pool not in ([], [worker]))  # noqa: B023
+            worker = pool._pool[0]
+        event.set()
+        assert pool.apply(square, (3,)) == 9
+
+
 class DoomedProcess(procession.context.ForkProcess):
     def run(self) -> None:
         die()

@@ -321,7 +321,7 @@ impl OwnerLock {
                 Ordering::Relaxed,
             ) {
                 Ok(_) => {
-                    if is_kept(state) {
+                    if is_kept(state) && slept {
                         self.took_kept(waiter.and_then(|waiter| waiter.since.get()));
                     }
                     return true;
@@ -332,7 +332,8 @@ impl OwnerLock {
         false
     }
 
-    /// The lock is kept no more after one has had it that came after somebody asked.
+    /// The lock is kept no more after a waiter has had it that came after somebody asked. Whoever takes
+    /// it after its time changes nothing: the one that was woken for it is late.
     fn took_kept(&self, since: Option<Monotonic>) {
         let asked = Asked(self.asked.load(Ordering::Relaxed));
         if asked != Asked::NOTHING && !since.is_some_and(|since| asked.covers(since)) {

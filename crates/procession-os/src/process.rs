@@ -266,6 +266,9 @@ extern "C" fn parent_thread_ended(_signal: libc::c_int) {
 /// highest real-time signal, whose handler looks whether the process is still there. If it is, the
 /// kernel has made its main thread the parent, and the signal is SIGKILL from then on.
 ///
+/// A parent whose first thread ends while others run (`pthread_exit(3)`) takes the processes that are
+/// bound to it along: the kernel tells of that thread only.
+///
 /// So as long as a thread of the parent lives that started this process and is not its first, this
 /// process must leave SIGRTMAX alone: not block it, not handle it, and not `execve(2)`. It is unblocked
 /// here, as the thread that forked may have had it blocked.

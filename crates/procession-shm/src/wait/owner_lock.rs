@@ -30,11 +30,11 @@
 //!
 //! - A kept lock excludes nobody who would not be excluded by an owner, and only for a time; whether
 //!   two are inside is decided by the same compare-exchanges as without it.
-//! - It is kept for *any* waiter that slept, not for the one that asked. A release wakes the one that
-//!   has slept the longest, whoever asked; and nobody is waited for who was killed or stopped, or left
-//!   at its deadline or for a signal, as long as another waiter is there. If none is, the wake reaches
-//!   nobody, and the lock is free at once. What remains is a waiter that is killed or stopped after its
-//!   wake: others go on after [`KEPT_FOR`].
+//! - It is kept for *any* waiter that slept, not for the one that asked: a release wakes the one that
+//!   has slept the longest. A waiter that is killed, or leaves at its deadline or for a signal, sleeps no
+//!   more and is not woken; if no other sleeps, the wake reaches nobody, and the lock is free at once.
+//!   What remains is a waiter that is stopped, or killed after its wake: others go on after
+//!   [`KEPT_FOR`].
 //! - It is kept until all have had it that slept when somebody asked last: the first to take it that
 //!   came later ends that. If only the release after the asking kept it, the one that asked could lose
 //!   each time: it sleeps behind the others again, and is woken by the release of a waiter for which
@@ -44,7 +44,7 @@
 //!   taken by those who are faster in between.
 //! - What was asked is a hint, so its accesses need no order: if a release does not see it yet, the
 //!   next one does, since the waiter goes on asking; if the waiter is gone, one release wakes somebody
-//!   that it need not have woken. So nothing is taken back by one who leaves.
+//!   that it need not have woken. So nothing is taken back by a waiter that leaves.
 //! - A release that keeps the lock wakes a sleeper also if `WOKEN` says that one is on its way, because
 //!   that one may be asleep for its millisecond. The wake may end just that sleep.
 
@@ -292,7 +292,7 @@ pub struct OwnerLock {
 unsafe impl Shared for OwnerLock {}
 
 impl OwnerLock {
-    /// Takes the lock if nobody has it, and it is not kept for one who waits.
+    /// Takes the lock if nobody has it, and it is not kept for waiters.
     #[inline]
     pub fn try_lock(&self, me: Owner) -> bool {
         if me.is_nobody() {

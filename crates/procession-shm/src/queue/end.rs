@@ -75,8 +75,6 @@ pub(super) struct Taken {
     /// The block that has its bytes, now this process's, and how many there are; `None` if it was
     /// inline.
     pub(super) block: Option<(Block, usize)>,
-    /// How many messages there are behind it at least; 0 only if there is none.
-    pub(super) left: u64,
 }
 
 impl Queue {
@@ -287,9 +285,10 @@ impl GetEnd<'_> {
 
     /// Takes the oldest message, if `into` has room for it; the bytes of one that is inline go there.
     /// The caller has seen that there is one.
+    #[inline]
     pub(super) fn take(
         &mut self,
-        into: &mut impl MessageBuffer,
+        into: &mut dyn MessageBuffer,
         claim: Option<&AtomicU64>,
     ) -> Result<Taken, QueueError> {
         let (arena, end) = (self.arena, &self.control.get);
@@ -334,7 +333,7 @@ impl GetEnd<'_> {
             failpoint!("queue.get.block.owned");
             end.settle();
         }
-        Ok(Taken { kind: record.kind(), number, block, left: self.available() })
+        Ok(Taken { kind: record.kind(), number, block })
     }
 
     /// Goes on to the next chunk and frees this one.

@@ -38,7 +38,7 @@ use crate::arena::{Arena, Block, BlockOwner, Error, Handle, Kind, ObjectRef, Res
 use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
 use crate::wait::{BlockedOn, EventCount, Moment, Operation, Relay, Stopped, Waiting, block};
-use end::{End, Taken};
+use end::{End, PutEnd, Taken};
 use tasks::Tasks;
 
 pub use buffer::MessageBuffer;
@@ -232,6 +232,14 @@ impl Queue {
         message: &[&[u8]],
         waiting: Waiting,
     ) -> Result<u64, QueueError> {
+        if self.most().is_none() && chunks::length(message) <= INLINE_MOST {
+            // There is nothing to wait for but the end.
+            let mut end = self.lock_put(patient(waiting))?;
+            end.write(kind, message)?;
+            let number = end.commit();
+            self.leave_put(end);
+            return Ok(number);
+        }
         self.passing_room_on(|gate| {
             // Before a long message is copied.
             self.wait_for_room(gate, waiting)?;
@@ -370,11 +378,17 @@ impl Queue {
                 }
                 Some(block) => end.write_block(kind, block, chunks::length(message))?,
             };
-            drop(end);
-            failpoint!("queue.put.unlocked");
-            self.control.not_empty.notify_one();
+            self.leave_put(end);
             return Ok(number);
         }
+    }
+
+    /// Leaves the end after a message was put, and tells a consumer.
+    #[inline]
+    fn leave_put(&self, end: PutEnd<'_>) {
+        drop(end);
+        failpoint!("queue.put.unlocked");
+        self.control.not_empty.notify_one();
     }
 
     fn room(&self) -> u64 {
@@ -415,7 +429,7 @@ impl Queue {
     /// for it; [`QueueError::Arena`] if the queue is damaged.
     pub fn get(
         &self,
-        into: &mut impl MessageBuffer,
+        into: &mut dyn MessageBuffer,
         waiting: Waiting,
     ) -> Result<(u8, u64), QueueError> {
         self.get_waiting(into, None, waiting)
@@ -428,7 +442,7 @@ impl Queue {
     /// As [`Self::get`].
     pub fn get_claiming(
         &self,
-        into: &mut impl MessageBuffer,
+        into: &mut dyn MessageBuffer,
         claim: &AtomicU64,
         waiting: Waiting,
     ) -> Result<(u8, u64), QueueError> {
@@ -437,33 +451,36 @@ impl Queue {
 
     fn get_waiting(
         &self,
-        into: &mut impl MessageBuffer,
+        into: &mut dyn MessageBuffer,
         claim: Option<&AtomicU64>,
         waiting: Waiting,
     ) -> Result<(u8, u64), QueueError> {
-        let taken = self.passing_messages_on(|gate| {
-            loop {
-                if let Some(taken) = self.take_next(into, claim, patient(waiting))? {
-                    return Ok(taken);
-                }
-                self.wait_for_message(gate, waiting)?;
-            }
-        })?;
-        Ok(self.deliver(taken, into)?)
+        match self.take_next(into, claim, patient(waiting))? {
+            Some(got) => Ok(got),
+            None => self.take_waiting(into, claim, waiting),
+        }
     }
 
-    /// Does what may wait for a message. If there are messages afterwards, the next consumer is
-    /// woken: one wake may stand for several, and whoever was woken may have failed to take one.
-    #[inline]
-    fn passing_messages_on(
+    /// Waits for a message and takes it. One that leaves with an error may have been woken for a message
+    /// that it did not take, so it wakes the next consumer if there are any.
+    #[cold]
+    fn take_waiting(
         &self,
-        get: impl FnOnce(&EventCount) -> Result<Taken, QueueError>,
-    ) -> Result<Taken, QueueError> {
-        let more = |got: &Result<Taken, QueueError>| match got {
-            Ok(taken) => taken.left > 0,
-            Err(_) => !self.is_empty(),
-        };
-        self.control.not_empty.pass_on(more, get)
+        into: &mut dyn MessageBuffer,
+        claim: Option<&AtomicU64>,
+        waiting: Waiting,
+    ) -> Result<(u8, u64), QueueError> {
+        self.control.not_empty.pass_on(
+            |got: &Result<_, _>| got.is_err() && !self.is_empty(),
+            |gate| {
+                loop {
+                    self.wait_for_message(gate, waiting)?;
+                    if let Some(got) = self.take_next(into, claim, patient(waiting))? {
+                        return Ok(got);
+                    }
+                }
+            },
+        )
     }
 
     /// Gets the oldest message if there is one, and no other consumer is in the way for long.
@@ -472,7 +489,7 @@ impl Queue {
     /// As [`Self::get`], but not [`QueueError::Stopped`].
     pub fn try_get(
         &self,
-        into: &mut impl MessageBuffer,
+        into: &mut dyn MessageBuffer,
         claim: Option<&AtomicU64>,
     ) -> Result<Option<(u8, u64)>, QueueError> {
         self.if_any(into, claim, Waiting::until(Some(Monotonic::now().after(PATIENCE))))
@@ -484,7 +501,7 @@ impl Queue {
     /// As [`Self::try_get`].
     pub fn get_at_once(
         &self,
-        into: &mut impl MessageBuffer,
+        into: &mut dyn MessageBuffer,
         claim: Option<&AtomicU64>,
     ) -> Result<Option<(u8, u64)>, QueueError> {
         self.if_any(into, claim, Waiting::NOT)
@@ -492,28 +509,24 @@ impl Queue {
 
     fn if_any(
         &self,
-        into: &mut impl MessageBuffer,
+        into: &mut dyn MessageBuffer,
         claim: Option<&AtomicU64>,
         waiting: Waiting,
     ) -> Result<Option<(u8, u64)>, QueueError> {
         match self.take_next(into, claim, waiting) {
-            Ok(Some(taken)) => {
-                if taken.left > 0 {
-                    self.control.not_empty.notify_one();
-                }
-                Ok(Some(self.deliver(taken, into)?))
-            }
-            Ok(None) | Err(QueueError::Stopped(_)) => Ok(None),
-            Err(error) => Err(error),
+            Err(QueueError::Stopped(_)) => Ok(None),
+            other => other,
         }
     }
 
+    /// Takes the oldest message, if there is one, and tells those who wait for what that leaves; gives
+    /// its kind and number.
     fn take_next(
         &self,
-        into: &mut impl MessageBuffer,
+        into: &mut dyn MessageBuffer,
         claim: Option<&AtomicU64>,
         waiting: Waiting,
-    ) -> Result<Option<Taken>, QueueError> {
+    ) -> Result<Option<(u8, u64)>, QueueError> {
         if self.is_empty() {
             return Ok(None);
         }
@@ -521,26 +534,26 @@ impl Queue {
         if end.available() == 0 {
             return Ok(None);
         }
-        let taken = end.take(into, claim)?;
+        let Taken { kind, number, block } = end.take(into, claim)?;
+        let left = end.available();
         drop(end);
         failpoint!("queue.get.unlocked");
+        if left > 0 {
+            // One wake may stand for several messages.
+            self.control.not_empty.notify_one();
+        }
         if self.control.most.load(Ordering::Relaxed) != 0 {
             self.control.not_full.notify_one();
         }
-        Ok(Some(taken))
-    }
-
-    /// Copies the bytes of a message that were not copied under the lock; returns its kind and number.
-    fn deliver(&self, taken: Taken, into: &mut impl MessageBuffer) -> Result<(u8, u64)> {
-        if let Some((block, len)) = taken.block {
+        if let Some((block, len)) = block {
             let arena = self.object.arena();
             let bytes = arena.memory().bytes(block.offset(), len);
             let copied = bytes.map(|bytes| into.fill(bytes));
             failpoint!("queue.get.block.copied");
             arena.free(block)?;
-            copied?;
+            copied.map_err(Error::from)?;
         }
-        Ok((taken.kind, taken.number))
+        Ok(Some((kind, number)))
     }
 
     /// Gets up to `most` messages at once, waiting only for the first; calls `each` with kind and

@@ -237,13 +237,8 @@ impl SlotWords {
             self.follower.store(0, Ordering::SeqCst);
             failpoint!("process.released");
         }
-        let Ok(state) = self.state() else { return false };
-        let due = match state.status {
-            Status::Free => false,
-            Status::Reserved | Status::Live | Status::Ended => true,
-            Status::Burying => self.is_abandoned(state, census),
-        };
-        due && state.generation == generation && self.bury(state, census, rites)
+        self.to_be_buried(census, |_| true)
+            .is_some_and(|state| state.generation == generation && self.bury(state, census, rites))
     }
 
     /// Whether a burial was left by its burier.

@@ -481,16 +481,9 @@ impl Arena {
     ///
     /// Without a reservation, for which the table had no room, it takes a slot if there is one now.
     pub(super) fn adopt(&'static self, slot: Option<Slot>) {
-        if let Some(slot) = slot
-            && let Ok(row) = self.row(slot.index)
-            && row.slot.is_reserved(slot.generation)
-        {
-            row.introduce_self(slot.generation);
-            if row.slot.claim(slot.generation, slot.index) {
-                self.set_me(slot);
-                self.forget_half_open();
-                return;
-            }
+        if slot.is_some_and(|slot| self.claim_slot(slot).unwrap_or(false)) {
+            self.forget_half_open();
+            return;
         }
         let nobody = Slot { index: NOBODY, generation: NOBODYS };
         self.set_me(nobody);
@@ -527,15 +520,20 @@ impl Arena {
 
     /// As [`Self::adopt`], for a process that was not forked and has no slot yet.
     pub(super) fn begin_as(&'static self, slot: Slot) -> Result<()> {
+        if self.claim_slot(slot)? { Ok(()) } else { self.join().map(|_| ()) }
+    }
+
+    /// Makes a slot this process's own that was reserved for it; returns whether it still was.
+    fn claim_slot(&'static self, slot: Slot) -> Result<bool> {
         let row = self.row(slot.index)?;
         if row.slot.is_reserved(slot.generation) {
             row.introduce_self(slot.generation);
         }
-        if row.slot.claim(slot.generation, slot.index) {
+        let claimed = row.slot.claim(slot.generation, slot.index);
+        if claimed {
             self.set_me(slot);
-            return Ok(());
         }
-        self.join().map(|_| ())
+        Ok(claimed)
     }
 
     /// As [`Self::started`], for a process that another forked, and reserved the slot for, on this

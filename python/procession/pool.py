@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing import util
 from typing import Any
@@ -109,6 +110,8 @@ class Pool:
         # First: an exception from a signal handler leaves no workers behind.
         self._terminate = util.Finalize(self, self._crew.terminate, exitpriority=15)
         self._crew.start()
+        # Until it is closed or terminated by a call; the end of the program does not count.
+        self._is_left_open = True
 
     @property
     def _state(self) -> str:
@@ -296,10 +299,12 @@ class Pool:
 
     def close(self) -> None:
         """Take no more tasks; the workers leave when all are done."""
+        self._is_left_open = False
         self._crew.close()
 
     def terminate(self) -> None:
         """End the workers at once; what is not done fails with `PoolTerminatedError`."""
+        self._is_left_open = False
         self._terminate()
 
     def join(self) -> None:
@@ -326,12 +331,10 @@ class Pool:
     def __reduce__(self) -> Any:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
-    def __del__(self) -> None:
-        crew = getattr(self, "_crew", None)
-        if crew is not None and crew.state == RUN:
-            import warnings
-
-            warnings.warn(
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        # One that gave up by itself has told so.
+        if getattr(self, "_is_left_open", False) and self._crew.failure is None:
+            _warn(
                 f"unclosed running multiprocessing pool {self!r}",
                 ResourceWarning,
                 stacklevel=2,

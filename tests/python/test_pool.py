@@ -13,12 +13,14 @@ import time
 import warnings
 from multiprocessing import TimeoutError
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
+from pathlib import Path
 from typing import Any
 
 import procession
 import pytest
 from processes import eventually, is_running
 from procession import PoolTerminatedError, RemoteExceptionError, WorkerDiedError
+from sessions import run
 
 # What workers call.
 
@@ -670,7 +672,12 @@ def test_a_map_never_hangs_however_many_workers_are_killed(ctx: Any) -> None:
         now_and_then = 0.005 if ctx._name == "fork" else 0.25
 
         def kill_now_and_then() -> None:
+            taken = -1
             while not stop.wait(now_and_then):
+                # Workers that are killed faster than they can begin get nothing done.
+                if pool._crew.tasks._got() == taken:
+                    continue
+                taken = pool._crew.tasks._got()
                 for worker in list(pool._pool)[:1]:
                     if worker.pid is not None and is_running(worker.pid):
                         worker.kill()
@@ -863,6 +870,32 @@ def test_an_unclosed_pool_is_warned_about(ctx: Any) -> None:
     with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
         del pool
         gc.collect()
+
+
+LEFT_OPEN = """
+import sys
+import procession
+if __name__ == "__main__":
+    pool = procession.get_context("fork").Pool(2)
+    pool.map(abs, [-1, 2])
+    if sys.argv[1:]:
+        getattr(pool, sys.argv[1])()
+"""
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "warned"), [(None, True), ("close", False), ("terminate", False)]
+)
+def test_a_pool_that_is_open_at_the_end_of_its_program_is_warned_about(
+    tmp_path: Path, ended_by: str | None, warned: bool
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(LEFT_OPEN)
+    arguments = [] if ended_by is None else [ended_by]
+    ending = run("python", program, arguments, env={"PYTHONWARNINGS": "always"})
+    assert ending.exit_code == 0, ending.stderr
+    assert ("ResourceWarning: unclosed running multiprocessing pool" in ending.stderr) is warned
+    assert not ending.left_processes
 
 
 def test_a_pool_in_a_cycle_may_be_collected_at_any_time(ctx: Any) -> None:

@@ -162,6 +162,8 @@ impl Greedy {
     }
 
     fn holder(&self, before: impl FnOnce()) -> Child {
+        // Before it runs: it may be over after its first turn.
+        let seen = self.turns();
         let holder = child(|| {
             before();
             while self.words.get(Self::STOP) == 0 {
@@ -171,15 +173,22 @@ impl Greedy {
                 self.lock.give();
             }
         });
-        self.until_turns(1);
+        self.until(seen + 1);
         holder
     }
 
-    fn until_turns(&self, more: u64) {
-        let seen = self.words.get(Self::TURNS);
-        while self.words.get(Self::TURNS) < seen + more {
+    fn turns(&self) -> u64 {
+        self.words.get(Self::TURNS)
+    }
+
+    fn until(&self, turns: u64) {
+        while self.turns() < turns {
             millis(1);
         }
+    }
+
+    fn until_turns(&self, more: u64) {
+        self.until(self.turns() + more);
     }
 
     fn waiter(&self, before: impl FnOnce()) -> Child {

@@ -465,7 +465,7 @@ class Requester:
 
     def take_along(self) -> None:
         # The template sees to that, and the copy itself if the template dies before.
-        _native.die_with_ward(os.dup(self.sentinel), self.template)
+        _native.die_with(os.dup(self.sentinel), self.template)
 
 
 class Copy:

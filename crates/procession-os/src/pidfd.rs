@@ -11,7 +11,7 @@ use rustix::process::{
 };
 
 use crate::clock::Monotonic;
-use crate::readable::is_readable_by;
+use crate::poll::is_readable_by;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,12 +7,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::clock::Monotonic;
 
-/// Waits until there is something to read, or the end of what is; gives whether that is so, or the
-/// deadline came first. `None` is no deadline.
+/// Waits until there is something to read, or the end of what is. Returns `true` then, and `false` if
+/// the deadline came first; `None` is no deadline.
 ///
 /// # Errors
 /// As `poll(2)`, also `EINTR`.
-pub(crate) fn is_readable_by(fd: impl AsFd, deadline: Option<Monotonic>) -> io::Result<bool> {
+pub fn is_readable_by(fd: impl AsFd, deadline: Option<Monotonic>) -> io::Result<bool> {
     let timeout = deadline.map(|deadline| {
         let left = deadline.since(Monotonic::now());
         Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use procession_os::parent_death;
 use procession_os::pidfd::PidFd;
 use procession_os::process::{self, Fork};
 
@@ -32,7 +33,7 @@ fn start_daemon(writer: &OwnedFd) {
     let (parent, by_main_thread) = (process::id(), process::is_main_thread());
     // SAFETY: the child makes system calls alone.
     if unsafe { process::fork() }.unwrap() == Fork::Child {
-        process::die_with_parent(parent, by_main_thread).unwrap();
+        parent_death::die_with_parent(parent, by_main_thread).unwrap();
         rustix::io::write(writer, &process::id().to_le_bytes()).unwrap();
         std::thread::sleep(LONG);
         process::exit_now(0)

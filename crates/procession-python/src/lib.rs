@@ -51,7 +51,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(process::bury, module)?)?;
     module.add_function(wrap_pyfunction!(process::begin, module)?)?;
     module.add_function(wrap_pyfunction!(process::die_with_parent, module)?)?;
-    module.add_function(wrap_pyfunction!(process::die_with_ward, module)?)?;
+    module.add_function(wrap_pyfunction!(process::die_with, module)?)?;
     module.add_function(wrap_pyfunction!(process::set_parent, module)?)?;
     module.add_function(wrap_pyfunction!(process::leave_with, module)?)?;
     module.add_function(wrap_pyfunction!(process::task_done, module)?)?;

@@ -3,21 +3,17 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use procession_os::clock::Monotonic;
-use procession_os::pidfd::{ExitStatus, PidFd};
+use procession_os::parent_death;
+use procession_os::pidfd::PidFd;
 use procession_os::process;
-use procession_os::program;
-use procession_os::report::Report;
-use procession_os::spawn::inherited;
-use procession_os::stat::{RunState, Stat};
-use procession_shm::arena::{
-    self, FollowedFork, Member, ProcessState, Slot, is_founded, leave_without_row,
+use procession_os::spawn::{inherited, start};
+use procession_shm::arena::{self, FollowedFork, Slot, is_founded, leave_without_row};
+use procession_shm::process::{
+    Child as Followed, ExitReport, ExitStatus, Member, ProcessState, SpareDescriptor,
 };
-use procession_shm::wait::{BlockedOn, Deadline, Operation, Probe};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
@@ -26,36 +22,7 @@ use crate::waiting::{deadline, look_around};
 
 /// A child process, followed by pidfd.
 #[pyclass(frozen, module = "procession._native")]
-pub(crate) struct Child {
-    pid: u32,
-    /// The process that follows it.
-    parent: u32,
-    pidfd: PidFd,
-    slot: Option<Slot>,
-    /// A slot that was reserved for what the child is to hold until it has opened it.
-    shares: Option<Slot>,
-    /// Where the child's parent tells how it ended, if that is not this process.
-    report: Option<Report>,
-    /// How it ended, and the task that it had not finished; once it has been waited for.
-    ended: OnceLock<(ExitStatus, Option<u64>)>,
-}
-
-/// Follows a child that has just been started; ends it if that can't be.
-fn followed(pid: u32) -> PyResult<PidFd> {
-    PidFd::open(pid).map_err(|error| {
-        let _ = process::kill(pid, SIGKILL);
-        let _ = process::reap(pid);
-        os_error(error)
-    })
-}
-
-const SIGKILL: i32 = 9;
-
-/// After what time who joins a child looks after the others.
-const TICK: Duration = Duration::from_millis(500);
-
-/// After what time it is looked whether somebody is stopped who is to tell of an end.
-const MOMENT: Duration = Duration::from_millis(5);
+pub(crate) struct Child(Followed);
 
 /// Forks by `os.fork`, with its hooks; the copy calls `run` and leaves with the status that it returns,
 /// or with 1 if it raises. All in one call, so that a signal's handler runs neither between the fork
@@ -64,8 +31,7 @@ fn forked(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<(u32, PidFd, Optio
     let os = py.import("os")?;
     // Children share the family's memory whatever is made first.
     arena::family().map_err(arena_error)?;
-    // Given up for the descriptor by which the child is followed.
-    let spare = PidFd::open(process::id()).map_err(os_error)?;
+    let spare = SpareDescriptor::reserve().map_err(os_error)?;
     let fork = FollowedFork::begin();
     let pid = match os.call_method0("fork").and_then(|pid| pid.extract()) {
         Ok(pid) => pid,
@@ -76,8 +42,8 @@ fn forked(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<(u32, PidFd, Optio
             return Err(error);
         }
     };
-    drop(spare);
     if pid == 0 {
+        drop(spare);
         leave_without_row();
         let code = run.call0().and_then(|code| code.extract::<i64>());
         // The kernel has eight bits of it.
@@ -88,16 +54,16 @@ fn forked(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<(u32, PidFd, Optio
         let _ = process::reap(pid);
     });
     let slot = slot.map_err(arena_error)?;
-    Ok((pid, followed(pid)?, slot))
+    let pidfd = spare.follow(pid).map_err(os_error)?;
+    Ok((pid, pidfd, slot))
 }
 
 /// Makes a copy of this process that calls `run` and leaves with the status that it returns; gives
 /// the child to follow.
 #[pyfunction]
 pub(crate) fn fork(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<Child> {
-    let (pid, pidfd, slot) = forked(py, run)?;
-    let parent = process::id();
-    Ok(Child { pid, parent, pidfd, slot, shares: None, report: None, ended: OnceLock::new() })
+    let (_, pidfd, slot) = forked(py, run)?;
+    Ok(Child(Followed::new(pidfd, slot)))
 }
 
 /// As `fork`, for another process that is to follow the child: gives the child's number, its pidfd and
@@ -149,7 +115,7 @@ pub(crate) fn start_program(
     let arena = arena::family().map_err(arena_error)?;
     let mut pass = vec![arena.descriptor().map_err(arena_error)?.as_raw_fd()];
     pass.extend(fds);
-    let started = py.detach(|| program::start(&program, &arguments, None, &pass));
+    let started = py.detach(|| start(&program, &arguments, None, &pass));
     started.map_err(|error| match error.raw_os_error() {
         Some(number) => {
             let name = String::from_utf8_lossy(program.to_bytes()).into_owned();
@@ -176,12 +142,11 @@ pub(crate) fn follow(
     }
     let pidfd = match pidfd {
         Some(number) => PidFd::from_fd(pid, inherited(number).map_err(os_error)?),
-        None => followed(pid)?,
+        None => Followed::pidfd_of(pid).map_err(os_error)?,
     };
-    let report = report.map(inherited).transpose().map_err(os_error)?.map(Report::from_fd);
-    let shares = shares.map(unpacked);
-    let parent = process::id();
-    Ok(Child { pid, parent, pidfd, slot, shares, report, ended: OnceLock::new() })
+    let report = report.map(inherited).transpose().map_err(os_error)?.map(ExitReport::from_fd);
+    let followed = Followed::new(pidfd, slot).with_shares(shares.map(unpacked));
+    Ok(Child(followed.with_report(report)))
 }
 
 /// The first step of a process that was not forked: joins the family whose arena a descriptor is, in
@@ -230,7 +195,7 @@ pub(crate) fn set_parent(pid: u32) -> PyResult<()> {
 /// Binds the life of this process to that of its parent.
 #[pyfunction]
 pub(crate) fn die_with_parent(parent: u32, by_main_thread: bool) -> PyResult<()> {
-    process::die_with_parent(parent, by_main_thread).map_err(os_error)
+    parent_death::die_with_parent(parent, by_main_thread).map_err(os_error)
 }
 
 /// Says that this process is about to leave, and with which exit code, if it belongs to a family.
@@ -253,121 +218,48 @@ fn leave(code: i32) -> ! {
 /// Binds the life of this process to that of another, by its pidfd, which becomes this function's; the
 /// parent looks after that for as long as it lives itself.
 #[pyfunction]
-pub(crate) fn die_with_ward(ward: i32, keeper: u32) -> PyResult<()> {
-    let ward = inherited(ward).map_err(os_error)?;
-    process::die_with_ward(ward, keeper).map_err(os_error)
-}
-
-impl Child {
-    /// Whether the process has ended, and it is known how, before the deadline.
-    fn is_over_by(&self, deadline: Monotonic) -> io::Result<bool> {
-        Ok(self.pidfd.ended_by(Some(deadline))?
-            && match &self.report {
-                Some(report) => self.is_told_by(report, deadline)?,
-                None => true,
-            })
-    }
-
-    /// Whether it is told how the process ended, which it has. That comes in a moment, for which also
-    /// those wait whose deadline has passed; unless the one is stopped that is to tell.
-    fn is_told_by(&self, report: &Report, deadline: Monotonic) -> io::Result<bool> {
-        loop {
-            let now = Monotonic::now();
-            match report.comes_by(Some(now.after(MOMENT))) {
-                Ok(false) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                told => return told,
-            }
-            let teller = Stat::of(self.pid).and_then(|process| Stat::of(process.parent));
-            if deadline <= now && teller.is_some_and(|stat| stat.state == RunState::Stopped) {
-                return Ok(false);
-            }
-        }
-    }
-
-    fn wait_until_over(&self, py: Python<'_>, deadline: Deadline) -> PyResult<bool> {
-        loop {
-            let tick = Monotonic::now().after(TICK);
-            let until = deadline.map_or(tick, |deadline| deadline.min(tick));
-            match py.detach(|| self.is_over_by(until)) {
-                Ok(false) if deadline.is_none_or(|deadline| deadline > until) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                over => return over.map_err(os_error),
-            }
-            look_around(py)?;
-        }
-    }
-
-    fn bury(&self) {
-        if let Some(slot) = self.slot
-            && let Ok(arena) = arena::family()
-        {
-            arena.bury(slot);
-            if let Some(shares) = self.shares {
-                arena.unreserve(shares);
-            }
-        }
-    }
+pub(crate) fn die_with(watched: i32, parent: u32) -> PyResult<()> {
+    let watched = inherited(watched).map_err(os_error)?;
+    parent_death::die_with(watched, parent).map_err(os_error)
 }
 
 #[pymethods]
 impl Child {
     #[getter]
     fn pid(&self) -> u32 {
-        self.pid
+        self.0.pid()
     }
 
     /// A descriptor that is readable once the process has ended.
     fn fileno(&self) -> i32 {
-        self.pidfd.as_fd().as_raw_fd()
+        self.0.as_fd().as_raw_fd()
     }
 
-    /// Waits for the end; gives the exit code (negative for a signal, 255 where someone else took
+    /// Waits for the end; returns the exit code (negative for a signal, 255 where someone else took
     /// it and nothing tells), or None if the timeout came first.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
-        if process::id() != self.parent {
+        if !self.0.is_mine() {
             // In a copy of the parent: what is to be known of it the parent finds out.
             return Ok(None);
         }
         let deadline = deadline(timeout);
-        let now = Monotonic::now();
-        if !py.detach(|| self.is_over_by(now)).map_err(os_error)? {
-            if deadline.is_some_and(|deadline| deadline <= now) {
+        let attached_look = || Python::attach(look_around).map_err(Stop::Raised);
+        let status = py.detach(|| {
+            if !self.0.wait(deadline, attached_look)? {
                 return Ok(None);
             }
-            let arena = if is_founded() { arena::family().ok() } else { None };
-            if let (Some(arena), Some(slot)) = (arena, self.slot) {
-                let object = u32::from(slot.index);
-                arena.blocked(BlockedOn { object, operation: Operation::Join });
+            let status = self.0.take_status()?;
+            if status.is_some() {
+                self.0.bury();
             }
-            let ended = self.wait_until_over(py, deadline);
-            if let Some(arena) = arena {
-                arena.running();
-            }
-            if !ended? {
-                return Ok(None);
-            }
-        }
-        // Attached, so no other thread that waits comes between.
-        let (status, _) = match self.ended.get() {
-            Some(&ended) => ended,
-            None => {
-                let status = match &self.report {
-                    Some(report) => match py.detach(|| report.exit_code()) {
-                        Some(code) if code < 0 => Some(ExitStatus::Signaled(-code)),
-                        Some(code) => Some(ExitStatus::Exited(code)),
-                        None => arena::reap(&self.pidfd, self.slot).map_err(os_error)?,
-                    },
-                    None => arena::reap(&self.pidfd, self.slot).map_err(os_error)?,
-                };
-                let Some(status) = status else { return Ok(None) };
-                let task = self.task();
-                self.bury();
-                *self.ended.get_or_init(|| (status, task))
-            }
-        };
-        Ok(Some(match status {
+            Ok(status)
+        });
+        let status = status.map_err(|stop| match stop {
+            Stop::Os(error) => os_error(error),
+            Stop::Raised(error) => error,
+        })?;
+        Ok(status.map(|status| match status {
             ExitStatus::Exited(code) => code,
             ExitStatus::Signaled(signal) => -signal,
             ExitStatus::Unknown => 255,
@@ -376,29 +268,36 @@ impl Child {
 
     /// Sends a signal; nothing happens if the process is over.
     fn signal(&self, number: i32) -> PyResult<()> {
-        match self.pidfd.signal(number) {
-            Err(error) if error.raw_os_error() == Some(3) => Ok(()),
-            other => other.map_err(os_error),
-        }
+        self.0.signal(number).map_err(os_error)
     }
 
-    /// Sends a signal to the process and all that it started, directly or not; gives how many got it.
+    /// Sends a signal to the process and all that it started, directly or not; returns how many got it.
     fn signal_tree(&self, py: Python<'_>, number: i32) -> PyResult<usize> {
-        py.detach(|| arena::signal_tree(&self.pidfd, number)).map_err(os_error)
+        py.detach(|| self.0.signal_tree(number)).map_err(os_error)
     }
 
     /// What the process is doing.
     fn state(&self, py: Python<'_>) -> StateParts {
-        parts_of(&py.detach(|| arena::state_of(&self.pidfd, self.slot)))
+        parts_of(&py.detach(|| self.0.state()))
     }
 
     /// The task that the process has written down and not finished, by its number; also after it was
     /// waited for, whoever did that.
-    fn task(&self) -> Option<u64> {
-        match self.ended.get() {
-            Some(&(_, task)) => task,
-            None => arena::family().ok()?.task_of(self.slot?),
-        }
+    fn task(&self, py: Python<'_>) -> Option<u64> {
+        py.detach(|| self.0.task())
+    }
+}
+
+/// Why a wait for a child ended before the child.
+enum Stop {
+    Os(io::Error),
+    /// A signal handler raised an exception.
+    Raised(PyErr),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Os(error)
     }
 }
 

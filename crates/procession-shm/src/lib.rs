@@ -5,6 +5,7 @@
 //! - [`wait`]: the one way to block, and the two words that waiting is built on;
 //! - [`slots`]: what becomes of a process's slot, from its reservation to its burial;
 //! - [`arena`]: one memfd with its allocator, object table, process table and recovery;
+//! - [`process`]: a child to follow, what each process is doing, all that one has started;
 //! - [`sync`]: Lock, RLock, Semaphore, Condition, Event, Barrier;
 //! - [`queue`] and [`memory`]: messages, and blocks of bytes.
 //!
@@ -19,6 +20,8 @@ pub mod arena;
 pub mod failpoint;
 #[cfg(not(model))]
 pub mod memory;
+#[cfg(not(model))]
+pub mod process;
 #[cfg(not(model))]
 pub mod queue;
 pub mod slots;

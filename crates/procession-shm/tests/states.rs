@@ -7,7 +7,8 @@ mod support;
 use procession_os::clock::Monotonic;
 use procession_os::pidfd::PidFd;
 use procession_os::process;
-use procession_shm::arena::{self, Blocked, Kind, ProcessState};
+use procession_shm::arena::Kind;
+use procession_shm::process::{Blocked, Child as Followed, ExitStatus, ProcessState};
 use procession_shm::queue::Queue;
 use procession_shm::sync::{Event, Lock, RLock};
 use procession_shm::wait::{Operation, Stopped, Waiting};
@@ -139,14 +140,57 @@ fn the_end_of_a_process_is_seen_step_by_step() {
     until(&sleeper, |state| *state == ProcessState::Blocked(None));
     process::kill(sleeper.pid, 19).unwrap();
     until(&sleeper, |state| *state == ProcessState::Stopped);
-    let (pidfd, slot) = (PidFd::open(sleeper.pid).unwrap(), sleeper.slot.unwrap());
-    assert_eq!(arena::state_of(&pidfd, None), ProcessState::Stopped);
+    let slot = sleeper.slot.unwrap();
+    let [without_slot, with_slot] =
+        [None, Some(slot)].map(|slot| Followed::new(PidFd::open(sleeper.pid).unwrap(), slot));
+    assert_eq!(without_slot.state(), ProcessState::Stopped);
     sleeper.kill();
     until(&sleeper, |state| *state == ProcessState::Zombie);
-    assert_eq!(arena::state_of(&pidfd, Some(slot)), ProcessState::Zombie);
+    assert_eq!(with_slot.state(), ProcessState::Zombie);
     sleeper.join();
     assert_eq!(arena().state_of(slot), ProcessState::Ended);
-    assert_eq!(arena::state_of(&pidfd, Some(slot)), ProcessState::Ended);
+    assert_eq!(with_slot.state(), ProcessState::Ended);
+}
+
+/// A child that leaves with a status and says so before, followed; it has ended.
+fn ended_with(code: u8) -> Followed {
+    let child = child(|| {
+        arena().leave_with(code);
+        process::exit_now(code.into());
+    });
+    let followed = Followed::new(PidFd::open(child.pid).unwrap(), child.slot);
+    assert!(followed.wait::<std::io::Error>(None, || Ok(())).unwrap());
+    std::mem::forget(child);
+    followed
+}
+
+#[test]
+fn what_a_process_left_with_is_known_though_another_took_its_status() {
+    let _alone = alone("what_a_process_left_with_is_known_though_another_took_its_status");
+    only_me();
+    let followed = ended_with(7);
+    process::reap(followed.pid()).unwrap();
+    assert_eq!(followed.take_status().unwrap(), Some(ExitStatus::Exited(7)));
+    followed.bury();
+    assert_eq!(arena().exit_code_of(followed.slot().unwrap()), None, "its row is another's");
+    assert_eq!(followed.take_status().unwrap(), Some(ExitStatus::Exited(7)), "once more");
+}
+
+#[test]
+fn a_status_is_taken_once_and_a_copy_of_the_parent_takes_none() {
+    let _alone = alone("a_status_is_taken_once_and_a_copy_of_the_parent_takes_none");
+    only_me();
+    let followed = ended_with(3);
+    child(|| {
+        assert!(!followed.is_mine());
+        assert_eq!(followed.take_status().unwrap(), None);
+        followed.bury();
+    })
+    .succeeds();
+    assert_eq!(followed.take_status().unwrap(), Some(ExitStatus::Exited(3)));
+    assert!(process::reap(followed.pid()).is_err(), "it was taken");
+    assert_eq!(followed.take_status().unwrap(), Some(ExitStatus::Exited(3)), "and is remembered");
+    followed.bury();
 }
 
 #[test]

@@ -7,7 +7,8 @@ mod support;
 use procession_os::pidfd::PidFd;
 use procession_os::process;
 use procession_os::stat::{RunState, Stat};
-use procession_shm::arena::{self, Forked, ProcessState};
+use procession_shm::arena::{self, Forked};
+use procession_shm::process::{ProcessState, signal_tree};
 use procession_shm::sync::Event;
 use procession_shm::wait::Waiting;
 use rustix::process::setpgid;
@@ -65,7 +66,7 @@ fn those_that_are_forked_meanwhile_go_along() {
             micros(100);
         }
         let group = root.pid;
-        let signalled = arena::signal_tree(&PidFd::open(group).unwrap(), SIGKILL).unwrap();
+        let signalled = signal_tree(&PidFd::open(group).unwrap(), SIGKILL).unwrap();
         assert!(signalled >= 4 * round as usize, "{signalled}");
         root.join();
         // They have it, and take some time to leave.
@@ -108,7 +109,7 @@ fn an_orphan_of_the_family_goes_along() {
     while Stat::of(orphan).unwrap().parent == middle {
         millis(1);
     }
-    arena::signal_tree(&PidFd::open(root.pid).unwrap(), 15).unwrap();
+    signal_tree(&PidFd::open(root.pid).unwrap(), 15).unwrap();
     root.join();
     while process::is_alive(orphan, 0) {
         millis(1);
@@ -131,7 +132,7 @@ fn those_that_a_server_forks_belong_to_who_asked_for_them() {
     while there.get(0) == 0 {
         millis(1);
     }
-    assert_eq!(arena::signal_tree(&PidFd::open(client.pid).unwrap(), SIGKILL).unwrap(), 2);
+    assert_eq!(signal_tree(&PidFd::open(client.pid).unwrap(), SIGKILL).unwrap(), 2);
     client.join();
     served.join();
 }
@@ -144,7 +145,7 @@ fn a_process_may_end_its_own_tree_itself_last() {
     let root = child(|| {
         pid.set(0, u64::from(start(sleep_for_ever)));
         go.wait(Waiting::FOREVER).unwrap();
-        let _ = arena::signal_tree(&PidFd::open(process::id()).unwrap(), SIGKILL);
+        let _ = signal_tree(&PidFd::open(process::id()).unwrap(), SIGKILL);
     });
     while pid.get(0) == 0 {
         millis(1);

@@ -21,10 +21,10 @@ use procession_shm::arena::arena_of;
 use procession_shm::wait::Owner;
 
 pub use procession_shm::arena::{
-    Arena, Error, Handle, Kind, Member, ObjectInfo, ParseHandleError, ProcessInfo, ProcessState,
-    Result, SleepsOn, Slot, attach,
+    Arena, Error, Handle, Kind, ObjectInfo, ParseHandleError, ProcessInfo, Result, SleepsOn, Slot,
+    attach,
 };
-pub(crate) use procession_shm::arena::{signal_tree, state_of};
+pub use procession_shm::process::{Member, ProcessState};
 
 /// The arena of this process's own family, made at the first call.
 ///

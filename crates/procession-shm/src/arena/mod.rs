@@ -18,7 +18,6 @@ mod names;
 mod objects;
 mod processes;
 mod registry;
-mod states;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64 as PrivateU64;
@@ -32,13 +31,13 @@ pub use handle::{Handle, ParseHandleError};
 pub(crate) use heap::{Block, BlockOwner};
 pub use heap::{IDLE, WARM_FLOOR, WARM_MOST, make_interruptibly};
 pub use layout::UNIT;
+pub use names::ProcessName;
 pub use objects::{Kind, ObjectInfo, ObjectRef};
 pub use processes::{ProcessInfo, Slot};
 pub use registry::{
     FollowedFork, Forked, arena_of, attach, family, fork, inherit, inherit_as, is_founded,
     leave_without_row, name_process,
 };
-pub use states::{Blocked, Member, ProcessName, ProcessState, reap, signal_tree, state_of};
 
 use crate::atomics::{AtomicU64, Ordering};
 use crate::slots::Status;

@@ -3,8 +3,24 @@
 use super::Arena;
 use super::handle::Handle;
 use super::objects::Kind;
-use super::states::ProcessName;
+use super::processes::ProcessInfo;
 use crate::wait::Owner;
+
+/// A process of the family, by number and name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessName {
+    /// Its number.
+    pub pid: u32,
+    /// Its name, at most 48 bytes of it.
+    pub name: String,
+}
+
+impl ProcessInfo {
+    /// The process's number and name.
+    pub(crate) fn process_name(&self) -> ProcessName {
+        ProcessName { pid: self.pid, name: self.name.clone() }
+    }
+}
 
 impl Arena {
     /// What the object of a handle is and what it is called; `None` if it is no more.
@@ -24,6 +40,6 @@ impl Arena {
         let info = self.process_info(owner.slot())?;
         let same = Owner::process(info.slot.index, info.slot.generation)
             == Owner::process(owner.slot(), owner.generation());
-        (same && info.pid != 0).then_some(ProcessName { pid: info.pid, name: info.name })
+        (same && info.pid != 0).then(|| info.process_name())
     }
 }

@@ -676,7 +676,7 @@ impl Arena {
     }
 
     /// What is known of the object in a row, if it lives.
-    pub(super) fn object_info(&self, index: u32) -> Option<ObjectInfo> {
+    pub(crate) fn object_info(&self, index: u32) -> Option<ObjectInfo> {
         let object = self.object(index).ok()?;
         let state = object.state().ok()?;
         (state.status == Status::Live).then_some(())?;
@@ -691,7 +691,7 @@ impl Arena {
     }
 
     /// The first word of what an object is: that of a lock has its owner.
-    pub(super) fn first_word(&self, index: u32) -> Option<u64> {
+    pub(crate) fn first_word(&self, index: u32) -> Option<u64> {
         Some(self.object(index).ok()?.payload[0].load(Ordering::Relaxed))
     }
 

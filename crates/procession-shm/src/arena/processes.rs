@@ -315,7 +315,7 @@ impl Arena {
         self.layout.slots
     }
 
-    pub(super) fn slots_used(&self) -> u16 {
+    pub(crate) fn slots_used(&self) -> u16 {
         self.header().slots_used.load(Ordering::SeqCst).min(self.layout.slots) as u16
     }
 
@@ -610,13 +610,18 @@ impl Arena {
         (state.generation == slot.generation).then(|| u8::try_from(code).ok())?
     }
 
+    /// When the process of a slot started; 0 if that isn't known.
+    pub(crate) fn start_of(&self, slot: Slot) -> u64 {
+        self.row(slot.index).map_or(0, Row::started)
+    }
+
     /// What is known of each process of the family.
     pub fn processes(&self) -> Vec<ProcessInfo> {
         (0..self.slots_used()).filter_map(|index| self.process_info(index)).collect()
     }
 
     /// What is known of the process in a row, if there is one.
-    pub(super) fn process_info(&self, index: u16) -> Option<ProcessInfo> {
+    pub(crate) fn process_info(&self, index: u16) -> Option<ProcessInfo> {
         let row = self.row(index).ok()?;
         let state = row.state().ok()?;
         let alive = match state.status {

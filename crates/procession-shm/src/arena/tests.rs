@@ -5,7 +5,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use procession_os::pidfd::{ExitStatus, PidFd};
 use procession_os::process::{self, exit_now};
 
-use super::states::or_as_said;
 use super::*;
 use crate::failpoint;
 use crate::memory::SharedBlock;
@@ -289,30 +288,6 @@ fn a_burial_is_finished_though_the_buriers_slot_has_another_process() {
     assert_eq!(arena.objects()[0].holders, [arena.me().index]);
     drop(lock);
     assert_eq!(arena.objects(), []);
-}
-
-#[test]
-fn what_a_process_left_with_is_known_though_nobody_tells() {
-    let _alone = alone();
-    let arena = family().unwrap();
-    // SAFETY: as in `killed_at`.
-    let (pid, slot) = match unsafe { fork() }.unwrap() {
-        Forked::Child => {
-            arena.leave_with(7);
-            exit_now(7);
-        }
-        Forked::Parent(pid, slot) => (pid, slot),
-    };
-    let pidfd = PidFd::open(pid).unwrap();
-    while !pidfd.ended_by(None).unwrap_or(false) {}
-    assert_eq!(or_as_said(ExitStatus::Unknown, slot), ExitStatus::Exited(7));
-    assert_eq!(or_as_said(ExitStatus::Signaled(9), slot), ExitStatus::Signaled(9));
-    assert_eq!(or_as_said(ExitStatus::Unknown, None), ExitStatus::Unknown);
-    assert_eq!(reap(&pidfd, slot).unwrap(), Some(ExitStatus::Exited(7)));
-    assert_eq!(reap(&pidfd, slot).unwrap(), Some(ExitStatus::Exited(7)), "once more");
-    let slot = slot.unwrap();
-    arena.bury(slot);
-    assert_eq!(arena.exit_code_of(slot), None, "its row is another's");
 }
 
 #[test]

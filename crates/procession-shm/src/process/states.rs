@@ -1,4 +1,4 @@
-//! What each process of the family is doing, for who looks from outside.
+//! What each process of the family is doing, for a process that looks from outside.
 //!
 //! A state is put together from the process table, which knows what a process waits for, and from the
 //! kernel, which knows whether it runs, is stopped or is over. It is a look at a moving thing: true at
@@ -7,17 +7,14 @@
 use std::{fmt, io};
 
 use procession_os::clock::Monotonic;
-use procession_os::pidfd::{ExitStatus, PidFd};
+use procession_os::pidfd::PidFd;
 use procession_os::process;
 use procession_os::stat::{RunState, Stat, on_processor};
 use procession_os::tree::{self, Relative};
 
-use super::Arena;
-use super::blocked::SleepsOn;
-use super::handle::Handle;
-use super::objects::Kind;
-use super::processes::{ProcessInfo, Slot};
-use super::registry::{family, is_founded};
+use crate::arena::{
+    Arena, Handle, Kind, ProcessInfo, ProcessName, SleepsOn, Slot, family, is_founded,
+};
 use crate::wait::{Operation, Owner};
 
 /// What a process is doing, in the words of the textbooks. (*New*, a process that is not started yet,
@@ -53,15 +50,6 @@ pub struct Blocked {
     pub since: Monotonic,
     /// On whom: who holds the lock, or the process that is joined.
     pub on: Option<ProcessName>,
-}
-
-/// A process of the family, by number and name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessName {
-    /// Its number.
-    pub pid: u32,
-    /// Its name, at most 48 bytes of it.
-    pub name: String,
 }
 
 /// A process of the family, and where it stands in the tree of them.
@@ -123,28 +111,9 @@ impl fmt::Display for Blocked {
     }
 }
 
-/// Takes the status of a child that has ended, as [`PidFd::reap`] does; where someone else has taken it,
-/// and the kernel does not tell it a second time, it is what the child itself said before it left.
-///
-/// # Errors
-/// As [`PidFd::reap`].
-pub fn reap(child: &PidFd, slot: Option<Slot>) -> io::Result<Option<ExitStatus>> {
-    let status = child.reap()?;
-    Ok(status.map(|status| or_as_said(status, slot)))
-}
-
-pub(super) fn or_as_said(status: ExitStatus, slot: Option<Slot>) -> ExitStatus {
-    let said = || family().ok()?.exit_code_of(slot?);
-    match status {
-        ExitStatus::Unknown => said().map_or(status, |code| ExitStatus::Exited(code.into())),
-        known => known,
-    }
-}
-
 /// What a child is doing whose pidfd the caller has; its slot, if it is known, says what it waits for.
 /// Works also for a child that is not, or not yet, of the family.
-#[must_use]
-pub fn state_of(child: &PidFd, slot: Option<Slot>) -> ProcessState {
+pub(super) fn state_of(child: &PidFd, slot: Option<Slot>) -> ProcessState {
     if child.has_ended() {
         return if child.is_reaped() { ProcessState::Ended } else { ProcessState::Zombie };
     }
@@ -162,7 +131,7 @@ pub fn state_of(child: &PidFd, slot: Option<Slot>) -> ProcessState {
     if child.has_ended() { state_of(child, None) } else { state }
 }
 
-/// Sends a signal to a process and its descendants, ancestors first; gives how many got it. Who
+/// Sends a signal to a process and its descendants, ancestors first; returns how many got it. Who
 /// started whom is known from the kernel and from the process table, so a member of the family whose
 /// parent has died is found as well.
 ///
@@ -201,7 +170,7 @@ impl Arena {
     #[must_use]
     pub fn state_of(&self, slot: Slot) -> ProcessState {
         let info = self.process_info(slot.index).filter(|info| info.slot == slot);
-        info.map_or(ProcessState::Ended, |info| self.state(&info, self.started_of(slot)))
+        info.map_or(ProcessState::Ended, |info| self.state(&info, self.start_of(slot)))
     }
 
     /// All processes of the family with what they are doing: each before its children, children in
@@ -210,7 +179,7 @@ impl Arena {
     pub fn tree(&self) -> Vec<Member> {
         // Those that are being started have no number yet; of those that ended, zombies are there.
         let is_there = |info: &ProcessInfo| {
-            let state = || self.state(info, self.started_of(info.slot));
+            let state = || self.state(info, self.start_of(info.slot));
             info.pid != 0 && (info.alive || state() != ProcessState::Ended)
         };
         let rows: Vec<_> = self.processes().into_iter().filter(is_there).collect();
@@ -267,7 +236,7 @@ impl Arena {
 
     fn relatives(&self) -> Vec<Relative> {
         let relative = |info: ProcessInfo| {
-            let started = match self.started_of(info.slot) {
+            let started = match self.start_of(info.slot) {
                 // Its parent has told its number, and it is about to say the rest itself.
                 0 => Stat::of(info.pid).map_or(0, |stat| stat.started),
                 started => started,
@@ -276,10 +245,6 @@ impl Arena {
         };
         // The numbers of another namespace are other processes' here.
         self.processes().into_iter().filter(|info| !info.foreign).map(relative).collect()
-    }
-
-    fn started_of(&self, slot: Slot) -> u64 {
-        self.row(slot.index).map_or(0, super::processes::Row::started)
     }
 
     fn state(&self, info: &ProcessInfo, started: u64) -> ProcessState {
@@ -310,9 +275,10 @@ impl Arena {
     fn blocked_on(&self, on: SleepsOn) -> Option<Blocked> {
         let operation = Operation::from_number(on.operation)?;
         let (object, process) = match operation {
-            Operation::Join => {
-                (None, self.process_info(u16::try_from(on.object).ok()?).map(|info| info.name()))
-            }
+            Operation::Join => (
+                None,
+                self.process_info(u16::try_from(on.object).ok()?).map(|info| info.process_name()),
+            ),
             Operation::Allocate => (None, None),
             _ => {
                 let object = self.object_info(on.object)?;
@@ -330,12 +296,6 @@ impl Arena {
         }
         let owner = Owner::of_lock(self.first_word(index)?)?;
         let info = self.process_info(owner.slot())?;
-        (info.slot.generation == owner.generation()).then(|| info.name())
-    }
-}
-
-impl ProcessInfo {
-    fn name(&self) -> ProcessName {
-        ProcessName { pid: self.pid, name: self.name.clone() }
+        (info.slot.generation == owner.generation()).then(|| info.process_name())
     }
 }

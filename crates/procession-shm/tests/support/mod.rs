@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::Duration;
 
 use procession_os::pidfd::{ExitStatus, PidFd};
-use procession_os::process;
+use procession_os::{parent_death, process};
 use procession_shm::arena::{self, Arena, Forked, Slot};
 use procession_shm::memory::SharedBlock;
 
@@ -88,7 +88,7 @@ pub fn child(body: impl FnOnce()) -> Child {
         Forked::Parent(pid, slot) => Child { pid, pidfd: PidFd::open(pid).unwrap(), slot },
         Forked::Child => {
             let body = || {
-                process::die_with_parent(parent, true).unwrap();
+                parent_death::die_with_parent(parent, true).unwrap();
                 body();
             };
             process::exit_now(if catch_unwind(AssertUnwindSafe(body)).is_ok() { 0 } else { 101 })

@@ -4,12 +4,12 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use procession_os::pidfd::PidFd;
+use procession_os::parent_death::die_with_parent;
 use procession_os::process;
 use procession_shm::arena::Forked;
+use procession_shm::process::SpareDescriptor;
 use procession_shm::queue::Queue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use super::child::{self, called_anew};
 use super::detached;
 use super::error::{SpawnError, SpawnErrorKind};
-use super::handle::{Child, JoinHandle, SIGKILL};
+use super::handle::{Child, JoinHandle};
 use super::init::entrance;
 use super::order::{self, Order};
 use super::program::{Build, Place};
@@ -187,8 +187,7 @@ impl Builder {
         });
         let arena = arena::family()?;
         let outbox = Queue::new(arena, &name, None)?;
-        // So that there is a descriptor left to follow the child by.
-        let spare = arena.as_fd().try_clone_to_owned();
+        let spare = SpareDescriptor::reserve();
         let spare = spare.map_err(|source| SpawnErrorKind::Os { what: "a descriptor", source })?;
         let (bytes, mut named) = codec::encode_holding(&arguments)?;
         let (pid, slot) = match method {
@@ -233,12 +232,10 @@ impl Builder {
                 (pid, None)
             }
         };
-        drop(spare);
-        let pidfd = PidFd::open(pid).map_err(|source| {
-            let _ = process::kill(pid, SIGKILL);
-            SpawnErrorKind::Os { what: "following the child", source }
-        })?;
-        Ok(JoinHandle::of(Child::new(pid, name, pidfd, slot, outbox, named, method)))
+        let pidfd = spare
+            .follow(pid)
+            .map_err(|source| SpawnErrorKind::Os { what: "following the child", source })?;
+        Ok(JoinHandle::of(Child::new(name, pidfd, slot, outbox, named, method)))
     }
 }
 
@@ -261,7 +258,7 @@ unsafe fn fork(
             if let Ok(arena) = arena::family() {
                 arena.set_name(name);
             }
-            if bound && let Err(error) = process::die_with_parent(parent, by_main_thread) {
+            if bound && let Err(error) = die_with_parent(parent, by_main_thread) {
                 eprintln!("procession: {name} would outlive its parent: {error}");
                 process::exit_now(child::FAILED);
             }

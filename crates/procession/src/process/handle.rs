@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use procession_os::clock::Monotonic;
 use procession_os::pidfd::{ExitStatus, PidFd};
-use procession_os::process;
+use procession_shm::process::Child as Followed;
 use procession_shm::queue::Queue;
+use procession_shm::wait::Deadline;
 use serde::de::DeserializeOwned;
 
 use super::detached;
@@ -20,11 +21,8 @@ use crate::arena::{self, ProcessState, Slot};
 use crate::codec::{self, DecodeError, Named};
 use crate::sync::remember;
 
-pub(super) const SIGKILL: i32 = 9;
+const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
-
-/// After what time who joins a child looks after those that nobody will join.
-const TICK: Duration = Duration::from_millis(500);
 
 /// A child process: its result is got by [`join`](Self::join).
 ///
@@ -39,11 +37,8 @@ pub struct JoinHandle<R> {
 /// A child and what is kept for it.
 #[derive(Debug)]
 pub(super) struct Child {
-    pid: u32,
     name: String,
-    pidfd: PidFd,
-    /// Its slot, as far as that is known.
-    slot: Option<Slot>,
+    followed: Followed,
     outbox: Queue,
     /// What the arguments name, until the child has it open.
     named: Named,
@@ -51,13 +46,10 @@ pub(super) struct Child {
     report: Option<Report>,
     /// Whether it is this program started a second time, and not a copy of this process.
     respawned: bool,
-    /// Whose child it is: a copy of this process must leave it alone.
-    parent: u32,
 }
 
 impl Child {
     pub(super) fn new(
-        pid: u32,
         name: String,
         pidfd: PidFd,
         slot: Option<Slot>,
@@ -65,16 +57,20 @@ impl Child {
         named: Named,
         method: StartMethod,
     ) -> Self {
+        let followed = Followed::new(pidfd, slot);
         let respawned = method == StartMethod::Spawn;
-        let parent = process::id();
-        Self { pid, name, pidfd, slot, outbox, named, report: None, respawned, parent }
+        Self { name, followed, outbox, named, report: None, respawned }
+    }
+
+    fn os_error(&self, what: &'static str, source: io::Error) -> JoinError {
+        JoinError::Os { what, pid: self.followed.pid(), name: self.name.clone(), source }
     }
 
     /// Reads what the child has said since the last time.
     fn listen(&mut self) -> arena::Result<()> {
         while let Some(report) = Report::receive(&self.outbox)? {
             if let Report::Began(slot) = report {
-                self.slot = Some(slot);
+                self.followed.set_slot(slot);
                 self.named.clear();
             }
             let is_left = matches!(report, Report::NoMemory(_));
@@ -95,37 +91,27 @@ impl Child {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.pidfd.has_ended()
+        self.followed.has_ended()
     }
 
     /// Takes the status of the child, which has ended, and reads its last words. What it held is
     /// still there.
     fn take_status(&mut self) -> Result<ExitStatus, JoinError> {
-        let (pid, name) = (self.pid, &self.name);
-        let status = self.pidfd.reap().map_err(|source| JoinError::Os {
-            what: "taking the status of",
-            pid,
-            name: name.clone(),
-            source,
+        let status = self.followed.take_status();
+        let status = status.map_err(|source| self.os_error("taking the status of", source))?;
+        self.listen().map_err(|source| {
+            let (pid, name) = (self.followed.pid(), self.name.clone());
+            JoinError::Arena { pid, name, source }
         })?;
-        let listened = self.listen();
-        listened.map_err(|source| JoinError::Arena { pid, name: self.name.clone(), source })?;
         Ok(status.unwrap_or(ExitStatus::Unknown))
     }
 
     /// Gives back what the child, which has ended, held.
     fn bury(&self) {
-        if let Ok(arena) = arena::family() {
-            match self.slot {
-                Some(slot) => {
-                    remember(slot, self.pid, &self.name);
-                    arena.bury(slot);
-                }
-                None => {
-                    arena.bury_abandoned();
-                }
-            }
+        if let Some(slot) = self.followed.slot() {
+            remember(slot, self.followed.pid(), &self.name);
         }
+        self.followed.bury();
     }
 
     /// Takes the status of a child that has ended, for nobody, and gives back what it held.
@@ -135,12 +121,12 @@ impl Child {
     }
 
     pub(super) fn is_mine(&self) -> bool {
-        self.parent == process::id()
+        self.followed.is_mine()
     }
 
     fn result<R: DeserializeOwned>(&mut self) -> Result<R, JoinError> {
         let status = self.take_status()?;
-        let (pid, name) = (self.pid, self.name.clone());
+        let (pid, name) = (self.followed.pid(), self.name.clone());
         Err(match (self.report.take(), status) {
             (Some(Report::Returned(bytes)), _) => match codec::decode(&bytes) {
                 Ok(result) => return Ok(result),
@@ -175,21 +161,12 @@ impl Child {
     }
 
     /// Waits until the child has ended; says whether it has.
-    fn wait(&self, deadline: Option<Monotonic>) -> Result<bool, JoinError> {
-        loop {
-            let tick = Monotonic::now().after(TICK);
-            let until = deadline.map_or(tick, |deadline| deadline.min(tick));
-            match self.pidfd.ended_by(Some(until)) {
-                Ok(false) if deadline.is_none_or(|deadline| deadline > until) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    let (pid, name) = (self.pid, self.name.clone());
-                    return Err(JoinError::Os { what: "waiting for", pid, name, source });
-                }
-                Ok(ended) => return Ok(ended),
-            }
+    fn wait(&self, deadline: Deadline) -> Result<bool, JoinError> {
+        let ended = self.followed.wait(deadline, || {
             detached::reap();
-        }
+            Ok(())
+        });
+        ended.map_err(|source| self.os_error("waiting for", source))
     }
 }
 
@@ -202,10 +179,14 @@ impl<R> JoinHandle<R> {
         self.child.as_ref().expect("a handle has its child until it is consumed")
     }
 
+    fn followed(&self) -> &Followed {
+        &self.child().followed
+    }
+
     /// The child's number.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child().pid
+        self.followed().pid()
     }
 
     /// The child's name: the [`Builder`](crate::Builder)'s, or the place of the spawn.
@@ -225,7 +206,7 @@ impl<R> JoinHandle<R> {
     /// # Errors
     /// As `pidfd_send_signal(2)`; none if the child has ended by itself.
     pub fn terminate(&self) -> io::Result<()> {
-        self.child().pidfd.signal(SIGTERM)
+        self.followed().signal(SIGTERM)
     }
 
     /// Ends the child, by SIGKILL.
@@ -233,7 +214,7 @@ impl<R> JoinHandle<R> {
     /// # Errors
     /// As `pidfd_send_signal(2)`; none if the child has ended by itself.
     pub fn kill(&self) -> io::Result<()> {
-        self.child().pidfd.signal(SIGKILL)
+        self.followed().signal(SIGKILL)
     }
 
     /// Asks the child and all that it started, directly or not, to end, by SIGTERM; gives how many
@@ -244,7 +225,7 @@ impl<R> JoinHandle<R> {
     /// # Errors
     /// As `pidfd_send_signal(2)`, the first of them; all others were asked nonetheless.
     pub fn terminate_tree(&self) -> io::Result<usize> {
-        arena::signal_tree(&self.child().pidfd, SIGTERM)
+        self.followed().signal_tree(SIGTERM)
     }
 
     /// Ends the child and all that it started, directly or not, by SIGKILL, those that are started
@@ -253,14 +234,14 @@ impl<R> JoinHandle<R> {
     /// # Errors
     /// As [`Self::terminate_tree`].
     pub fn kill_tree(&self) -> io::Result<usize> {
-        arena::signal_tree(&self.child().pidfd, SIGKILL)
+        self.followed().signal_tree(SIGKILL)
     }
 
     /// What the child is doing at this instant: that it waits, and for what and whom, that it runs,
     /// or that it has ended and is a zombie until it is joined.
     #[must_use]
     pub fn state(&self) -> ProcessState {
-        arena::state_of(&self.child().pidfd, self.child().slot)
+        self.followed().state()
     }
 
     /// How the child ended; `None` while it runs. [`Self::join`] may still be called.
@@ -268,7 +249,7 @@ impl<R> JoinHandle<R> {
     /// # Errors
     /// As `waitid(2)`.
     pub fn exit_status(&self) -> io::Result<Option<ExitStatus>> {
-        self.child().pidfd.peek()
+        self.followed().peek()
     }
 }
 
@@ -315,7 +296,7 @@ impl<R: DeserializeOwned> JoinHandle<R> {
 impl<R> AsFd for JoinHandle<R> {
     /// The child's pidfd (`pidfd_open(2)`): readable when it has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.child().pidfd.as_fd()
+        self.followed().as_fd()
     }
 }
 

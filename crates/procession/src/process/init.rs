@@ -24,6 +24,7 @@
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
+use procession_os::parent_death::die_with_parent;
 use procession_os::process;
 use procession_shm::arena::inherit;
 use procession_shm::memory::SharedBlock;
@@ -211,7 +212,7 @@ impl Received {
         // SAFETY: there is no other thread that could read the environment meanwhile.
         unsafe { std::env::remove_var(VARIABLE) };
         if self.order.bound {
-            process::die_with_parent(self.order.parent, self.order.by_main_thread)
+            die_with_parent(self.order.parent, self.order.by_main_thread)
                 .map_err(|error| format!("binding its life to its parent's: {error}"))?;
         }
         set_start_method(from_number(self.order.start_method));

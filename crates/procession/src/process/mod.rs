@@ -35,6 +35,6 @@ pub use handle::JoinHandle;
 pub use init::enter_test;
 pub use init::init;
 pub(crate) use init::refuse_stray_child;
-pub use procession_os::pidfd::ExitStatus;
-pub use procession_shm::arena::{Blocked, ProcessName, ProcessState};
+pub use procession_shm::arena::ProcessName;
+pub use procession_shm::process::{Blocked, ExitStatus, ProcessState};
 pub use start_method::{StartMethod, set_start_method, start_method};

@@ -23,11 +23,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         other => println!("unexpected: {other:?}"),
     }
 
-    // It panics: the text and the place come back.
+    // It panics: the text and the location come back.
     let child = spawn(|n: u64| -> () { panic!("{n} is too much") }, 7)?;
     match child.join() {
-        Err(JoinError::Panicked { message, place, .. }) => {
-            let file = place.rsplit('/').next().and_then(|place| place.split(':').next());
+        Err(JoinError::Panicked { message, location, .. }) => {
+            let file = location.rsplit('/').next().and_then(|rest| rest.split(':').next());
             println!("panicked in {}: {message}", file.unwrap_or_default());
         }
         other => println!("unexpected: {other:?}"),

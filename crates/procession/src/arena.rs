@@ -44,22 +44,22 @@ const PROCESS_NAME: usize = 48;
 const OBJECT_NAME: usize = 32;
 
 /// A name for an object that was given none: where in the program it was made.
-pub(crate) fn place(at: &Location<'_>) -> String {
-    place_within(at.file(), at.line(), OBJECT_NAME)
+pub(crate) fn caller_name(at: &Location<'_>) -> String {
+    location_within(at.file(), at.line(), OBJECT_NAME)
 }
 
 /// A name for a child that was given none: where in the program it was spawned.
-pub(crate) fn place_of_spawn(at: &Location<'_>) -> String {
-    place_within(at.file(), at.line(), PROCESS_NAME)
+pub(crate) fn caller_name_of_child(at: &Location<'_>) -> String {
+    location_within(at.file(), at.line(), PROCESS_NAME)
 }
 
 /// The file as the compiler names it and the line, as in `src/main.rs:12`; where that is too long,
 /// without the first directories.
-fn place_within(file: &str, line: u32, most: usize) -> String {
+fn location_within(file: &str, line: u32, max: usize) -> String {
     let line = format!(":{line}");
     // A file that cargo was told of by a path out of its package: `crate/../../shared/main.rs`.
     let mut rest = file.rsplit_once("/../").map_or(file, |(_, rest)| rest);
-    while rest.len() + line.len() > most
+    while rest.len() + line.len() > max
         && let Some((_, shorter)) = rest.split_once('/')
     {
         rest = shorter;
@@ -109,17 +109,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_as_the_compiler_names_it_where_that_fits() {
-        assert_eq!(place_within("src/main.rs", 12, PROCESS_NAME), "src/main.rs:12");
+    fn a_location_is_as_the_compiler_names_it_where_that_fits() {
+        assert_eq!(location_within("src/main.rs", 12, PROCESS_NAME), "src/main.rs:12");
         let long = "/home/somebody/projects/procession/crates/app/src/main.rs";
-        assert_eq!(place_within(long, 12, OBJECT_NAME), "crates/app/src/main.rs:12");
-        assert_eq!(place_within("crates/app/../../src/main.rs", 1, 32), "src/main.rs:1");
-        assert_eq!(place_within(&"x".repeat(99), 1, OBJECT_NAME), format!("{}:1", "x".repeat(99)));
+        assert_eq!(location_within(long, 12, OBJECT_NAME), "crates/app/src/main.rs:12");
+        assert_eq!(location_within("crates/app/../../src/main.rs", 1, 32), "src/main.rs:1");
+        assert_eq!(
+            location_within(&"x".repeat(99), 1, OBJECT_NAME),
+            format!("{}:1", "x".repeat(99))
+        );
     }
 
     #[test]
-    fn what_was_given_no_name_has_its_place() {
-        let (line, name) = (line!(), place(Location::caller()));
+    fn what_was_given_no_name_has_its_location() {
+        let (line, name) = (line!(), caller_name(Location::caller()));
         assert!(name.ends_with(&format!("src/arena.rs:{line}")), "{name}");
     }
 }

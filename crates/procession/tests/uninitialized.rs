@@ -6,7 +6,7 @@ use procession::process::SpawnErrorKind;
 use procession::{Builder, StartMethod, init, spawn};
 
 #[test]
-fn a_program_without_init_is_not_started_anew() {
+fn a_program_without_init_is_not_started_a_second_time() {
     let refused = Builder::new().start_method(StartMethod::Spawn).spawn(|()| (), ()).unwrap_err();
     assert!(matches!(refused.kind(), SpawnErrorKind::NotInitialized), "{refused:?}");
     for advice in ["first in main", "#[procession::main]", "#[procession::test]"] {

@@ -56,25 +56,25 @@ impl<T: Pod> Array<T> {
         size_of::<T>() as u64
     };
 
-    /// An array of `len` values whose bits are all zero, named after the place of the call.
+    /// An array of `len` values whose bits are all zero, named after the location of the call.
     ///
     /// # Errors
     /// If the arena or the machine has no memory for it.
     #[track_caller]
     pub fn zeroed(len: usize) -> Result<Self> {
-        let name = arena::place(Location::caller());
+        let name = arena::caller_name(Location::caller());
         let block = super::SharedBlock::named(&name, (len as u64).saturating_mul(Self::SIZE))?;
         let parts = Parts { lock: crate::Lock::named(&name)?, block };
         Ok(Self { parts, values: PhantomData })
     }
 
-    /// An array of these values, named after the place of the call.
+    /// An array of these values, named after the location of the call.
     ///
     /// # Errors
     /// As [`Self::zeroed`].
     #[track_caller]
     pub fn from_slice(values: &[T]) -> Result<Self> {
-        Self::named(&arena::place(Location::caller()), values)
+        Self::named(&arena::caller_name(Location::caller()), values)
     }
 
     /// An array of these values with a name, for who looks at the family.
@@ -108,7 +108,7 @@ impl<T: Pod> Array<T> {
     }
 
     /// Where `len` values from `at` on begin.
-    fn place(&self, at: usize, len: usize) -> u64 {
+    fn offset(&self, at: usize, len: usize) -> u64 {
         let inside = at.checked_add(len).is_some_and(|end| end <= self.len());
         assert!(inside, "values {at}..+{len} of an array of {}", self.len());
         at as u64 * Self::SIZE
@@ -134,7 +134,7 @@ impl<T: Pod> ArrayGuard<'_, T> {
     /// If there is none, as a slice does.
     #[must_use]
     pub fn load(&self, at: usize) -> T {
-        self.array.parts.load(self.array.place(at, 1))
+        self.array.parts.load(self.array.offset(at, 1))
     }
 
     /// Writes the value at an index.
@@ -142,7 +142,7 @@ impl<T: Pod> ArrayGuard<'_, T> {
     /// # Panics
     /// If there is none, as a slice does.
     pub fn store(&mut self, at: usize, value: T) {
-        self.array.parts.store(self.array.place(at, 1), &value);
+        self.array.parts.store(self.array.offset(at, 1), &value);
     }
 
     /// Changes the value at an index; gives what it is now.
@@ -160,8 +160,8 @@ impl<T: Pod> ArrayGuard<'_, T> {
     /// # Panics
     /// If there are fewer, as a slice does.
     pub fn copy_to_slice(&self, at: usize, into: &mut [T]) {
-        let place = self.array.place(at, into.len());
-        let read = self.array.parts.block.read(place, bytemuck::cast_slice_mut(into));
+        let offset = self.array.offset(at, into.len());
+        let read = self.array.parts.block.read(offset, bytemuck::cast_slice_mut(into));
         read.expect("the values lie in their block");
     }
 
@@ -170,8 +170,8 @@ impl<T: Pod> ArrayGuard<'_, T> {
     /// # Panics
     /// If there are fewer, as a slice does.
     pub fn copy_from_slice(&mut self, at: usize, from: &[T]) {
-        let place = self.array.place(at, from.len());
-        let written = self.array.parts.block.write(place, bytemuck::cast_slice(from));
+        let offset = self.array.offset(at, from.len());
+        let written = self.array.parts.block.write(offset, bytemuck::cast_slice(from));
         written.expect("the values lie in their block");
     }
 

@@ -26,13 +26,13 @@ pub struct SharedBlock {
 }
 
 impl SharedBlock {
-    /// A block of `size` zero bytes, named after the place of the call.
+    /// A block of `size` zero bytes, named after the location of the call.
     ///
     /// # Errors
     /// If the arena or the machine has no memory for it.
     #[track_caller]
     pub fn new(size: u64) -> Result<Self> {
-        Self::named(&arena::place(Location::caller()), size)
+        Self::named(&arena::caller_name(Location::caller()), size)
     }
 
     /// A block of `size` zero bytes with a name, for who looks at the family.

@@ -112,13 +112,13 @@ pub struct ValueGuard<'l, T: Pod> {
 }
 
 impl<T: Pod> Value<T> {
-    /// A value named after the place of the call.
+    /// A value named after the location of the call.
     ///
     /// # Errors
     /// If the arena or the machine has no memory for it.
     #[track_caller]
     pub fn new(value: T) -> Result<Self> {
-        Self::named(&arena::place(Location::caller()), value)
+        Self::named(&arena::caller_name(Location::caller()), value)
     }
 
     /// A value with a name, for who looks at the family.

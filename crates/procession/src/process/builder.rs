@@ -14,16 +14,16 @@ use procession_shm::queue::Queue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::child::{self, called_anew};
+use super::child::{self, respawned};
+use super::child_env::{ChildEnv, enter_directory};
 use super::detached;
 use super::error::{SpawnError, SpawnErrorKind};
 use super::handle::{Child, JoinHandle};
 use super::init::entrance;
-use super::order::{self, Order};
-use super::program::{Build, Place};
+use super::payload::{self, Payload};
+use super::program::{Build, FnOffset};
 use super::report::Report;
 use super::start_method::{StartMethod, start_method, to_number};
-use super::surroundings::{Surroundings, enter_directory};
 use crate::arena::{self, Slot};
 use crate::codec::{self, Named};
 
@@ -75,11 +75,11 @@ pub struct Builder {
     daemon: bool,
     die_with_parent: bool,
     method: Option<StartMethod>,
-    around: Surroundings,
+    env: ChildEnv,
 }
 
 impl Builder {
-    /// A child named after the place of the spawn, which lives on when its parent ends.
+    /// A child named after the location of the spawn, which lives on when its parent ends.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -109,22 +109,22 @@ impl Builder {
     /// Sets a variable in its environment, which else is this process's.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.around.changes.insert(name.into(), Some(value.into()));
+        self.env.changes.insert(name.into(), Some(value.into()));
         self
     }
 
     /// Takes a variable out of its environment.
     #[must_use]
     pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
-        self.around.changes.insert(name.into(), None);
+        self.env.changes.insert(name.into(), None);
         self
     }
 
     /// Gives it an environment without any variable but those that are set after this.
     #[must_use]
     pub fn env_clear(mut self) -> Self {
-        self.around.clear = true;
-        self.around.changes.clear();
+        self.env.clear = true;
+        self.env.changes.clear();
         self
     }
 
@@ -132,7 +132,7 @@ impl Builder {
     /// so ([`JoinError::NotBegun`](super::JoinError::NotBegun)).
     #[must_use]
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.around.directory = Some(directory.into());
+        self.env.directory = Some(directory.into());
         self
     }
 
@@ -161,7 +161,7 @@ impl Builder {
         R: Serialize + DeserializeOwned + 'static,
     {
         let here = std::panic::Location::caller();
-        let name = self.name.clone().unwrap_or_else(|| arena::place_of_spawn(here));
+        let name = self.name.clone().unwrap_or_else(|| arena::caller_name_of_child(here));
         let started = self.start(name.clone(), function, arguments);
         started.map_err(|why| SpawnError::new(&name, why))
     }
@@ -177,7 +177,7 @@ impl Builder {
         R: Serialize + DeserializeOwned + 'static,
     {
         detached::reap();
-        let checked = self.around.check();
+        let checked = self.env.check();
         checked.map_err(|source| SpawnErrorKind::Os { what: "the environment", source })?;
         let bound = self.daemon || self.die_with_parent;
         let one_thread = process::is_single_threaded();
@@ -193,11 +193,11 @@ impl Builder {
         let (pid, slot) = match method {
             StartMethod::Fork if !one_thread => return Err(SpawnErrorKind::Threads),
             StartMethod::Fork => {
-                let around = &self.around;
+                let env = &self.env;
                 let run = || {
                     // SAFETY: the copy of a process with one thread has one.
-                    unsafe { around.enter_environment() };
-                    if let Err(why) = enter_directory(around.directory.as_ref()) {
+                    unsafe { env.enter_environment() };
+                    if let Err(why) = enter_directory(env.directory.as_ref()) {
                         let _ = Report::NotBegun(why).send(&outbox);
                         return child::FAILED;
                     }
@@ -211,23 +211,23 @@ impl Builder {
             }
             StartMethod::Spawn => {
                 let entrance = entrance().ok_or(SpawnErrorKind::NotInitialized)?;
-                let order = Order {
+                let payload = Payload {
                     build: Build::of_this_program().map_err(|source| SpawnErrorKind::Os {
                         what: "looking at /proc/self/exe",
                         source,
                     })?,
-                    entry: Place::of(called_anew::<A, R>).ok_or(SpawnErrorKind::NotInProgram)?,
-                    function: Place::of(function).ok_or(SpawnErrorKind::NotInProgram)?,
+                    entry: FnOffset::of(respawned::<A, R>).ok_or(SpawnErrorKind::NotInProgram)?,
+                    function: FnOffset::of(function).ok_or(SpawnErrorKind::NotInProgram)?,
                     name: name.clone(),
                     outbox: outbox.handle().to_bytes(),
                     parent: process::id(),
                     bound,
                     by_main_thread: process::is_main_thread(),
-                    directory: self.around.directory.clone(),
+                    directory: self.env.directory.clone(),
                     start_method: to_number(start_method()),
                 };
-                let block = order.write(&bytes)?;
-                let pid = order::start(&block, entrance, &self.around)?;
+                let block = payload.write(&bytes)?;
+                let pid = payload::start(&block, entrance, &self.env)?;
                 named.push(Box::new(block));
                 (pid, None)
             }

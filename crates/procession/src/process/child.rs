@@ -11,7 +11,7 @@ use procession_shm::queue::Queue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::program::Place;
+use super::program::FnOffset;
 use super::report::Report;
 use crate::arena;
 use crate::codec;
@@ -21,20 +21,20 @@ const PANICKED: i32 = 101;
 /// The status of a child that could not begin, or not send its result (`EX_SOFTWARE`, `sysexits.h`).
 pub(super) const FAILED: i32 = 70;
 
-/// A function to be called in a process that was started anew.
+/// A function to be called in a process that was started a second time.
 pub(super) struct Call {
-    pub(super) function: Place,
+    pub(super) function: FnOffset,
     pub(super) arguments: Vec<u8>,
     pub(super) outbox: Queue,
 }
 
 /// Runs the function; gives the process's exit status.
-pub(super) fn called_anew<A, R>(call: Call) -> i32
+pub(super) fn respawned<A, R>(call: Call) -> i32
 where
     A: DeserializeOwned,
     R: Serialize,
 {
-    // SAFETY: the order has the places of `called_anew::<A, R>` and of a function of these types.
+    // SAFETY: the payload has the offsets of `respawned::<A, R>` and of a function of these types.
     match unsafe { call.function.function::<A, R>() } {
         Some(function) => run(function, &call.arguments, &call.outbox),
         None => FAILED,
@@ -64,8 +64,8 @@ where
                 Ok(Ok(bytes)) => (Report::Returned(bytes), 0),
                 Ok(Err(error)) => (Report::Unsent(error.to_string()), FAILED),
                 Err(panic) => {
-                    let place = PLACE.with(RefCell::take);
-                    (Report::Panicked(place, text_of(&*panic)), PANICKED)
+                    let location = PANIC_LOCATION.with(RefCell::take);
+                    (Report::Panicked(location, text_of(&*panic)), PANICKED)
                 }
             }
         }
@@ -84,16 +84,16 @@ where
 
 thread_local! {
     /// Where this thread panicked last.
-    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+    static PANIC_LOCATION: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// Has each panic of this process note where it was, beside what is done about it anyway.
 fn note_places_of_panics() {
     let usual = take_hook();
     set_hook(Box::new(move |panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
         // Nothing is noted of a panic in a destructor of thread-local values.
-        let _ = PLACE.try_with(|noted| noted.replace(place));
+        let _ = PANIC_LOCATION.try_with(|noted| noted.replace(location));
         usual(panic);
     }));
 }

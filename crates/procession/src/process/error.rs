@@ -21,7 +21,7 @@ impl SpawnError {
         Self { name: name.to_owned(), kind }
     }
 
-    /// The name that the child was to have: the [`Builder`](crate::Builder)'s, or the place of the
+    /// The name that the child was to have: the [`Builder`](crate::Builder)'s, or the location of the
     /// spawn.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -102,7 +102,7 @@ pub enum JoinError {
         code: i32,
     },
     /// The function panicked.
-    #[error("child {name:?} (process {pid}) panicked at {place}: {message}")]
+    #[error("child {name:?} (process {pid}) panicked at {location}: {message}")]
     Panicked {
         /// Its number.
         pid: u32,
@@ -111,7 +111,7 @@ pub enum JoinError {
         /// The panic's text.
         message: String,
         /// Where in the program: file, line and column, as in `src/main.rs:7:5`.
-        place: String,
+        location: String,
     },
     /// It did not come to call the function: [`init`](crate::init) was not first in its main, it
     /// runs another build, its directory is gone, or its arguments can't be read.
@@ -190,7 +190,7 @@ impl JoinError {
         self.child().0
     }
 
-    /// The child's name: the [`Builder`](crate::Builder)'s, or the place of the spawn.
+    /// The child's name: the [`Builder`](crate::Builder)'s, or the location of the spawn.
     #[must_use]
     pub fn name(&self) -> &str {
         self.child().1

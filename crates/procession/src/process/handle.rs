@@ -135,8 +135,8 @@ impl Child {
             (Some(Report::NoMemory(len)), _) => {
                 JoinError::Decode { pid, name, source: DecodeError::NoMemory { len } }
             }
-            (Some(Report::Panicked(place, message)), _) => {
-                JoinError::Panicked { pid, name, message, place }
+            (Some(Report::Panicked(location, message)), _) => {
+                JoinError::Panicked { pid, name, message, location }
             }
             (Some(Report::NotBegun(reason)), _) => JoinError::NotBegun { pid, name, reason },
             (Some(Report::Unsent(reason)), _) => JoinError::Unsent { pid, name, reason },
@@ -189,7 +189,7 @@ impl<R> JoinHandle<R> {
         self.followed().pid()
     }
 
-    /// The child's name: the [`Builder`](crate::Builder)'s, or the place of the spawn.
+    /// The child's name: the [`Builder`](crate::Builder)'s, or the location of the spawn.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.child().name

@@ -1,6 +1,6 @@
 //! How a *respawned* child, which is this program started a second time, comes to its function.
 //!
-//! The parent leaves an order ([`super::order`]) and names it in the environment. In a program it
+//! The parent leaves a payload ([`super::payload`]) and names it in the environment. In a program it
 //! is taken up by [`init`], first in `main`. A test can't do so: its `main` is the harness's, which
 //! runs other tests, or none, and has threads by then. So the children of tests are taken over
 //! *before* `main`, by a function in `.init_array` that the linker puts into every program with
@@ -31,11 +31,11 @@ use procession_shm::memory::SharedBlock;
 use procession_shm::queue::Queue;
 
 use super::child::{Call, FAILED};
-use super::order::{self, Order, VARIABLE};
+use super::child_env::enter_directory;
+use super::payload::{self, Payload, VARIABLE};
 use super::program::Build;
 use super::report::Report;
 use super::start_method::{from_number, set_start_method};
-use super::surroundings::enter_directory;
 use crate::arena::{self, Handle};
 
 /// Where a respawned child is taken over.
@@ -48,7 +48,7 @@ pub(super) enum Entrance {
 }
 
 impl Entrance {
-    /// The word for it in the order's variable.
+    /// The word for it in the payload's variable.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Main => "main",
@@ -127,8 +127,8 @@ pub fn enter_test() {
          linker left out of this program: use harness = false, and procession::init() first in main"
     );
     let (none, before) = (0, Entrance::BeforeMain as u8);
-    let order = Ordering::Relaxed;
-    if ENTRANCE.compare_exchange(none, before, order, order).is_ok() {
+    let relaxed = Ordering::Relaxed;
+    if ENTRANCE.compare_exchange(none, before, relaxed, relaxed).is_ok() {
         procession_shm::arena::name_process("tests");
     }
 }
@@ -144,7 +144,7 @@ static BEFORE_MAIN: extern "C" fn() = before_main;
 extern "C" fn before_main() {
     RAN_BEFORE_MAIN.store(true, Ordering::Relaxed);
     if let Some(value) = std::env::var_os(VARIABLE)
-        && order::parse(&value).is_some_and(|(.., entrance)| entrance == Entrance::BeforeMain)
+        && payload::parse(&value).is_some_and(|(.., entrance)| entrance == Entrance::BeforeMain)
     {
         leave_after(take_over(&value, Entrance::BeforeMain));
     }
@@ -174,29 +174,29 @@ fn leave_after(ended: Result<i32, String>) -> ! {
     std::process::exit(ended.unwrap_or(FAILED));
 }
 
-/// An order that has been read, and the way to answer it.
+/// A payload that has been read, and the way to answer it.
 struct Received {
-    order: Order,
+    payload: Payload,
     arguments: Vec<u8>,
     outbox: Queue,
 }
 
 impl Received {
-    /// Reads the order that the variable's value names.
+    /// Reads the payload that the variable's value names.
     fn by(value: &OsStr) -> Result<Self, String> {
         TAKEN_OVER.store(true, Ordering::Relaxed);
         let (number, handle, _) =
-            order::parse(value).ok_or_else(|| format!("{VARIABLE} is {}", value.display()))?;
+            payload::parse(value).ok_or_else(|| format!("{VARIABLE} is {}", value.display()))?;
         let text = |error: arena::Error| error.to_string();
         let fd = procession_os::spawn::inherited(number).map_err(|error| error.to_string())?;
         let arena = inherit(fd).map_err(text)?;
         let block = SharedBlock::open(handle).map_err(text)?;
-        let (order, arguments) = Order::read(&block)?;
-        arena.set_name(&order.name);
+        let (payload, arguments) = Payload::read(&block)?;
+        arena.set_name(&payload.name);
         // It may be an orphan by now, and its parent in the kernel another.
-        arena.set_parent(order.parent);
-        let outbox = Queue::open(Handle::from_bytes(order.outbox)).map_err(text)?;
-        Ok(Self { order, arguments, outbox })
+        arena.set_parent(payload.parent);
+        let outbox = Queue::open(Handle::from_bytes(payload.outbox)).map_err(text)?;
+        Ok(Self { payload, arguments, outbox })
     }
 
     /// Tells the parent why the function will not be called.
@@ -204,31 +204,31 @@ impl Received {
         Report::NotBegun(why).send(&self.outbox).map_err(|error| error.to_string())
     }
 
-    /// Makes this process what the order says, and finds the function.
+    /// Makes this process what the payload says, and finds the function.
     fn prepare(&self) -> Result<fn(Call) -> i32, String> {
         if let Some(why) = misplaced() {
             return Err(format!("procession::init() was called too late: {why}; {FIRST}"));
         }
         // SAFETY: there is no other thread that could read the environment meanwhile.
         unsafe { std::env::remove_var(VARIABLE) };
-        if self.order.bound {
-            die_with_parent(self.order.parent, self.order.by_main_thread)
+        if self.payload.bound {
+            die_with_parent(self.payload.parent, self.payload.by_main_thread)
                 .map_err(|error| format!("binding its life to its parent's: {error}"))?;
         }
-        set_start_method(from_number(self.order.start_method));
-        enter_directory(self.order.directory.as_ref())?;
-        entry_of(&self.order)
+        set_start_method(from_number(self.payload.start_method));
+        enter_directory(self.payload.directory.as_ref())?;
+        entry_of(&self.payload)
     }
 }
 
-/// Does what the order says; returns the process's exit status.
+/// Does what the payload says; returns the process's exit status.
 fn take_over(value: &OsStr, entrance: Entrance) -> Result<i32, String> {
     ENTRANCE.store(entrance as u8, Ordering::Relaxed);
     let received = Received::by(value)?;
     match received.prepare() {
         Ok(entry) => {
-            let Received { order, arguments, outbox } = received;
-            Ok(entry(Call { function: order.function, arguments, outbox }))
+            let Received { payload, arguments, outbox } = received;
+            Ok(entry(Call { function: payload.function, arguments, outbox }))
         }
         Err(why) => {
             received.refuse(why.clone())?;
@@ -237,12 +237,12 @@ fn take_over(value: &OsStr, entrance: Entrance) -> Result<i32, String> {
     }
 }
 
-fn entry_of(order: &Order) -> Result<fn(Call) -> i32, String> {
+fn entry_of(payload: &Payload) -> Result<fn(Call) -> i32, String> {
     let build = Build::of_this_program().map_err(|error| error.to_string())?;
-    if build != order.build {
-        return Err(format!("it runs {build:?}, its parent {:?}", order.build));
+    if build != payload.build {
+        return Err(format!("it runs {build:?}, its parent {:?}", payload.build));
     }
-    // SAFETY: the parent, which runs the same build, made the place of a function of this type.
-    let entry = unsafe { order.entry.function() };
-    entry.ok_or_else(|| "the order names what is not code of the program".to_owned())
+    // SAFETY: the parent, which runs the same build, made the offset of a function of this type.
+    let entry = unsafe { payload.entry.function() };
+    entry.ok_or_else(|| "the payload names what is not code of the program".to_owned())
 }

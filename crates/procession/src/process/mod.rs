@@ -2,7 +2,7 @@
 //!
 //! # How a child starts
 //! Where this process has one thread, [`spawn`] forks it. With several threads a fork would copy
-//! locks that nobody is left to release, so the program is started anew, and [`init`], the first
+//! locks that nobody is left to release, so the program is started a second time, and [`init`], the first
 //! thing in its `main`, runs the function there instead of the rest of the program. The function
 //! travels as its distance from a fixed one in the program, the arguments as bytes in the arena.
 //!
@@ -18,15 +18,15 @@
 
 mod builder;
 mod child;
+mod child_env;
 mod detached;
 mod error;
 mod handle;
 mod init;
-mod order;
+mod payload;
 mod program;
 mod report;
 mod start_method;
-mod surroundings;
 
 pub use builder::{Builder, spawn};
 pub use error::{JoinError, JoinTimeoutError, SpawnError, SpawnErrorKind, TryJoinError};

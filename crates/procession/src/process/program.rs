@@ -37,7 +37,7 @@ impl Build {
 
 /// A function of this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place(i64);
+pub(super) struct FnOffset(i64);
 
 #[inline(never)]
 fn anchor() {}
@@ -46,7 +46,7 @@ fn anchor_address() -> usize {
     anchor as fn() as usize
 }
 
-impl Place {
+impl FnOffset {
     /// Where the function at an address is; `None` if it is not in the program's own code.
     fn of_address(address: usize) -> Option<Self> {
         is_code(address).then(|| Self(address.wrapping_sub(anchor_address()) as i64))
@@ -57,7 +57,7 @@ impl Place {
         is_code(address).then_some(address)
     }
 
-    /// Where a function is.
+    /// The offset of a function.
     pub(super) fn of<A, R>(function: fn(A) -> R) -> Option<Self> {
         Self::of_address(function as usize)
     }
@@ -65,7 +65,7 @@ impl Place {
     /// The function that is there; `None` if there is no code.
     ///
     /// # Safety
-    /// The place was made by [`Self::of`] for the same `A` and `R`, in a process of the same build.
+    /// The offset was made by [`Self::of`] for the same `A` and `R`, in a process of the same build.
     pub(super) unsafe fn function<A, R>(self) -> Option<fn(A) -> R> {
         let address = self.address()?;
         // SAFETY: the caller says that a function of this type is there; the same build has the same
@@ -116,18 +116,18 @@ mod tests {
     }
 
     #[test]
-    fn a_place_leads_back_to_its_function() {
-        let place = Place::of(double).unwrap();
+    fn an_offset_leads_back_to_its_function() {
+        let offset = FnOffset::of(double).unwrap();
         // SAFETY: made one line above for the same types, in this process.
-        let function = unsafe { place.function::<u64, u64>() }.unwrap();
+        let function = unsafe { offset.function::<u64, u64>() }.unwrap();
         assert_eq!(function(21), 42);
     }
 
     #[test]
-    fn what_is_not_code_of_the_program_has_no_place() {
+    fn what_is_not_code_of_the_program_has_no_offset() {
         let local = 0u64;
-        assert!(Place::of_address(&raw const local as usize).is_none());
-        assert!(Place(i64::MAX).address().is_none());
+        assert!(FnOffset::of_address(&raw const local as usize).is_none());
+        assert!(FnOffset(i64::MAX).address().is_none());
     }
 
     #[test]

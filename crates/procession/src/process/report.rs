@@ -17,7 +17,7 @@ pub(super) enum Report {
     NotBegun(String),
     /// The function returned; the result's bytes.
     Returned(Vec<u8>),
-    /// The function panicked; the panic's place and text.
+    /// The function panicked; the panic's location and text.
     Panicked(String, String),
     /// The function returned, but its result could not be sent; why.
     Unsent(String),
@@ -43,8 +43,8 @@ impl Report {
             }
             Self::NotBegun(why) => (NOT_BEGUN, why.as_bytes()),
             Self::Returned(result) => (RETURNED, &result[..]),
-            Self::Panicked(place, text) => {
-                panic = format!("{place}\n{text}");
+            Self::Panicked(location, text) => {
+                panic = format!("{location}\n{text}");
                 (PANICKED, panic.as_bytes())
             }
             Self::Unsent(why) => (UNSENT, why.as_bytes()),
@@ -85,8 +85,8 @@ impl Report {
             (RETURNED, _) => Self::Returned(bytes),
             (PANICKED, _) => {
                 let text = text(bytes);
-                let (place, text) = text.split_once('\n').unwrap_or(("", &text));
-                Self::Panicked(place.to_owned(), text.to_owned())
+                let (location, text) = text.split_once('\n').unwrap_or(("", &text));
+                Self::Panicked(location.to_owned(), text.to_owned())
             }
             (UNSENT, _) => Self::Unsent(text(bytes)),
             _ => return Err(arena::Error::Corrupt("a child's report is none that a child makes")),
@@ -105,7 +105,7 @@ mod tests {
             Report::Began(Slot { index: 513, generation: 0x0102_0304 }),
             Report::NotBegun("why".to_owned()),
             Report::Returned(vec![0; 10_000]),
-            Report::Panicked("place".to_owned(), "two\nlines".to_owned()),
+            Report::Panicked("location".to_owned(), "two\nlines".to_owned()),
             Report::Unsent("why".to_owned()),
         ];
         for report in &reports {

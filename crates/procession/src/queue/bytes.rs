@@ -43,13 +43,13 @@ pub struct Message {
 }
 
 impl ByteQueue {
-    /// A queue without a bound, named after the place of the call.
+    /// A queue without a bound, named after the location of the call.
     ///
     /// # Errors
     /// If the arena is full.
     #[track_caller]
     pub fn new() -> Result<Self> {
-        Self::named(&arena::place(Location::caller()), None)
+        Self::named(&arena::caller_name(Location::caller()), None)
     }
 
     /// A queue that holds at most `most` messages, at least one.
@@ -58,7 +58,7 @@ impl ByteQueue {
     /// If the arena is full.
     #[track_caller]
     pub fn bounded(most: u64) -> Result<Self> {
-        Self::named(&arena::place(Location::caller()), NonZeroU64::new(most.max(1)))
+        Self::named(&arena::caller_name(Location::caller()), NonZeroU64::new(most.max(1)))
     }
 
     /// A queue with a name for who looks at the family, and at most `most` messages.

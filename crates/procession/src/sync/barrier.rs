@@ -68,13 +68,13 @@ pub enum BrokenBarrierError {
 }
 
 impl Barrier {
-    /// A barrier for a number of parties (for 0 as for 1), named after the place of the call.
+    /// A barrier for a number of parties (for 0 as for 1), named after the location of the call.
     ///
     /// # Errors
     /// If the arena is full; [`arena::Error::TooMany`] for more than 1048576 parties.
     #[track_caller]
     pub fn new(parties: u32) -> Result<Self> {
-        Self::named(&arena::place(Location::caller()), parties)
+        Self::named(&arena::caller_name(Location::caller()), parties)
     }
 
     /// As [`Self::new`], with a name for who looks at the family.

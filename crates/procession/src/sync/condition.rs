@@ -73,13 +73,13 @@ impl Monitor for Held<'_> {
 }
 
 impl Condition {
-    /// A condition that nobody waits for, named after the place of the call.
+    /// A condition that nobody waits for, named after the location of the call.
     ///
     /// # Errors
     /// If the arena is full.
     #[track_caller]
     pub fn new() -> Result<Self> {
-        Self::named(&arena::place(Location::caller()))
+        Self::named(&arena::caller_name(Location::caller()))
     }
 
     /// A condition with a name, for who looks at the family.

@@ -31,13 +31,13 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event that is not set, named after the place of the call.
+    /// An event that is not set, named after the location of the call.
     ///
     /// # Errors
     /// If the arena is full.
     #[track_caller]
     pub fn new() -> Result<Self> {
-        Self::named(&arena::place(Location::caller()))
+        Self::named(&arena::caller_name(Location::caller()))
     }
 
     /// An event that is not set, with a name for who looks at the family.

@@ -51,13 +51,13 @@ pub struct RLockGuard<'l> {
 }
 
 impl RLock {
-    /// A free lock, named after the place of the call.
+    /// A free lock, named after the location of the call.
     ///
     /// # Errors
     /// If the arena is full.
     #[track_caller]
     pub fn new() -> Result<Self> {
-        Self::named(&arena::place(Location::caller()))
+        Self::named(&arena::caller_name(Location::caller()))
     }
 
     /// A free lock with a name, for who looks at the family.

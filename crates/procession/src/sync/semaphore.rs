@@ -60,7 +60,7 @@ impl Semaphore {
     /// If the arena is full; [`arena::Error::TooMany`].
     #[track_caller]
     pub fn new(permits: u32) -> Result<Self> {
-        Self::named(&arena::place(Location::caller()), permits)
+        Self::named(&arena::caller_name(Location::caller()), permits)
     }
 
     /// As [`Self::new`], with a name for who looks at the family.
@@ -77,7 +77,7 @@ impl Semaphore {
     /// As [`Self::new`].
     #[track_caller]
     pub fn bounded(permits: u32) -> Result<Self> {
-        let name = arena::place(Location::caller());
+        let name = arena::caller_name(Location::caller());
         Ok(Self { inner: sync::Semaphore::new(arena::family()?, &name, permits, Some(permits))? })
     }
 
@@ -87,7 +87,7 @@ impl Semaphore {
     /// If the arena is full; [`arena::Error::TooMany`].
     #[track_caller]
     pub fn recovering(permits: u32) -> Result<Self> {
-        let name = arena::place(Location::caller());
+        let name = arena::caller_name(Location::caller());
         Ok(Self { inner: sync::Semaphore::recovering(arena::family()?, &name, permits)? })
     }
 

@@ -44,14 +44,14 @@ pub(crate) fn a_killed_child_is_told_by_its_signal(method: StartMethod) {
 pub(crate) fn a_panic_comes_back_with_its_text(method: StartMethod) {
     let child = builder(method).spawn(|n: u64| -> u64 { panic!("no {n} today") }, 7).unwrap();
     let error = child.join().unwrap_err();
-    let JoinError::Panicked { message, place, .. } = &error else { panic!("{error:?}") };
+    let JoinError::Panicked { message, location, .. } = &error else { panic!("{error:?}") };
     assert_eq!(message, "no 7 today");
-    let [file, line, column] = place.rsplitn(3, ':').collect::<Vec<_>>()[..] else {
-        panic!("{place}")
+    let [file, line, column] = location.rsplitn(3, ':').collect::<Vec<_>>()[..] else {
+        panic!("{location}")
     };
-    assert!(column.ends_with("ends.rs"), "{place}");
-    assert!(line.parse::<u32>().is_ok() && file.parse::<u32>().is_ok(), "{place}");
-    assert!(error.to_string().contains(&format!("panicked at {place}: no 7 today")), "{error}");
+    assert!(column.ends_with("ends.rs"), "{location}");
+    assert!(line.parse::<u32>().is_ok() && file.parse::<u32>().is_ok(), "{location}");
+    assert!(error.to_string().contains(&format!("panicked at {location}: no 7 today")), "{error}");
 }
 
 pub(crate) fn a_child_is_not_joined_before_its_end(method: StartMethod) {

@@ -1,6 +1,6 @@
 //! What holds between processes, under each start method.
 //!
-//! Every promise runs in a process (group) of its own, by fork and by starting anew. The driver
+//! Every promise runs in a process (group) of its own, by fork and by spawn. The driver
 //! watches: one that hangs is shown, with what each of its processes waits for, and ended; one that
 //! leaves a process behind has failed.
 
@@ -23,7 +23,7 @@ const PROMISES: &[Promise] = promises![
     starts::a_result_comes_back,
     starts::arguments_and_results_may_be_large,
     starts::a_child_may_have_children,
-    starts::a_process_with_threads_starts_its_children_anew,
+    starts::a_process_with_threads_respawns_its_children,
     starts::a_process_with_threads_is_not_forked,
     starts::objects_in_the_arguments_live_until_the_child_has_them,
     starts::a_forged_order_is_refused,

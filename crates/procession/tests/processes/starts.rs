@@ -47,7 +47,7 @@ pub(crate) fn a_child_may_have_children(method: StartMethod) {
     assert_eq!(factorial((5, method == StartMethod::Fork)), 120);
 }
 
-pub(crate) fn a_process_with_threads_starts_its_children_anew(_: StartMethod) {
+pub(crate) fn a_process_with_threads_respawns_its_children(_: StartMethod) {
     static TOUCHED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
     let order = std::sync::atomic::Ordering::Relaxed;
     TOUCHED.store(true, order);
@@ -155,12 +155,12 @@ pub(crate) fn a_child_without_a_name_is_named_after_its_spawn(method: StartMetho
         go.wait();
         panic!("no");
     }
-    fn place(line: u32) -> String {
+    fn location(line: u32) -> String {
         format!("crates/procession/tests/processes/starts.rs:{line}")
     }
     let go = Event::new().unwrap();
     let (line, child) = (line!(), builder(method).spawn(fail, go.clone()).unwrap());
-    let name = place(line);
+    let name = location(line);
     assert_eq!(child.name(), name);
     let (arena, pid) = (procession::arena::family().unwrap(), child.pid());
     until(|| arena.processes().iter().any(|row| row.pid == pid && row.name == name));
@@ -171,11 +171,11 @@ pub(crate) fn a_child_without_a_name_is_named_after_its_spawn(method: StartMetho
 
     set_start_method(method);
     let (line, child) = (line!(), spawn(|()| (), ()).unwrap());
-    assert_eq!(child.name(), place(line));
+    assert_eq!(child.name(), location(line));
     child.join().unwrap();
     let wrong = builder(method).env("", "");
     let (line, refused) = (line!(), wrong.spawn(|()| (), ()).unwrap_err());
-    assert_eq!(refused.name(), place(line));
+    assert_eq!(refused.name(), location(line));
 }
 
 pub(crate) fn statics_are_the_parents_or_fresh_as_was_chosen(method: StartMethod) {

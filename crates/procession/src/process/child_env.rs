@@ -1,4 +1,4 @@
-//! What a child finds around it: its environment and its directory.
+//! The environment and the directory of a child.
 
 #![allow(unsafe_code)]
 
@@ -8,16 +8,16 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// How the surroundings of a child differ from its parent's.
+/// How the environment and the directory of a child differ from its parent's.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Surroundings {
+pub(super) struct ChildEnv {
     pub(super) clear: bool,
     /// What each variable is to be; `None` for those that are not to be.
     pub(super) changes: BTreeMap<OsString, Option<OsString>>,
     pub(super) directory: Option<PathBuf>,
 }
 
-impl Surroundings {
+impl ChildEnv {
     /// Refuses what the kernel has no form for.
     pub(super) fn check(&self) -> io::Result<()> {
         let bad = |(name, value): (&OsString, &Option<OsString>)| {
@@ -34,7 +34,7 @@ impl Surroundings {
         }
     }
 
-    /// The whole environment of a child that is started anew, with one more variable.
+    /// The whole environment of a child that is started a second time, with one more variable.
     pub(super) fn environment(&self, name: &str, value: &OsStr) -> Vec<(OsString, OsString)> {
         let mut all = BTreeMap::new();
         if !self.clear {

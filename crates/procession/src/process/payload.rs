@@ -1,5 +1,5 @@
 //! What a respawned child is told: by one environment variable where the arena is,
-//! which block of it holds the order, and where it is taken over, and by the order all else.
+//! which block of it holds the payload, and where it is taken over, and by the payload all else.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,23 +9,23 @@ use procession_os::spawn::respawn;
 use procession_shm::memory::SharedBlock;
 use serde::{Deserialize, Serialize};
 
+use super::child_env::ChildEnv;
 use super::error::SpawnErrorKind;
 use super::init::Entrance;
-use super::program::{Build, Place};
-use super::surroundings::Surroundings;
+use super::program::{Build, FnOffset};
 use crate::arena::{self, Handle};
 use crate::codec;
 
-/// Where a child finds its order: the arena's descriptor, the block's handle, and its entrance.
+/// Where a child finds its payload: the arena's descriptor, the block's handle, and its entrance.
 pub(super) const VARIABLE: &str = "PROCESSION_CHILD";
 
 /// What the child is to do. The arguments' bytes follow it in the block.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Order {
+pub(super) struct Payload {
     pub(super) build: Build,
-    /// [`super::child::called_anew`] for the function's types.
-    pub(super) entry: Place,
-    pub(super) function: Place,
+    /// [`super::child::respawned`] for the function's types.
+    pub(super) entry: FnOffset,
+    pub(super) function: FnOffset,
     pub(super) name: String,
     /// The handle of the queue for its reports.
     pub(super) outbox: [u8; 16],
@@ -40,44 +40,44 @@ pub(super) struct Order {
     pub(super) start_method: u8,
 }
 
-impl Order {
-    /// Writes the order down. The block must stay open until the child has begun.
+impl Payload {
+    /// Writes the payload down. The block must stay open until the child has begun.
     pub(super) fn write(&self, arguments: &[u8]) -> Result<SharedBlock, SpawnErrorKind> {
         let mut bytes = Vec::new();
         codec::encode(self, &mut bytes)?;
         let head = bytes.len() as u64;
         let size = 8 + head + arguments.len() as u64;
-        let block = SharedBlock::new(arena::family()?, "order", size)?;
+        let block = SharedBlock::new(arena::family()?, "payload", size)?;
         block.write(0, &head.to_le_bytes())?;
         block.write(8, &bytes)?;
         block.write(8 + head, arguments)?;
         Ok(block)
     }
 
-    /// The order in a block, and the arguments' bytes.
+    /// The payload in a block, and the arguments' bytes.
     pub(super) fn read(block: &SharedBlock) -> Result<(Self, Vec<u8>), String> {
         let size = usize::try_from(block.size()).map_err(|error| error.to_string())?;
-        let no_memory = |_| format!("no memory in this process for an order of {size} bytes");
+        let no_memory = |_| format!("no memory in this process for a payload of {size} bytes");
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(size).map_err(no_memory)?;
         bytes.resize(size, 0);
         block.read(0, &mut bytes).map_err(|error| error.to_string())?;
-        let short = || "the order is too short".to_owned();
+        let short = || "the payload is too short".to_owned();
         let (head, rest) = bytes.split_first_chunk::<8>().ok_or_else(short)?;
         let head = usize::try_from(u64::from_le_bytes(*head)).map_err(|_| short())?;
-        let (order, _) = rest.split_at_checked(head).ok_or_else(short)?;
-        let order = codec::decode(order).map_err(|error| error.to_string())?;
+        let (payload, _) = rest.split_at_checked(head).ok_or_else(short)?;
+        let payload = codec::decode(payload).map_err(|error| error.to_string())?;
         // What is left are the arguments.
         bytes.drain(..8 + head);
-        Ok((order, bytes))
+        Ok((payload, bytes))
     }
 }
 
-/// Starts this program a second time, with an order; returns the child's number.
+/// Starts this program a second time, with a payload; returns the child's number.
 pub(super) fn start(
-    order: &SharedBlock,
+    payload: &SharedBlock,
     entrance: Entrance,
-    around: &Surroundings,
+    env: &ChildEnv,
 ) -> Result<u32, SpawnErrorKind> {
     let fd = arena::family()?.as_fd();
     // The number is taken here as long as the child is being made, so nothing else has it there.
@@ -85,12 +85,12 @@ pub(super) fn start(
         .try_clone_to_owned()
         .map_err(|source| SpawnErrorKind::Os { what: "duplicating a descriptor", source })?;
     let (fd_number, word) = (number.as_raw_fd(), entrance.word());
-    let value = OsString::from(format!("{fd_number} {} {word}", order.handle()));
-    respawn(&around.environment(VARIABLE, &value), fd, number.as_raw_fd())
+    let value = OsString::from(format!("{fd_number} {} {word}", payload.handle()));
+    respawn(&env.environment(VARIABLE, &value), fd, number.as_raw_fd())
         .map_err(|source| SpawnErrorKind::Os { what: "starting the program a second time", source })
 }
 
-/// The descriptor's number, the order's handle and the child's entrance in the variable's value.
+/// The descriptor's number, the payload's handle and the child's entrance in the variable's value.
 pub(super) fn parse(value: &OsStr) -> Option<(i32, Handle, Entrance)> {
     let mut words = value.to_str()?.split(' ');
     let (number, handle, word) = (words.next()?, words.next()?, words.next()?);

@@ -192,3 +192,8 @@ pub use procession_macros::main;
 /// every other.
 #[cfg(feature = "macros")]
 pub use procession_macros::test;
+
+/// The README's Rust examples, run as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -226,6 +226,32 @@ fn a_queue_that_fills_the_arena_says_so_and_loses_nothing() {
     nothing_left();
 }
 
+#[test]
+fn a_long_message_that_is_refused_once_it_is_copied_is_not_put() {
+    let _alone = alone("a_long_message_that_is_refused_once_it_is_copied_is_not_put");
+    for most in [None, Some(1)] {
+        let queue = Queue::new(arena(), "queue", most).unwrap();
+        let long = vec![7; 100_000];
+        let mut asked = 0;
+        let mut put = |refuse: bool| {
+            queue.put_unless(1, &[&long], FOREVER, &mut || {
+                asked += 1;
+                // Nothing is locked.
+                assert_eq!(queue.check().unwrap(), 0);
+                if refuse { Err(Stopped::Interrupted) } else { Ok(()) }
+            })
+        };
+        assert!(matches!(put(true), Err(QueueError::Stopped(Stopped::Interrupted))));
+        assert_eq!(queue.put_so_far(), 0);
+        assert_eq!(put(false).unwrap(), 0);
+        assert_eq!((asked, queue.len()), (2, 1));
+        let mut got = Vec::new();
+        queue.get(&mut got, FOREVER).unwrap();
+        assert_eq!(got, long);
+    }
+    nothing_left();
+}
+
 /// Leaves this process so many bytes of address space more than it has.
 fn limit_address_space(more: u64) {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();

@@ -232,6 +232,22 @@ impl Queue {
         message: &[&[u8]],
         waiting: Waiting,
     ) -> Result<u64, QueueError> {
+        self.put_unless(kind, message, waiting, &mut || Ok(()))
+    }
+
+    /// As [`Self::put_parts`]; calls `copied` when a long message has been copied and is about to
+    /// be put, for copying may take long. Nothing is locked meanwhile, so it may run any code. If
+    /// it returns an error the message is not put.
+    ///
+    /// # Errors
+    /// As [`Self::put`], and that of `copied`.
+    pub fn put_unless(
+        &self,
+        kind: u8,
+        message: &[&[u8]],
+        waiting: Waiting,
+        copied: &mut dyn FnMut() -> Result<(), Stopped>,
+    ) -> Result<u64, QueueError> {
         if self.most().is_none() && chunks::length(message) <= INLINE_MOST {
             // There is nothing to wait for but the end.
             let mut end = self.lock_put(patient(waiting))?;
@@ -243,12 +259,22 @@ impl Queue {
         self.passing_room_on(|gate| {
             // Before a long message is copied.
             self.wait_for_room(gate, waiting)?;
-            let block = self.prepare(message, patient(waiting))?;
-            let put = self.put_prepared(kind, message, block, gate, waiting);
+            let mut block = self.prepare(message, patient(waiting))?;
+            let arena = self.object.arena();
+            let owner = arena.owner();
+            let go_on = if block.is_some() { copied() } else { Ok(()) };
+            if go_on.is_ok() && arena.owner() != owner {
+                // It forked, and this is the copy: the block is the original's.
+                block = self.prepare(message, patient(waiting))?;
+            }
+            let put = match go_on {
+                Ok(()) => self.put_prepared(kind, message, block, gate, waiting),
+                Err(stopped) => Err(stopped.into()),
+            };
             if put.is_err()
                 && let Some(block) = block
             {
-                self.object.arena().free(block)?;
+                arena.free(block)?;
             }
             put
         })

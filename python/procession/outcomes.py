@@ -8,14 +8,13 @@ worker's traceback arrives also if the exception does not.
 from __future__ import annotations
 
 import pickle
-import signal
-import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 from . import _native
 from .calls import Brief, line
+from .decoding import comes_from_a_handler
 from .errors import RemoteExceptionError, WorkerDiedError
 from .queues import Queue
 from .replacement import standard
@@ -28,9 +27,6 @@ RemoteTraceback: Any = standard("pool").RemoteTraceback
 RAISED = "raised"
 DIED = "died"
 ENDED = "ended"
-
-_PATIENCE = 1.0
-"""Seconds that another thread has to decode what was interrupted."""
 
 
 # In the worker.
@@ -222,41 +218,9 @@ def attempt(load: Callable[[], Any]) -> tuple[Any, BaseException | None]:
 
 def _judged(load: Callable[[], Any], error: BaseException) -> BaseException:
     """Return what a function has raised, or raise it if that may not be its own doing."""
-    if isinstance(error, MemoryError) or (
-        _may_be_of_a_handler(error) and not _raises_again(load, error)
-    ):
+    if isinstance(error, MemoryError) or comes_from_a_handler(load, error):
         raise error
     # The caller's frame keeps what was read.
     if error.__traceback__ is not None:
         error.__traceback__ = error.__traceback__.tb_next
     return error
-
-
-def _may_be_of_a_handler(error: BaseException) -> bool:
-    """Return whether a signal handler may have raised an exception in this thread."""
-    if threading.current_thread() is not threading.main_thread():
-        return False
-    if isinstance(error, KeyboardInterrupt):
-        return True
-    handlers = map(signal.getsignal, signal.valid_signals())
-    return any(callable(each) and each is not signal.default_int_handler for each in handlers)
-
-
-def _raises_again(load: Callable[[], Any], error: BaseException) -> bool:
-    """Return whether a function raises the like of an exception in a thread without signals."""
-    again: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            load()
-        except BaseException as raised:
-            again.append(raised)
-
-    thread = threading.Thread(target=run, name="procession decoding", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        return False
-    # It may wait for this thread, for a module that is being imported.
-    thread.join(_PATIENCE)
-    return bool(again) and type(again[0]) is type(error)

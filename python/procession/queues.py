@@ -23,7 +23,12 @@ class Queue(_native.Queue):
 
     Where a process has no memory for an object, `get` raises `MemoryError` and the object is not
     lost. If its message is too large it stays in the queue. If what it is unpickled to is too
-    large, this process keeps the message, and its next `get` from this queue object tries again.
+    large, this process keeps the message, and its next `get` from this queue object tries again;
+    the tenth that fails discards it, and its error says so.
+
+    Where a signal handler raises an exception out of `put`, the object was not put. Where it does
+    so out of `get` or `get_many`, what was got is kept, and the next `get` from this queue object
+    returns it. An exception of `put_many` has the attribute `put`: how many objects were put.
 
     Parameters
     ----------

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import procession
 import pytest
+from sessions import run
 
 MB = 1 << 20
 LONG = 64 * MB
@@ -115,6 +117,29 @@ def test_a_message_that_cannot_be_unpickled_for_now_is_kept(ctx: Any) -> None:
     assert empty
 
 
+def raise_it(error: BaseException) -> None:
+    raise error
+
+
+class NeverFits:
+    def __reduce__(self) -> Any:
+        return raise_it, (MemoryError("never"),)
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_a_message_that_there_is_never_memory_for_is_discarded_after_ten_tries(many: bool) -> None:
+    queue = procession.Queue()
+    for message in (NeverFits(), "behind"):
+        queue.put(message)
+
+    get = (lambda: queue.get_many(1)) if many else queue.get
+    raised = [what_it_raises(get) for _ in range(10)]
+    assert all("which the next get() tries again" in text for text in raised[:9]), raised
+    assert "so often that it is discarded" in raised[9]
+    assert queue.get(timeout=60) == "behind"
+    assert queue.empty()
+
+
 def get_several(queue: Any, found: Any) -> None:
     limit()
     found.put(queue.get_many(5))
@@ -136,6 +161,84 @@ def test_those_before_a_message_without_memory_are_given(ctx: Any, is_long: bool
     assert given == ["before", "it"]
     assert raised.startswith("MemoryError: no memory in this process")
     assert lengths == [LONG, len("behind")]
+
+
+EXHAUSTED = """
+import ctypes
+from functools import partial
+from queue import Empty
+
+import procession
+from test_without_memory import limit, unlimit
+
+MESSAGES = (10**6, 1.5, "text", b"bytes", (1, "two", 3.0, b"four"), [1, 2], None, 10**30)
+
+malloc = ctypes.CDLL(None).malloc
+malloc.restype = ctypes.c_void_p
+malloc.argtypes = [ctypes.c_size_t]
+
+
+def exhaust():
+    limit(0)
+    # Memory of the C library's, of which Rust's is.
+    for size in (1 << 20, 1 << 16, 4096, 1024, 512, 256, 128, 64, 48, 32, 24):
+        try:
+            while malloc(size):
+                pass
+        except MemoryError:
+            pass
+    chain = None
+    # The interpreter's, down to the smallest objects.
+    for size in (400, 200, 100, 50, 30, 15, 7):
+        try:
+            while True:
+                chain = (chain, bytes(size))
+        except MemoryError:
+            pass
+    try:
+        while True:
+            chain = (chain,)
+    except MemoryError:
+        pass
+    return chain
+
+
+if __name__ == "__main__":
+    queue, other, empty = procession.Queue(), procession.Queue(), procession.Queue()
+    for message in MESSAGES:
+        queue.put(message)
+    calls = [partial(queue.get_many, 3), partial(other.put_many, MESSAGES), empty.get_nowait]
+    for message in MESSAGES:
+        calls += [queue.get_nowait, partial(other.put, message), queue.qsize]
+    refused, calls = 0, iter(calls)
+    chain = exhaust()
+    for call in calls:
+        try:
+            call()
+        except MemoryError:
+            refused += 1
+        except Empty:
+            pass
+    chain = None
+    unlimit()
+    print(refused > 0)
+    other.put("still")
+    found = None
+    while found != "still":
+        found = other.get()
+    print(found)
+"""
+
+
+@pytest.mark.parametrize("backtrace", ["0", "1"])
+def test_without_any_memory_there_are_errors_and_no_end(tmp_path: Path, backtrace: str) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(EXHAUSTED)
+    env = {"PYTHONPATH": str(Path(__file__).parent), "RUST_BACKTRACE": backtrace}
+    ending = run("python", program, env=env)
+
+    assert ending.exit_code == 0, ending
+    assert ending.stdout.splitlines() == ["True", "still"], ending
 
 
 def put_without_memory(queue: Any, found: Any) -> None:

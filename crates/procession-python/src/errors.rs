@@ -3,8 +3,10 @@
 use procession_shm::arena::{Error, Handle, Kind, ParseHandleError, arena_of};
 use procession_shm::wait::Owner;
 use pyo3::create_exception;
-use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+
+use crate::message::memory_error;
 
 create_exception!(
     procession,
@@ -106,9 +108,11 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
 /// An arena error as an exception.
 pub(crate) fn arena_error(error: Error) -> PyErr {
+    if let Error::OutOfMemory { .. } | Error::MachineFull { .. } = error {
+        return memory_error(format_args!("{error}"));
+    }
     let text = error.to_string();
     match error {
-        Error::OutOfMemory { .. } | Error::MachineFull { .. } => PyMemoryError::new_err(text),
         Error::Stale(_) => StaleHandleError::new_err(text),
         Error::WrongKind { .. } | Error::TooMany { .. } | Error::OutOfRange { .. } => {
             PyValueError::new_err(text)

@@ -9,6 +9,8 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::c_char;
+use std::fmt::{self, Write as _};
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 
@@ -17,9 +19,9 @@ use procession_shm::queue::{INLINE_MOST, MessageBuffer};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList, PyTuple};
 
-use crate::pickling::decode;
+use crate::pickling::{PICKLE, decode};
 
 /// A bytes object that is not complete, so that nobody else has it yet.
 struct Blank {
@@ -72,8 +74,107 @@ pub(crate) fn join_bytes<'py>(py: Python<'py>, parts: &[&[u8]]) -> PyResult<Boun
 }
 
 /// The error for something that there is no memory for.
-pub(crate) fn no_memory(what: impl std::fmt::Display) -> PyErr {
-    PyMemoryError::new_err(format!("no memory in this process for {what}"))
+#[cold]
+pub(crate) fn no_memory(what: impl fmt::Display) -> PyErr {
+    memory_error(format_args!("no memory in this process for {what}"))
+}
+
+/// A `MemoryError` with a text.
+#[cold]
+pub(crate) fn memory_error(text: fmt::Arguments<'_>) -> PyErr {
+    // SAFETY: the interpreter has had the class since its start.
+    raised(unsafe { ffi::PyExc_MemoryError }, text)
+}
+
+/// A `ValueError` with a text; a `MemoryError` if there is no memory for that.
+#[cold]
+pub(crate) fn value_error(text: fmt::Arguments<'_>) -> PyErr {
+    // SAFETY: as above.
+    raised(unsafe { ffi::PyExc_ValueError }, text)
+}
+
+/// An exception that is made at once, of a text that lies on the stack: `PyErr::new_err` needs
+/// memory of Rust's, and ends the process where there is none.
+fn raised(class: *mut ffi::PyObject, text: fmt::Arguments<'_>) -> PyErr {
+    let mut short = ShortText { bytes: [0; ShortText::SIZE], len: 0 };
+    // It has no errors: what does not fit is left out.
+    let _ = short.write_fmt(text);
+    Python::attach(|py| {
+        // SAFETY: the class is one of exceptions, and the text ends with a zero. Afterwards an
+        // exception is set, of which the interpreter has one for the case that there is no memory.
+        unsafe { ffi::PyErr_SetString(class, short.bytes.as_ptr().cast::<c_char>()) };
+        PyErr::fetch(py)
+    })
+}
+
+/// The beginning of a text, with zeros behind it.
+struct ShortText {
+    bytes: [u8; Self::SIZE],
+    len: usize,
+}
+
+impl ShortText {
+    const SIZE: usize = 256;
+}
+
+impl fmt::Write for ShortText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = Self::SIZE - 1 - self.len;
+        let fits = (0..=room.min(text.len())).rfind(|&len| text.is_char_boundary(len)).unwrap_or(0);
+        self.bytes[self.len..self.len + fits].copy_from_slice(&text.as_bytes()[..fits]);
+        self.len += fits;
+        Ok(())
+    }
+}
+
+/// A new int; `MemoryError` where there is no memory for it.
+pub(crate) fn new_int(py: Python<'_>, value: i64) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: the call returns a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyLong_FromLongLong(value)) }
+}
+
+/// A new int of what can't be negative; `MemoryError` where there is no memory for it.
+pub(crate) fn new_count(py: Python<'_>, value: u64) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: as above.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyLong_FromUnsignedLongLong(value)) }
+}
+
+/// A new tuple of objects, all of which are there; `MemoryError` where there is no memory for it.
+pub(crate) fn new_tuple<'py>(
+    py: Python<'py>,
+    items: &mut [Option<Bound<'py, PyAny>>],
+) -> PyResult<Bound<'py, PyTuple>> {
+    // SAFETY: the call returns a new reference, or null with an exception set.
+    let tuple = unsafe {
+        let tuple = ffi::PyTuple_New(items.len() as ffi::Py_ssize_t);
+        Bound::from_owned_ptr_or_err(py, tuple)?.cast_into_unchecked::<PyTuple>()
+    };
+    for (index, item) in items.iter_mut().enumerate() {
+        let item = item.take().expect("the caller has filled it").into_ptr();
+        // SAFETY: the place exists and is empty, nobody else knows the tuple, and the call takes
+        // the reference over.
+        unsafe { ffi::PyTuple_SET_ITEM(tuple.as_ptr(), index as ffi::Py_ssize_t, item) };
+    }
+    Ok(tuple)
+}
+
+/// A new list of objects, which stay where they are if there is no memory for it.
+pub(crate) fn new_list<'py>(
+    py: Python<'py>,
+    objects: &[(u64, Py<PyAny>)],
+) -> PyResult<Bound<'py, PyList>> {
+    // SAFETY: the call returns a new reference, or null with an exception set.
+    let list = unsafe {
+        let list = ffi::PyList_New(objects.len() as ffi::Py_ssize_t);
+        Bound::from_owned_ptr_or_err(py, list)?.cast_into_unchecked::<PyList>()
+    };
+    for (index, (_, object)) in objects.iter().enumerate() {
+        let object = object.clone_ref(py).into_ptr();
+        // SAFETY: the place exists and is empty, nobody else knows the list, and the call takes the
+        // reference over.
+        unsafe { ffi::PyList_SET_ITEM(list.as_ptr(), index as ffi::Py_ssize_t, object) };
+    }
+    Ok(list)
 }
 
 /// Appends bytes whose number comes from outside.
@@ -153,7 +254,7 @@ impl<'b> Room<'b> {
         let is_whole = head.capacity() >= filled.len();
         head.extend_from_slice(if is_whole { filled } else { &filled[..filled.len().min(32)] });
         let (len, rest) = if is_whole { (self.len, self.rest) } else { (usize::MAX, None) };
-        Message { kind: self.kind, number: self.number, len, head, rest }
+        Message { kind: self.kind, number: self.number, tries: 0, len, head, rest }
     }
 }
 
@@ -183,6 +284,8 @@ impl MessageBuffer for Room<'_> {
 pub(crate) struct Message {
     pub(crate) kind: u8,
     pub(crate) number: u64,
+    /// How often there was no memory for what it becomes.
+    pub(crate) tries: u32,
     len: usize,
     head: Vec<u8>,
     rest: Option<Blank>,
@@ -209,6 +312,11 @@ impl View<'_> {
     /// Whether its rest was left out.
     pub(crate) fn is_cut(&self) -> bool {
         self.len > INLINE_MOST && self.rest.is_none()
+    }
+
+    /// Whether it was pickled, so that reading it may run any code.
+    pub(crate) fn is_pickled(&self) -> bool {
+        self.kind == PICKLE
     }
 
     /// The bytes of a long message behind its head.

@@ -3,16 +3,15 @@
 //! A message's kind says how its bytes are meant. `BYTES` messages are the bytes themselves, which is
 //! what programs in other languages read and write.
 
-use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
-use crate::message::{extend, new_bytes};
+use crate::message::{extend, new_bytes, new_int, new_tuple, no_memory, value_error};
 
-const PICKLE: u8 = 0;
+pub(crate) const PICKLE: u8 = 0;
 const NONE: u8 = 1;
 const TRUE: u8 = 2;
 const FALSE: u8 = 3;
@@ -24,6 +23,23 @@ const FLOAT: u8 = 7;
 const TUPLE: u8 = 8;
 const TUPLE_MOST: usize = 8;
 
+// Names of attributes.
+macro_rules! names {
+    ($($function:ident: $name:literal),*) => {$(
+        pub(crate) fn $function(py: Python<'_>) -> &Bound<'_, PyString> {
+            intern!(py, $name)
+        }
+    )*};
+}
+
+names!(
+    extra_reducers: "_extra_reducers",
+    dispatch_table: "dispatch_table",
+    dump: "dump",
+    getvalue: "getvalue",
+    put: "put"
+);
+
 struct Pickle {
     bytes_io: Py<PyAny>,
     pickler: Py<PyAny>,
@@ -31,6 +47,8 @@ struct Pickle {
     loads: Py<PyAny>,
     copyreg_table: Py<PyDict>,
     forking_pickler: Py<PyAny>,
+    empty: Py<PyAny>,
+    full: Py<PyAny>,
 }
 
 fn pickle(py: Python<'_>) -> PyResult<&'static Pickle> {
@@ -41,6 +59,7 @@ fn pickle(py: Python<'_>) -> PyResult<&'static Pickle> {
     let pickle = py.import("pickle")?;
     let copyreg = py.import("copyreg")?;
     let reduction = py.import("multiprocessing.reduction")?;
+    let queue = py.import("queue")?;
     let found = Pickle {
         bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
         pickler: pickle.getattr("Pickler")?.unbind(),
@@ -48,13 +67,19 @@ fn pickle(py: Python<'_>) -> PyResult<&'static Pickle> {
         loads: pickle.getattr("loads")?.unbind(),
         copyreg_table: copyreg.getattr("dispatch_table")?.cast_into::<PyDict>()?.unbind(),
         forking_pickler: reduction.getattr("ForkingPickler")?.unbind(),
+        empty: queue.getattr("Empty")?.unbind(),
+        full: queue.getattr("Full")?.unbind(),
     };
+    // They are made once, and end the process if there is no memory for them then.
+    for name in [extra_reducers, dispatch_table, dump, getvalue, put] {
+        name(py);
+    }
     // Made outside the lock, which no other thread's fork can find taken for long then.
     Ok(PICKLE.get_or_init(py, || found))
 }
 
-/// Looks up what this module needs of the interpreter's: before a fork, lest another thread is in the
-/// middle of it then.
+/// Looks up what this module needs of the interpreter's: before a fork, so that no other thread is
+/// in the middle of it then, and with each queue, while there is memory.
 #[pyfunction]
 pub(crate) fn prepare_pickling(py: Python<'_>) -> PyResult<()> {
     pickle(py).map(|_| ())
@@ -71,14 +96,14 @@ pub(crate) fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBy
     if is_plain(object, &mut { PLAIN_MOST }) {
         return Ok(pickle.dumps.bind(py).call1((object,))?.cast_into::<PyBytes>()?);
     }
-    let reducers = pickle.forking_pickler.bind(py).getattr(intern!(py, "_extra_reducers"))?;
+    let reducers = pickle.forking_pickler.bind(py).getattr(extra_reducers(py))?;
     let table = pickle.copyreg_table.bind(py).copy()?;
     table.update(reducers.cast::<PyDict>()?.as_mapping())?;
     let buffer = pickle.bytes_io.bind(py).call0()?;
     let pickler = pickle.pickler.bind(py).call1((&buffer,))?;
-    pickler.setattr(intern!(py, "dispatch_table"), table)?;
-    pickler.call_method1(intern!(py, "dump"), (object,))?;
-    Ok(buffer.call_method0(intern!(py, "getvalue"))?.cast_into::<PyBytes>()?)
+    pickler.setattr(dispatch_table(py), table)?;
+    pickler.call_method1(dump(py), (object,))?;
+    Ok(buffer.call_method0(getvalue(py))?.cast_into::<PyBytes>()?)
 }
 
 /// How many objects are looked at before one is taken to be not plain.
@@ -134,7 +159,8 @@ pub(crate) fn encode<T>(
         && tuple.len() <= TUPLE_MOST
         && tuple.iter().all(|item| is_scalar(&item))
     {
-        let mut bytes = Vec::with_capacity(64);
+        let mut bytes = Vec::new();
+        bytes.try_reserve(64).map_err(|_| no_memory("a copy of a tuple"))?;
         for item in tuple.iter() {
             append(&item, &mut bytes)?;
         }
@@ -177,14 +203,14 @@ pub(crate) const OBJECT_HEAD: usize = 5;
 /// What is before an object's bytes in a message that has several: its kind, and their number.
 pub(crate) fn object_head(kind: u8, len: usize) -> PyResult<[u8; OBJECT_HEAD]> {
     let len = u32::try_from(len)
-        .map_err(|_| PyValueError::new_err("an argument or result of more than 4 GiB"))?;
+        .map_err(|_| value_error(format_args!("an argument or result of more than 4 GiB")))?;
     let [a, b, c, d] = len.to_le_bytes();
     Ok([kind, a, b, c, d])
 }
 
 /// Takes the next object off a message that has several: its kind and bytes.
 fn split_bytes<'m>(message: &mut &'m [u8]) -> PyResult<(u8, &'m [u8])> {
-    let short = || PyValueError::new_err("a message ends within an object");
+    let short = || value_error(format_args!("a message ends within an object"));
     let (&[kind, a, b, c, d], rest) =
         message.split_first_chunk::<OBJECT_HEAD>().ok_or_else(short)?;
     let len = u32::from_le_bytes([a, b, c, d]);
@@ -209,6 +235,14 @@ pub(crate) fn peek<'py>(
     Ok((pickled, decode(py, if pickled { BYTES } else { kind }, bytes, None)?))
 }
 
+/// Unpickles a message; as a function without arguments.
+pub(crate) fn unpickling<'py>(
+    py: Python<'py>,
+    bytes: &Bound<'py, PyBytes>,
+) -> PyResult<Bound<'py, PyAny>> {
+    py.import("functools")?.getattr("partial")?.call1((pickle(py)?.loads.bind(py), bytes))
+}
+
 /// The object that a message is; `whole` has the same bytes, if they are an object already.
 ///
 /// Nothing here panics where there is no memory: that is `MemoryError`.
@@ -221,7 +255,7 @@ pub(crate) fn decode<'py>(
     let whole = || whole.map_or_else(|| new_bytes(py, bytes), |whole| Ok(whole.clone()));
     let eight = || {
         <[u8; 8]>::try_from(bytes)
-            .map_err(|_| PyValueError::new_err(format!("a number of {} bytes", bytes.len())))
+            .map_err(|_| value_error(format_args!("a number of {} bytes", bytes.len())))
     };
     match kind {
         PICKLE => pickle(py)?.loads.bind(py).call1((whole()?,)),
@@ -232,27 +266,21 @@ pub(crate) fn decode<'py>(
         STR => new_str(py, bytes),
         FLOAT => new_float(py, f64::from_le_bytes(eight()?)),
         TUPLE => {
-            let mut rest = bytes;
-            let mut items = Vec::with_capacity(TUPLE_MOST);
+            let (mut rest, mut items, mut len) = (bytes, [const { None }; TUPLE_MOST], 0);
             while !rest.is_empty() {
                 let (kind, bytes) = split_bytes(&mut rest)?;
-                if items.len() == TUPLE_MOST || kind == TUPLE {
-                    return Err(PyValueError::new_err("a tuple that is none of plain objects"));
+                if len == TUPLE_MOST || kind == TUPLE {
+                    return Err(value_error(format_args!("a tuple that is none of plain objects")));
                 }
-                items.push(decode(py, kind, bytes, None)?);
+                items[len] = Some(decode(py, kind, bytes, None)?);
+                len += 1;
             }
-            Ok(PyTuple::new(py, items)?.into_any())
+            Ok(new_tuple(py, &mut items[..len])?.into_any())
         }
-        other => Err(PyValueError::new_err(format!(
+        other => Err(value_error(format_args!(
             "a message of kind {other}, which Python does not know (was it put by another program?)"
         ))),
     }
-}
-
-#[allow(unsafe_code)]
-fn new_int(py: Python<'_>, value: i64) -> PyResult<Bound<'_, PyAny>> {
-    // SAFETY: the call returns a new reference, or null with an exception set.
-    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyLong_FromLongLong(value)) }
 }
 
 #[allow(unsafe_code)]
@@ -264,7 +292,7 @@ fn new_float(py: Python<'_>, value: f64) -> PyResult<Bound<'_, PyAny>> {
 #[allow(unsafe_code)]
 fn new_str<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let text = std::str::from_utf8(bytes);
-    let text = text.map_err(|_| PyValueError::new_err("a text that is not UTF-8"))?;
+    let text = text.map_err(|_| value_error(format_args!("a text that is not UTF-8")))?;
     // SAFETY: the call reads so many bytes of UTF-8, and returns a new reference, or null with an
     // exception set.
     unsafe {
@@ -274,13 +302,11 @@ fn new_str<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     }
 }
 
-/// A class of the module `queue`.
+/// An exception of the module `queue`, `Full` or `Empty`.
 pub(crate) fn queue_error(py: Python<'_>, name: &str) -> PyErr {
-    match py.import("queue").and_then(|queue| queue.getattr(name)) {
-        Ok(class) => match class.cast_into::<PyType>() {
-            Ok(class) => PyErr::from_type(class, ()),
-            Err(error) => error.into(),
-        },
+    let class = pickle(py).map(|found| if name == "Full" { &found.full } else { &found.empty });
+    match class.and_then(|class| class.bind(py).call0()) {
+        Ok(error) => PyErr::from_value(error),
         Err(error) => error,
     }
 }

@@ -1,5 +1,6 @@
 //! `procession.queues`: messages between processes.
 
+use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -11,9 +12,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::errors::{OwnerDiedError, arena_error, handle, opening};
-use crate::message::{BUFFER, Message, Room, extend, join_bytes, new_bytes, no_memory};
+use crate::message::{
+    BUFFER, Message, Room, View, extend, join_bytes, memory_error, new_bytes, new_count, new_list,
+    new_tuple, no_memory,
+};
 use crate::objects::{Made, Truth};
-use crate::pickling::{OBJECT_HEAD, decode, encode, object_head, peek, queue_error, split};
+use crate::pickling::{
+    self, OBJECT_HEAD, decode, encode, object_head, peek, prepare_pickling, queue_error, split,
+    unpickling,
+};
 use crate::waiting::{deadline, look_around};
 
 /// Something that is so in this process, and not in those that are forked from it.
@@ -56,7 +63,8 @@ pub(crate) struct Queue {
     spoilt: Mutex<Option<(u32, PyErr)>>,
 }
 
-/// Messages that this process got and could not unpickle for want of memory, oldest first.
+/// What this process got and could not return, oldest first: messages that there was no memory to
+/// unpickle, and what a signal handler's exception came between.
 #[derive(Default)]
 struct Kept {
     /// How many there are; a hint in a copy of the process, which has none.
@@ -72,8 +80,49 @@ struct KeptMessages {
     /// The process that they are for.
     pid: u32,
     messages: Vec<Message>,
+    /// Messages that have been unpickled, with their numbers.
+    objects: VecDeque<(u64, Py<PyAny>)>,
     /// What the next one goes into if there is no memory at all.
     reserve: Vec<u8>,
+}
+
+impl KeptMessages {
+    fn len(&self) -> usize {
+        self.messages.len() + self.objects.len()
+    }
+}
+
+/// Something that was kept.
+enum Again {
+    Message(Message),
+    Object(u64, Py<PyAny>),
+}
+
+/// How many gets try to unpickle a message that fails by no fault of its own: one that always fails
+/// so does not keep those behind it from being got.
+const MAX_TRIES: u32 = 10;
+
+/// Why a message has no object.
+enum NoObject {
+    /// It is the message's doing, which is used up by it.
+    Unreadable(PyErr),
+    /// There was no memory for it; the message is kept, or the error says that it is not.
+    NoMemory(PyErr),
+    /// A signal handler has raised this; the message is kept.
+    Interrupted(PyErr),
+    /// A signal handler seems to have raised this while the message was unpickled; it is kept.
+    Disturbed(PyErr),
+}
+
+impl From<NoObject> for PyErr {
+    fn from(why: NoObject) -> Self {
+        match why {
+            NoObject::Unreadable(error)
+            | NoObject::NoMemory(error)
+            | NoObject::Interrupted(error)
+            | NoObject::Disturbed(error) => error,
+        }
+    }
 }
 
 impl Kept {
@@ -87,6 +136,7 @@ impl Kept {
     fn make_ready(&self) -> PyResult<()> {
         let made = self.with(|kept| {
             kept.messages.try_reserve(1)?;
+            kept.objects.try_reserve(1)?;
             kept.reserve.try_reserve_exact(queue::INLINE_MOST)
         });
         made.map_err(|_| no_memory("a message"))?;
@@ -94,31 +144,81 @@ impl Kept {
         Ok(())
     }
 
-    /// Calls `work` with the messages of this process; none that a copy of it has from the original.
+    /// Calls `work` with what this process has; nothing that a copy of it has from the original.
     fn with<T>(&self, work: impl FnOnce(&mut KeptMessages) -> T) -> T {
         let mut kept = self.inner.lock().expect(NO_PANIC);
+        let mut of_the_original = VecDeque::new();
         if kept.pid != std::process::id() {
             kept.messages.clear();
+            of_the_original = std::mem::take(&mut kept.objects);
             kept.pid = std::process::id();
         }
         let result = work(&mut kept);
-        self.count.store(kept.messages.len(), Ordering::Relaxed);
+        self.count.store(kept.len(), Ordering::Relaxed);
+        drop(kept);
+        // Behind the lock, as it may run any code.
+        drop(of_the_original);
         result
     }
 
     fn len(&self) -> usize {
         match self.count.load(Ordering::Relaxed) {
             0 => 0,
-            _ => self.with(|kept| kept.messages.len()),
+            _ => self.with(|kept| kept.len()),
         }
     }
 
     #[inline]
-    fn next(&self) -> Option<Message> {
-        if self.count.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        self.with(|kept| (!kept.messages.is_empty()).then(|| kept.messages.remove(0)))
+    fn next(&self) -> Option<Again> {
+        if self.count.load(Ordering::Relaxed) == 0 { None } else { self.take_oldest() }
+    }
+
+    #[cold]
+    fn take_oldest(&self) -> Option<Again> {
+        self.with(|kept| {
+            let message = kept.messages.first().map(|message| message.number);
+            match kept.objects.front() {
+                Some(&(number, _)) if message.is_none_or(|message| number < message) => {
+                    kept.objects.pop_front().map(|(number, object)| Again::Object(number, object))
+                }
+                _ => message.map(|_| Again::Message(kept.messages.remove(0))),
+            }
+        })
+    }
+
+    /// Keeps unpickled messages, in their place. This can't fail after [`Self::prepare`] unless
+    /// other threads keep some at the same time and there is no memory.
+    #[cold]
+    fn keep_objects(&self, objects: Vec<(u64, Py<PyAny>)>) {
+        self.ready.store(false, Ordering::Relaxed);
+        let lost = self.with(|kept| {
+            if kept.objects.is_empty() {
+                kept.objects = objects.into();
+            } else if kept.objects.try_reserve(objects.len()).is_ok() {
+                kept.objects.extend(objects);
+                kept.objects.make_contiguous().sort_unstable_by_key(|&(number, _)| number);
+            } else {
+                return objects;
+            }
+            Vec::new()
+        });
+        // Behind the lock, as it may run any code.
+        drop(lost);
+    }
+
+    /// As [`Self::keep_objects`], for one, which needs no memory.
+    #[cold]
+    fn keep_object(&self, number: u64, object: Py<PyAny>) {
+        self.ready.store(false, Ordering::Relaxed);
+        let lost = self.with(|kept| {
+            if kept.objects.try_reserve(1).is_err() {
+                return Some(object);
+            }
+            let behind = kept.objects.iter().position(|&(other, _)| other > number);
+            kept.objects.insert(behind.unwrap_or(kept.objects.len()), (number, object));
+            None
+        });
+        drop(lost);
     }
 
     /// Makes a message independent of the buffer that it came in. If there is no memory for that, which
@@ -132,12 +232,6 @@ impl Kept {
             head = self.with(|kept| std::mem::take(&mut kept.reserve));
         }
         room.into_message(head)
-    }
-
-    /// Keeps a message; says whether all of it was.
-    fn keep(&self, room: Room<'_>) -> bool {
-        let message = self.own(room);
-        !message.view().is_cut() && self.put_back(message)
     }
 
     /// Keeps a message, in its place.
@@ -157,9 +251,6 @@ impl Kept {
 
 /// The parts of a task: the pickled function, the arguments, the keywords.
 type TaskParts<'py> = (Bound<'py, PyBytes>, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
-
-/// A pool's task: its number, and its bytes or why they could not be had.
-type Task<'py> = (u64, Bound<'py, PyAny>);
 
 /// A longer message is copied with the interpreter detached.
 const LONG: usize = 64 << 10;
@@ -202,6 +293,9 @@ impl Queue {
         until: impl FnOnce() -> Deadline,
     ) -> PyResult<u64> {
         let queue = self.queue()?;
+        // A handler that raises does so before the message is put, so what `put` raises was not
+        // put.
+        py.check_signals()?;
         let len: usize = message.iter().map(|part| part.len()).sum();
         if queue.most().is_none() && len <= queue::INLINE_MOST {
             match queue.put_parts(kind, message, Waiting::NOT) {
@@ -213,9 +307,21 @@ impl Queue {
         }
         let waiting = Waiting { deadline: until(), interruptible: true };
         loop {
-            match py.detach(|| queue.put_parts(kind, message, waiting)) {
+            let mut raised = None;
+            // A long message takes time to copy.
+            let mut copied = || {
+                let handled = Python::attach(|py| py.check_signals());
+                handled.map_err(|error| {
+                    raised = Some(error);
+                    Stopped::Interrupted
+                })
+            };
+            match py.detach(|| queue.put_unless(kind, message, waiting, &mut copied)) {
                 Ok(number) => return Ok(number),
-                Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(py)?,
+                Err(QueueError::Stopped(Stopped::Interrupted)) => match raised {
+                    Some(error) => return Err(error),
+                    None => look_around(py)?,
+                },
                 Err(error) => return Err(queue_failure(py, error, "Full")),
             }
         }
@@ -294,48 +400,201 @@ impl Queue {
         }
     }
 
-    /// What is raised where a message could not be unpickled; for want of memory it was `kept`.
-    #[cold]
-    fn unpickling_failed(py: Python<'_>, len: usize, kept: bool, error: PyErr) -> PyErr {
-        let fate = if kept { "which the next get() tries again" } else { "which is lost" };
-        let raised = no_memory(format_args!("what a message of {len} bytes becomes, {fate}"));
-        raised.set_cause(py, Some(error));
-        raised
-    }
-
-    /// The object that a message is; the message is kept if there is no memory for that.
+    /// The object that a message is; the message is kept if that is not its own fault.
     #[inline]
-    fn open<'py, T>(
-        &self,
-        py: Python<'py>,
-        room: Room<'_>,
-        use_it: impl FnOnce(Bound<'py, PyAny>) -> PyResult<T>,
-    ) -> PyResult<T> {
-        room.view().object(py).and_then(use_it).map_err(|error| {
-            if !error.is_instance_of::<PyMemoryError>(py) {
-                return error;
-            }
-            let len = room.view().len;
-            Self::unpickling_failed(py, len, self.kept.keep(room), error)
-        })
+    fn open<'py>(&self, py: Python<'py>, room: Room<'_>) -> Result<Bound<'py, PyAny>, NoObject> {
+        match object_of(py, &room.view()) {
+            Ok(object) => Ok(object),
+            Err(NoObject::Unreadable(error)) => Err(NoObject::Unreadable(error)),
+            Err(why) => Err(self.keep_for_later(py, self.kept.own(room), why)),
+        }
     }
 
     /// As [`Self::open`], for one that was kept.
     #[cold]
-    fn open_kept<'py, T>(
+    fn open_kept<'py>(
         &self,
         py: Python<'py>,
         message: Message,
-        use_it: impl FnOnce(Bound<'py, PyAny>) -> PyResult<T>,
-    ) -> PyResult<T> {
-        message.view().object(py).and_then(use_it).map_err(|error| {
-            if !error.is_instance_of::<PyMemoryError>(py) {
-                return error;
-            }
-            let len = message.view().len;
-            Self::unpickling_failed(py, len, self.kept.put_back(message), error)
-        })
+    ) -> Result<Bound<'py, PyAny>, NoObject> {
+        match object_of(py, &message.view()) {
+            Ok(object) => Ok(object),
+            Err(NoObject::Unreadable(error)) => Err(NoObject::Unreadable(error)),
+            Err(why) => Err(self.keep_for_later(py, message, why)),
+        }
     }
+
+    /// Keeps a message, unless there was no memory for what it becomes too often; gives what is
+    /// raised.
+    #[cold]
+    fn keep_for_later(&self, py: Python<'_>, mut message: Message, why: NoObject) -> NoObject {
+        let (len, is_cut) = (message.view().len, message.view().is_cut());
+        message.tries += u32::from(!matches!(why, NoObject::Interrupted(_)));
+        let is_over = message.tries >= MAX_TRIES;
+        let is_kept = !is_over && !is_cut && self.kept.put_back(message);
+        let NoObject::NoMemory(error) = why else { return why };
+        let fate = match (is_kept, is_over) {
+            (true, _) => "which the next get() tries again",
+            (false, true) => "which was tried so often that it is discarded",
+            (false, false) => "which is lost",
+        };
+        let raised = no_memory(format_args!("what a message of {len} bytes becomes, {fate}"));
+        raised.set_cause(py, Some(error));
+        NoObject::NoMemory(raised)
+    }
+
+    /// Returns an object that was got. If a signal came meanwhile its handler runs here, while the
+    /// object can be kept: what `get` raises has cost no message.
+    #[inline]
+    fn hand_out<'py>(
+        &self,
+        py: Python<'py>,
+        number: u64,
+        object: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match py.check_signals() {
+            Ok(()) => Ok(object),
+            Err(error) => {
+                self.kept.keep_object(number, object.unbind());
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes and opens the messages that there are, up to `most`, waiting only for the first. What
+    /// `objects` has when this fails is to be kept.
+    fn get_objects(
+        &self,
+        py: Python<'_>,
+        most: usize,
+        until: impl Fn() -> Deadline,
+        objects: &mut Vec<(u64, Py<PyAny>)>,
+    ) -> PyResult<()> {
+        let mut buffer = BUFFER;
+        while objects.len() < most {
+            if objects.try_reserve(1).is_err() {
+                let none = objects.is_empty();
+                return if none { Err(no_memory("a message")) } else { Ok(()) };
+            }
+            let (number, opened) = match self.kept.next() {
+                Some(Again::Object(number, object)) => (number, Ok(object.into_bound(py))),
+                Some(Again::Message(message)) => (message.number, self.open_kept(py, message)),
+                None => {
+                    let mut room = Room::new(&mut buffer, 0);
+                    if objects.is_empty() {
+                        self.get_message(py, &mut room, &until, false, NoMemory::Leave)?;
+                    } else if !self.get_if_any(py, &mut room, NoMemory::Leave)? {
+                        return Ok(());
+                    }
+                    (room.number, self.open(py, room))
+                }
+            };
+            match opened {
+                Ok(object) => objects.push((number, object.unbind())),
+                Err(why) if objects.is_empty() => return Err(why.into()),
+                // The message was kept.
+                Err(NoObject::NoMemory(_)) => return Ok(()),
+                Err(NoObject::Unreadable(error)) if error.is_instance_of::<PyException>(py) => {
+                    *self.spoilt.lock().expect(NO_PANIC) = Some((std::process::id(), error));
+                    return Ok(());
+                }
+                // What ends a program is not kept for a later get.
+                Err(why) => return Err(why.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts all objects, and counts them in `put`.
+    fn put_all(
+        slf: &Bound<'_, Self>,
+        objs: &Bound<'_, PyAny>,
+        until: impl FnOnce() -> Deadline,
+        put: &mut usize,
+    ) -> PyResult<()> {
+        /// After so many objects, or bytes, signals are looked for.
+        const RUN: usize = 256;
+        const RUN_BYTES: usize = 1 << 20;
+        let (this, py) = (slf.get(), slf.py());
+        this.open_still(slf)?;
+        this.has_put.note_first();
+        // One behind the other: where each ends, and what it is.
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for object in objs.try_iter()? {
+            let kind = encode(&object?, |kind, message| {
+                extend(&mut bytes, message)?;
+                Ok(kind)
+            })?;
+            let count = ends.len();
+            let room = ends.try_reserve(1);
+            room.map_err(|_| no_memory(format_args!("more than {count} messages at once")))?;
+            ends.push((kind, bytes.len()));
+        }
+        let waiting = Waiting { deadline: until(), interruptible: true };
+        let queue = this.queue()?;
+        while *put < ends.len() {
+            py.check_signals()?;
+            let mut start = put.checked_sub(1).map_or(0, |before| ends[before].1);
+            let limit = start.saturating_add(RUN_BYTES);
+            let run = ends[*put..].iter().take(RUN).take_while(|&&(_, end)| end <= limit).count();
+            let run = ends[*put..].iter().take(run.max(1)).map(|&(kind, end)| {
+                let message = &bytes[start..end];
+                start = end;
+                (kind, message)
+            });
+            match py.detach(|| queue.put_many(run, waiting)) {
+                Ok(run) => *put += run,
+                Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(py)?,
+                Err(QueueError::Stopped(Stopped::TimedOut)) if *put > 0 => break,
+                Err(error) => return Err(queue_failure(py, error, "Full")),
+            }
+        }
+        // Now, as it can be told here how many were put.
+        py.check_signals()
+    }
+}
+
+/// The object that a message is, or why it is none.
+#[inline]
+fn object_of<'py>(py: Python<'py>, message: &View<'_>) -> Result<Bound<'py, PyAny>, NoObject> {
+    if message.len > queue::INLINE_MOST {
+        // A signal that came while it was copied, before its handler interrupts the unpickling.
+        py.check_signals().map_err(NoObject::Interrupted)?;
+    }
+    message.object(py).map_err(|error| reason(py, message, error))
+}
+
+/// Why a message could not be unpickled.
+#[cold]
+fn reason(py: Python<'_>, message: &View<'_>, error: PyErr) -> NoObject {
+    if error.is_instance_of::<PyMemoryError>(py) {
+        return NoObject::NoMemory(error);
+    }
+    // Only unpickling runs any code, and with it handlers.
+    if message.is_pickled() {
+        match comes_from_a_handler(py, message, &error) {
+            Ok(false) => {}
+            Ok(true) => return NoObject::Disturbed(error),
+            // Such as another signal's.
+            Err(another) => return NoObject::Disturbed(another),
+        }
+    }
+    NoObject::Unreadable(error)
+}
+
+fn comes_from_a_handler(py: Python<'_>, message: &View<'_>, error: &PyErr) -> PyResult<bool> {
+    let load = unpickling(py, &message.bytes(py)?)?;
+    let judge = py.import("procession.decoding")?.getattr("comes_from_a_handler")?;
+    judge.call1((load, error.value(py)))?.is_truthy()
+}
+
+/// An exception of `put_many`, with how many objects were put.
+#[cold]
+fn with_put(py: Python<'_>, error: PyErr, put: usize) -> PyErr {
+    // An exception without room for it is raised as it is.
+    let count = new_count(py, put as u64);
+    let _ = count.and_then(|count| error.value(py).setattr(pickling::put(py), count));
+    error
 }
 
 impl NoMemory {
@@ -359,7 +618,7 @@ fn queue_failure(py: Python<'_>, error: QueueError, waited: &str) -> PyErr {
     match error {
         QueueError::Stopped(_) => queue_error(py, waited),
         QueueError::Arena(error) => arena_error(error),
-        QueueError::NoMemory { .. } => PyMemoryError::new_err(error.to_string()),
+        QueueError::NoMemory { .. } => memory_error(format_args!("{error}")),
     }
 }
 
@@ -428,7 +687,6 @@ type Peeked<'py> = (bool, Bound<'py, PyAny>);
 /// run any code: what that raises concerns no other task.
 #[pyclass(frozen, module = "procession._native")]
 pub(crate) struct Outcome {
-    #[pyo3(get)]
     number: u64,
     /// Whether the task went well and its result is here.
     #[pyo3(get)]
@@ -456,6 +714,11 @@ impl Outcome {
 
 #[pymethods]
 impl Outcome {
+    #[getter]
+    fn number<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        new_count(py, self.number)
+    }
+
     /// Why what the worker told was not taken from the queue, if it was not.
     #[getter]
     fn lost(&self) -> Option<String> {
@@ -499,6 +762,7 @@ impl Queue {
 
     #[pyo3(signature = (maxsize, name, *, joinable=false))]
     fn _make(&self, py: Python<'_>, maxsize: i64, name: &str, joinable: bool) -> PyResult<()> {
+        prepare_pickling(py)?;
         let most = u64::try_from(maxsize).ok().filter(|&most| most > 0);
         let make = if joinable { queue::Queue::joinable } else { queue::Queue::new };
         self.queue.set(crate::waiting::make(py, |arena| make(arena, name, most))?)
@@ -508,7 +772,8 @@ impl Queue {
         self.handle()
     }
 
-    fn __setstate__(&self, state: &str) -> PyResult<()> {
+    fn __setstate__(&self, py: Python<'_>, state: &str) -> PyResult<()> {
+        prepare_pickling(py)?;
         self.queue.set(queue::Queue::open(handle(state)?).map_err(opening(Kind::Queue))?)
     }
 
@@ -559,60 +824,37 @@ impl Queue {
         this.open_still(slf)?;
         this.not_spoilt()?;
         let py = slf.py();
-        if let Some(message) = this.kept.next() {
-            return this.open_kept(py, message, Ok);
-        }
-        let mut buffer = BUFFER;
-        let mut room = Room::new(&mut buffer, 0);
-        this.get_message(py, &mut room, || until(&block, timeout), false, NoMemory::Leave)?;
-        this.open(py, room, Ok)
+        let (number, object) = match this.kept.next() {
+            None => {
+                let mut buffer = BUFFER;
+                let mut room = Room::new(&mut buffer, 0);
+                this.get_message(py, &mut room, || until(&block, timeout), false, NoMemory::Leave)?;
+                (room.number, this.open(py, room)?)
+            }
+            Some(Again::Message(message)) => (message.number, this.open_kept(py, message)?),
+            Some(Again::Object(number, object)) => (number, object.into_bound(py)),
+        };
+        this.hand_out(py, number, object)
     }
 
-    /// Puts all objects, in order; gives how many were put before a timeout.
+    /// Puts all objects, in order; returns how many were put before a timeout. What this raises has
+    /// that number as its attribute `put`.
     #[pyo3(signature = (objs, block=Truth(true), timeout=None), text_signature = "($self, objs, block=True, timeout=None)")]
-    fn put_many(
-        slf: &Bound<'_, Self>,
-        objs: &Bound<'_, PyAny>,
+    fn put_many<'py>(
+        slf: &Bound<'py, Self>,
+        objs: &Bound<'py, PyAny>,
         block: Truth,
         timeout: Option<f64>,
-    ) -> PyResult<usize> {
-        let this = slf.get();
-        this.open_still(slf)?;
-        this.has_put.note_first();
-        // One behind the other: where each ends, and what it is.
-        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        for object in objs.try_iter()? {
-            let kind = encode(&object?, |kind, message| {
-                extend(&mut bytes, message)?;
-                Ok(kind)
-            })?;
-            let count = ends.len();
-            let room = ends.try_reserve(1);
-            room.map_err(|_| no_memory(format_args!("more than {count} messages at once")))?;
-            ends.push((kind, bytes.len()));
-        }
-        let waiting = Waiting { deadline: until(&block, timeout), interruptible: true };
-        let queue = this.queue()?;
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
         let mut put = 0;
-        while put < ends.len() {
-            let mut start = put.checked_sub(1).map_or(0, |before| ends[before].1);
-            let rest = ends[put..].iter().map(|&(kind, end)| {
-                let message = &bytes[start..end];
-                start = end;
-                (kind, message)
-            });
-            match slf.py().detach(|| queue.put_many(rest, waiting)) {
-                Ok(run) => put += run,
-                Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(slf.py())?,
-                Err(QueueError::Stopped(Stopped::TimedOut)) if put > 0 => break,
-                Err(error) => return Err(queue_failure(slf.py(), error, "Full")),
-            }
-        }
-        Ok(put)
+        Self::put_all(slf, objs, || until(&block, timeout), &mut put)
+            .and_then(|()| new_count(py, put as u64))
+            .map_err(|error| with_put(py, error, put))
     }
 
     /// Gets up to `most` objects, waiting only for the first. If one can't be unpickled, those before
-    /// it are given, and the next call raises why.
+    /// it are returned, and the next call raises why. If this raises, no other object is lost.
     #[pyo3(signature = (most, block=Truth(true), timeout=None), text_signature = "($self, most, block=True, timeout=None)")]
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
@@ -620,38 +862,17 @@ impl Queue {
         block: Truth,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let this = slf.get();
+        let (this, py) = (slf.get(), slf.py());
         this.open_still(slf)?;
         this.not_spoilt()?;
-        let py = slf.py();
-        let objects = PyList::empty(py);
-        let mut buffer = BUFFER;
-        while objects.len() < most {
-            let append = |object| objects.append(object);
-            let appended = if let Some(message) = this.kept.next() {
-                this.open_kept(py, message, append)
-            } else {
-                let mut room = Room::new(&mut buffer, 0);
-                if objects.is_empty() {
-                    let until = || until(&block, timeout);
-                    this.get_message(py, &mut room, until, false, NoMemory::Leave)?;
-                } else if !this.get_if_any(py, &mut room, NoMemory::Leave)? {
-                    break;
-                }
-                this.open(py, room, append)
-            };
-            let Err(error) = appended else { continue };
-            // What ends a program comes from a signal's handler more likely than from a message.
-            if objects.is_empty() || !error.is_instance_of::<PyException>(py) {
-                return Err(error);
+        let mut objects = Vec::new();
+        let got = this.get_objects(py, most, || until(&block, timeout), &mut objects);
+        let list = got.and_then(|()| new_list(py, &objects));
+        list.and_then(|list| py.check_signals().map(|()| list)).inspect_err(|_| {
+            if !objects.is_empty() {
+                this.kept.keep_objects(std::mem::take(&mut objects));
             }
-            // A message that there is no memory for was kept.
-            if !error.is_instance_of::<PyMemoryError>(py) {
-                *this.spoilt.lock().expect(NO_PANIC) = Some((std::process::id(), error));
-            }
-            break;
-        }
-        Ok(objects)
+        })
     }
 
     /// Puts a pool's task, as `join_task` gave it, and enters `job` under its number into `jobs`: without
@@ -662,13 +883,14 @@ impl Queue {
         jobs: &Bound<'_, PyDict>,
         job: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        jobs.set_item(self.put_parts(job.py(), SEVERAL, &[task], || None)?, job)
+        let number = self.put_parts(job.py(), SEVERAL, &[task], || None)?;
+        jobs.set_item(new_count(job.py(), number)?, job)
     }
 
     /// Gets a pool's task as (number, bytes), or (number, MemoryError) if there is no memory for it;
     /// None for the end of all tasks. The number stands in this process's row from before the task is
     /// taken until `task_done`.
-    fn _get_task<'py>(&self, py: Python<'py>) -> PyResult<Option<Task<'py>>> {
+    fn _get_task<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let mut buffer = BUFFER;
         let mut room = Room::new(&mut buffer, 0);
         self.get_message(py, &mut room, || None, true, NoMemory::Cut)?;
@@ -685,7 +907,7 @@ impl Queue {
             Ok(task) => task.into_any(),
             Err(error) => error.into_value(py).into_bound(py).into_any(),
         };
-        Ok(Some((room.number, task)))
+        new_tuple(py, &mut [Some(new_count(py, room.number)?), Some(task)]).map(Some)
     }
 
     /// Puts a task's outcome: its number, whether it went well, its result or exception.
@@ -753,8 +975,8 @@ impl Queue {
         Ok(self.queue()?.got())
     }
 
-    fn qsize(&self) -> PyResult<u64> {
-        Ok(self.queue()?.len() + self.kept.len() as u64)
+    fn qsize<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        new_count(py, self.queue()?.len() + self.kept.len() as u64)
     }
 
     /// Whether there is no object; an error where the standard library's queue has closed its pipe: in

@@ -31,6 +31,10 @@ use crate::wait::Owner;
 /// The last generation of a slot: as many as an [`Owner`] has bits for.
 pub const MAX_GENERATION: u32 = Owner::GENERATIONS;
 
+/// How often a step is tried again that another process has come in between. Each step meets that once
+/// or twice in a slot's life; the bound is for words that something else changes.
+const TRIES: u32 = 64;
+
 /// A state that no slot has: another process wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownStatus;
@@ -162,9 +166,8 @@ impl SlotWords {
     }
 
     fn leave_reserved(&self, generation: u32, to: impl Fn(State) -> State) -> bool {
-        // Tried again where the reservation was taken off the name of its dead maker meanwhile. That
-        // happens once; the bound is for words that something else changes.
-        for _ in 0..64 {
+        // Tried again where the reservation was taken off the name of its dead maker meanwhile.
+        for _ in 0..TRIES {
             match self.state() {
                 Ok(state) if state.status == Status::Reserved && state.generation == generation => {
                     if self.change(state, to(state)) {
@@ -216,7 +219,7 @@ impl SlotWords {
     /// Whether a process that lives follows this one.
     pub fn is_followed(&self, census: &impl Census) -> bool {
         let mut bits = self.follower.load(Ordering::SeqCst);
-        loop {
+        for _ in 0..TRIES {
             let Some(follower) = Owner::from_bits(bits) else { return false };
             if !census.is_over(follower.slot(), follower.generation()) {
                 return true;
@@ -228,6 +231,8 @@ impl SlotWords {
             }
             bits = now;
         }
+        // Somebody that lives is changing it.
+        true
     }
 
     /// The follower's last word: it has read what it wanted. The process is over, or never came to
@@ -293,7 +298,10 @@ impl SlotWords {
         }
         failpoint!("process.given_back");
         let ended = State { status: Status::Ended, ..burying };
-        while self.is_followed(census) {
+        for _ in 0..TRIES {
+            if !self.is_followed(census) {
+                return self.free(burying, rites);
+            }
             if !self.change(burying, ended) || self.is_followed(census) {
                 return false;
             }
@@ -303,10 +311,87 @@ impl SlotWords {
                 return false;
             }
         }
+        self.change(burying, ended);
+        false
+    }
+
+    /// The last step of a burial. Returns whether this call did it.
+    fn free(&self, burying: State, rites: &impl Rites) -> bool {
         self.follower.store(0, Ordering::SeqCst);
         self.forked.store(0, Ordering::SeqCst);
         rites.clear();
         failpoint!("process.buried");
         self.change(burying, State { status: Status::Free, ..burying })
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// What a burier sees of a slot's follower that foreign hands change at each look.
+    struct Foreign<F> {
+        looks: Cell<u32>,
+        /// Whether the follower is over, at the look with this number.
+        is_over: F,
+    }
+
+    impl<F: Fn(u32) -> bool> Foreign<F> {
+        fn new(is_over: F) -> Self {
+            Self { looks: Cell::new(0), is_over }
+        }
+    }
+
+    impl<F: Fn(u32) -> bool> Census for Foreign<F> {
+        fn me(&self) -> u16 {
+            1
+        }
+
+        fn is_over(&self, _: u16, _: u32) -> bool {
+            let look = self.looks.get();
+            assert!(look < 100_000, "the loop has no end");
+            self.looks.set(look + 1);
+            (self.is_over)(look)
+        }
+
+        fn has_left(&self, _: u16) -> bool {
+            true
+        }
+    }
+
+    impl Rites for () {
+        fn give_back(&self) -> bool {
+            true
+        }
+
+        fn clear(&self) {}
+    }
+
+    fn followed() -> SlotWords {
+        let slot = SlotWords::default();
+        assert_eq!(slot.reserve(3), Some(1));
+        slot.follow(Some(Owner::process(2, 1)));
+        assert!(slot.claim(1, 0));
+        slot
+    }
+
+    #[test]
+    fn a_follower_that_changes_without_end_counts_as_one_that_lives() {
+        let slot = followed();
+        let always_another = Foreign::new(|look| {
+            slot.hand_over(1, Owner::process(2, look + 2));
+            true
+        });
+        assert!(slot.is_followed(&always_another));
+    }
+
+    #[test]
+    fn a_slot_whose_follower_comes_and_goes_without_end_stays_ended() {
+        let slot = followed();
+        let comes_and_goes = Foreign::new(|look| look % 2 == 1);
+        assert!(!slot.bury(slot.state().unwrap(), &comes_and_goes, &()));
+        assert_eq!(slot.state().unwrap().status, Status::Ended);
     }
 }

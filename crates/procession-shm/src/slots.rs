@@ -283,6 +283,12 @@ impl SlotWords {
         self.change(seen, burying) && self.lay_to_rest(seen, burying, census, rites)
     }
 
+    /// Has the burial that a dead process left be one that the process of the slot `to` left, which is
+    /// dead as well and not buried yet.
+    pub fn hand_burial_over(&self, left: State, to: u16) {
+        self.change(left, State { by: to, ..left });
+    }
+
     fn lay_to_rest(
         &self,
         seen: State,

@@ -227,6 +227,28 @@ fn damage_and_use(seed: u64, progress: &Progress) {
     let _ = (arena.check(), arena.bury_dead());
 }
 
+/// Runs `work` in a child, which is killed if that takes too long; returns how the child ended.
+fn in_child(work: impl FnOnce(), where_it_is: impl FnOnce() -> String) -> Option<ExitStatus> {
+    // SAFETY: the child leaves without running the harness's code, and takes none of its locks.
+    let (pid, slot) = match unsafe { arena::fork() }.unwrap() {
+        Forked::Child => {
+            let run = catch_unwind(AssertUnwindSafe(work));
+            process::exit_now(if run.is_ok() { 0 } else { 101 });
+        }
+        Forked::Parent(pid, slot) => (pid, slot),
+    };
+    let pidfd = PidFd::open(pid).unwrap();
+    let patience = Monotonic::now().after(PATIENCE);
+    if !pidfd.ended_by(Some(patience)).unwrap() {
+        say(&format!("the child hangs at {}\n", where_it_is()));
+        pidfd.signal(support::SIGKILL).unwrap();
+    }
+    pidfd.ended_by(None).unwrap();
+    let status = pidfd.reap().unwrap();
+    slot.map(|slot| arena::family().unwrap().bury(slot));
+    status
+}
+
 #[test]
 fn garbage_in_shared_memory_is_an_error_at_worst() {
     // Each child has its own watchdog.
@@ -234,22 +256,58 @@ fn garbage_in_shared_memory_is_an_error_at_worst() {
     let from = std::env::var("FUZZ_FROM").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
     let progress = Progress::new();
     for seed in from..from + SEEDS {
-        // SAFETY: the child leaves without running the harness's code, and takes none of its locks.
-        let (pid, slot) = match unsafe { arena::fork() }.unwrap() {
-            Forked::Child => {
-                let run = catch_unwind(AssertUnwindSafe(|| damage_and_use(seed, &progress)));
-                process::exit_now(if run.is_ok() { 0 } else { 101 });
-            }
-            Forked::Parent(pid, slot) => (pid, slot),
-        };
-        let pidfd = PidFd::open(pid).unwrap();
-        let patience = Monotonic::now().after(PATIENCE);
-        if !pidfd.ended_by(Some(patience)).unwrap() {
-            say(&format!("seed {seed} hangs at {}\n", progress.read()));
-            pidfd.signal(support::SIGKILL).unwrap();
-        }
-        pidfd.ended_by(None).unwrap();
-        assert_eq!(pidfd.reap().unwrap(), Some(ExitStatus::Exited(0)), "seed {seed}");
-        slot.map(|slot| arena::family().unwrap().bury(slot));
+        let status = in_child(|| damage_and_use(seed, &progress), || progress.read());
+        assert_eq!(status, Some(ExitStatus::Exited(0)), "seed {seed}");
     }
+}
+
+/// Where things are in a row of the process table.
+mod row {
+    pub(super) const SIZE: u64 = 256;
+    pub(super) const STATE: u64 = 0;
+    pub(super) const UNSETTLED: u64 = 120;
+    pub(super) const NAMESPACE: u64 = 152;
+}
+
+/// Writes a table full of processes that died one after the other, each while it buried the next.
+fn bury_a_chain() {
+    const BURYING: u64 = 3;
+    const SLOTS_USED: u64 = 32;
+    let arena = Arena::with_capacity(2 << 30).unwrap();
+    let memory = SharedMemory::from_fd(arena.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    let word = |at| {
+        let mut bytes = [0; 8];
+        memory.read(at, &mut bytes).unwrap();
+        u64::from_le_bytes(bytes)
+    };
+    let me = u64::from(arena.me().index);
+    let at = |slot, field| 4096 + slot * row::SIZE + field;
+    let namespace = word(at(me, row::NAMESPACE));
+    let last = 2047;
+    let used = word(SLOTS_USED) & !u64::from(u32::MAX) | (last + 1);
+    memory.write(SLOTS_USED, &used.to_le_bytes()).unwrap();
+    for slot in me + 1..=last {
+        // The first was buried by nobody that there is.
+        let by = if slot == me + 1 { last + 1 } else { slot - 1 };
+        for (field, value) in [
+            (row::NAMESPACE, namespace),
+            (row::UNSETTLED, 1),
+            (row::STATE, 1 << 32 | by << 8 | BURYING),
+        ] {
+            memory.write(at(slot, field), &value.to_le_bytes()).unwrap();
+        }
+    }
+    assert_eq!(arena.processes().len() as u64, last - me + 1);
+    // Too short for a step down for each of them.
+    let buried = std::thread::Builder::new().stack_size(64 << 10).spawn(|| arena.bury_dead());
+    assert!(buried.unwrap().join().unwrap() > 0);
+    assert_eq!(arena.processes().len(), 1, "only this process is left");
+    arena.check().unwrap();
+}
+
+#[test]
+fn buriers_that_died_in_a_chain_are_buried_on_a_short_stack() {
+    report_panics_of_children();
+    let status = in_child(bury_a_chain, || "the burial of a chain".to_owned());
+    assert_eq!(status, Some(ExitStatus::Exited(0)));
 }

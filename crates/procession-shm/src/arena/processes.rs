@@ -255,13 +255,19 @@ struct Burial<'a> {
     arena: &'a Arena,
     slot: u16,
     row: &'a Row,
+    /// Whether it is part of another one, which the process of the slot had been about to end.
+    is_nested: bool,
 }
 
 impl Rites for Burial<'_> {
     fn give_back(&self) -> bool {
         let (arena, slot) = (self.arena, self.slot);
         if self.row.unsettled.load(Ordering::SeqCst) != 0 {
-            let finished = arena.finish_burials_of(slot);
+            let finished = if self.is_nested {
+                arena.burials_of(slot).next().is_none()
+            } else {
+                arena.finish_burials_of(slot)
+            };
             let settled = arena.settle_objects_of(slot);
             let freed = settled.and_then(|()| arena.free_private_blocks_of(slot));
             if !finished || is_stopped(&freed) {
@@ -755,26 +761,40 @@ impl Arena {
         let Ok(row) = self.row(slot) else { return false };
         let Ok(mine) = self.row(self.me().index) else { return false };
         mine.unsettled.fetch_add(1, Ordering::SeqCst);
-        let buried = bury(Burial { arena: self, slot, row });
+        let buried = bury(Burial { arena: self, slot, row, is_nested: false });
         mine.unsettled.fetch_sub(1, Ordering::SeqCst);
         buried
     }
 
     /// Ends the burials that a dead process had begun: once its slot has another process, nobody
     /// could tell that they are nobody's. Returns whether all are ended.
+    ///
+    /// Buriers may have died one after the other, each with the burial of the one before. So what the
+    /// process of a slot had begun goes over to `slot`, whose own burial comes after it in any case,
+    /// before that process is buried: the depth is one, whatever stands in the rows.
     fn finish_burials_of(&self, slot: u16) -> bool {
-        let mut all = true;
-        for index in (0..self.slots_used()).filter(|&index| index != slot) {
-            if let Ok(row) = self.row(index)
-                && let Ok(state) = row.state()
-                && state.status == Status::Burying
-                && state.by == slot
-            {
-                row.slot.bury(state, self, &Burial { arena: self, slot: index, row });
-                all &= row.state().is_ok_and(|now| now != state);
+        for _ in 0..self.slots_used() {
+            let Some((index, row, state)) = self.burials_of(slot).next() else { return true };
+            for (_, begun, state) in self.burials_of(index).filter(|(of, ..)| *of != slot) {
+                begun.slot.hand_burial_over(state, slot);
+            }
+            let burial = Burial { arena: self, slot: index, row, is_nested: true };
+            row.slot.bury(state, self, &burial);
+            if row.state().is_ok_and(|now| now == state) {
+                return false;
             }
         }
-        all
+        self.burials_of(slot).next().is_none()
+    }
+
+    /// The burials that the process of a slot has begun: whose, and their state.
+    fn burials_of(&self, slot: u16) -> impl Iterator<Item = (u16, &Row, State)> {
+        (0..self.slots_used()).filter(move |&index| index != slot).filter_map(move |index| {
+            let row = self.row(index).ok()?;
+            let state = row.state().ok()?;
+            let is_begun = state.status == Status::Burying && state.by == slot;
+            is_begun.then_some((index, row, state))
+        })
     }
 
     /// Takes the reservations that a dead process had made off its name, for the same reason.

@@ -106,6 +106,7 @@ impl Layout {
         })
     }
 
+    #[inline]
     pub(super) fn row(&self, slot: u16) -> Result<u64> {
         if u32::from(slot) <= self.slots {
             Ok(self.rows + u64::from(slot) * ROW)

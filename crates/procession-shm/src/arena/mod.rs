@@ -176,7 +176,7 @@ impl Arena {
     #[inline]
     #[must_use]
     pub fn owner(&self) -> Owner {
-        if registry::is_unwatched() {
+        if self.is_unwatched() {
             registry::watch();
         }
         let word = self.me.load(Ordering::Relaxed) | u64::from(process::thread_id());

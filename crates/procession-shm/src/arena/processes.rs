@@ -309,6 +309,7 @@ fn is_stopped(done: &Result<()>) -> bool {
 }
 
 impl Arena {
+    #[inline]
     pub(super) fn row(&self, slot: u16) -> Result<&Row> {
         if slot == NOBODY {
             return Err(Error::TooManyProcesses(self.layout.slots));
@@ -408,7 +409,10 @@ impl Arena {
         }
     }
 
-    /// Whether no thread watches over this process's row, as where the one that did has ended.
+    /// Whether no thread watches over this process's row, as where the one that did has ended: the
+    /// next that takes a lock or sleeps takes its place. Only the row's word says so, as the kernel
+    /// and other processes change it too.
+    #[inline]
     pub(super) fn is_unwatched(&self) -> bool {
         self.row(self.me().index).is_ok_and(|row| row.life.0.sign() == Sign::Unwatched)
     }

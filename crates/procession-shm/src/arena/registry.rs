@@ -17,7 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use procession_os::atfork::{self, Handlers};
@@ -76,22 +76,11 @@ pub(super) fn add(arena: &'static Arena) -> Result<()> {
     Ok(())
 }
 
-/// Whether the thread that watched over this process's rows has ended: the next that uses an arena
-/// takes its place.
-static UNWATCHED: AtomicBool = AtomicBool::new(false);
-
 /// The calling thread is about to end.
 fn release_watches() {
     for (_, arena) in arenas() {
         arena.release_watch();
     }
-    UNWATCHED.store(true, Ordering::SeqCst);
-}
-
-/// Whether a thread is wanted to watch over this process's rows.
-#[inline]
-pub(super) fn is_unwatched() -> bool {
-    UNWATCHED.load(Ordering::Relaxed)
 }
 
 /// Threads of this process that are forking, and those that do what no fork may cut in two.
@@ -360,7 +349,6 @@ const WITHOUT_ROW: i32 = 71;
 /// Has the calling thread watch over this process's rows where the thread that did so has ended.
 #[cold]
 pub(super) fn watch() {
-    UNWATCHED.store(false, Ordering::SeqCst);
     for (_, arena) in arenas() {
         arena.watch();
     }

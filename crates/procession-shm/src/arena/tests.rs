@@ -531,3 +531,15 @@ fn no_handle_of_a_row_comes_twice() {
     let next = first.index + 1;
     assert_eq!(generations, [(0, u32::MAX - 1), (0, u32::MAX), (next, 1), (next, 2)]);
 }
+
+#[test]
+fn a_row_that_is_found_unwatched_is_watched_by_the_next_to_take_a_lock() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let lock = Lock::new(arena, "").unwrap();
+    // As another process does which finds that the thread that watched has left past the C library.
+    arena.release_watch();
+    assert!(arena.is_unwatched());
+    assert!(lock.try_acquire());
+    assert!(!arena.is_unwatched());
+}

@@ -19,6 +19,7 @@ class StaleHandleError(ValueError):
     """A handle names an object that has been freed, since nobody had it open any more."""
 
     kind: str | None
+    name: str | None
     handle: str | None
 
 class ArenaError(RuntimeError):

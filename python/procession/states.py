@@ -77,17 +77,6 @@ class Member(NamedTuple):
     """The task of a pool that it runs, by its number."""
 
 
-def ended_child(pid: int) -> str | None:
-    """Return the name of an ended child of this process, if its object is still there."""
-    from multiprocessing.process import _dangling  # type: ignore[attr-defined]
-
-    for process in list(_dangling):
-        popen = process._popen
-        if popen is not None and popen.pid == pid and popen.returncode is not None:
-            return str(process.name)
-    return None
-
-
 def state_of(parts: _native._State) -> ProcessState:
     name, blocked = parts
     if blocked is None:

@@ -118,21 +118,57 @@ def test_a_condition_names_a_dead_owner_and_says_that_the_lock_is_held(ctx: Any)
     process.join()
 
 
-def test_what_is_not_known_any_more_is_none(ctx: Any, method: str) -> None:
+def is_buried(pid: int) -> bool:
+    procession._native.check()
+    return all(process["pid"] != pid for process in procession._native.processes())
+
+
+def employ(method: str, lock: Any, pids: Any) -> None:
+    context = procession.get_context(method)
+    clerk = context.Process(target=hold_and_die, args=(lock, pids), name="the holder")
+    clerk.start()
+    clerk.join()
+
+
+def test_a_dead_owner_is_named_when_another_process_has_buried_it(ctx: Any, method: str) -> None:
+    lock, pids = ctx.Lock(name="the books"), ctx.Queue()
+    employer = ctx.Process(target=employ, args=(method, lock, pids))
+    employer.start()
+    pid = pids.get()
+    employer.join()
+    assert eventually(lambda: is_buried(pid))
+    with pytest.raises(OwnerDiedError) as raised:
+        lock.acquire()
+    check(raised.value, "Lock", lock, pid)
+
+
+def test_a_dead_owner_whose_parent_is_dead_too_is_named(ctx: Any, method: str) -> None:
     lock, pids = ctx.Lock(name="the books"), ctx.Queue()
     parent = ctx.Process(target=start_holder_and_leave, args=(method, lock, pids))
     parent.start()
     grandchild = pids.get()
     parent.join()
     assert eventually(lambda: not is_running(grandchild))
-    procession._native.check()
+    assert eventually(lambda: is_buried(grandchild))
     with pytest.raises(OwnerDiedError) as raised:
         lock.acquire()
-    # Whoever looks may have buried it, and nobody here has its name.
-    assert raised.value.pid in (None, grandchild)
+    assert (raised.value.pid, raised.value.process) == (grandchild, "the grandchild")
     assert raised.value.thread == grandchild
-    assert str(grandchild) in str(raised.value)
+    assert f'process {grandchild} ("the grandchild") died' in str(raised.value)
     assert 'Lock "the books"' in str(raised.value)
+
+
+def test_a_child_that_has_the_place_of_a_dead_owner_is_not_taken_for_it(ctx: Any) -> None:
+    lock = ctx.Lock(name="the books")
+    process = dead_holder(ctx, lock)
+    process.join()
+    for _ in range(3):
+        other = ctx.Process(target=int, name="another")
+        other.start()
+        other.join()
+    with pytest.raises(OwnerDiedError) as raised:
+        lock.acquire()
+    check(raised.value, "Lock", lock, process.pid)
 
 
 def test_a_loss_of_tasks_has_no_single_owner(ctx: Any) -> None:
@@ -156,27 +192,43 @@ def test_the_example_of_owner_died_error_is_true() -> None:
 
 
 STALE: dict[str, Any] = {
-    "Lock": lambda ctx: ctx.Lock(),
-    "RLock": lambda ctx: ctx.RLock(),
-    "Semaphore": lambda ctx: ctx.Semaphore(),
-    "Event": lambda ctx: ctx.Event(),
-    "Queue": lambda ctx: ctx.Queue(),
-    "Barrier": lambda ctx: ctx.Barrier(2),
+    "Lock": lambda ctx, name: ctx.Lock(name=name),
+    "RLock": lambda ctx, name: ctx.RLock(name=name),
+    "Semaphore": lambda ctx, name: ctx.Semaphore(name=name),
+    "Event": lambda ctx, name: ctx.Event(name=name),
+    "Queue": lambda ctx, name: ctx.Queue(name=name),
+    "Barrier": lambda ctx, name: ctx.Barrier(2, name=name),
 }
 
 
 @pytest.mark.parametrize("kind", STALE)
-def test_a_stale_handle_is_told_with_its_kind(kind: str) -> None:
-    thing = STALE[kind](procession.get_context("fork"))
+@pytest.mark.parametrize("name", ["", "the books"])
+def test_a_stale_handle_is_told_with_kind_and_name(kind: str, name: str) -> None:
+    thing = STALE[kind](procession.get_context("fork"), name)
     state, handle = thing.__getstate__(), thing.handle if kind != "Queue" else None
     handle = handle or state
     late = type(thing).__new__(type(thing))
     del thing
     with pytest.raises(StaleHandleError) as raised:
         late.__setstate__(state)
-    assert str(raised.value).startswith(f"{handle} names a {kind} that has been freed")
+    what = f'{kind} "{name}"' if name else kind
+    assert str(raised.value).startswith(f"{handle} names a {what} that has been freed")
     assert "keep it in a variable until its receiver has got it" in str(raised.value)
-    assert (raised.value.kind, raised.value.handle) == (kind, handle)
+    told = (raised.value.kind, raised.value.name, raised.value.handle)
+    assert told == (kind, name, handle)
+
+
+def test_a_stale_handle_is_not_told_by_the_name_of_the_object_in_its_place() -> None:
+    lock = procession.Lock(name="the books")
+    state, late = lock.__getstate__(), type(lock).__new__(type(lock))
+    place = lock.handle.split(":")[2]
+    del lock
+    others: list[Any] = []
+    while not any(other.handle.split(":")[2] == place for other in others):
+        others.append(procession.Event(name="another"))
+    with pytest.raises(StaleHandleError, match="names a Lock that has been freed") as raised:
+        late.__setstate__(state)
+    assert (raised.value.kind, raised.value.name) == ("Lock", None)
 
 
 def test_a_condition_whose_lock_is_there_is_told_by_its_kind() -> None:

@@ -1,6 +1,6 @@
 //! The core's errors as Python exceptions.
 
-use procession_shm::arena::{Error, Handle, Kind, ParseHandleError, arena_of};
+use procession_shm::arena::{Error, Handle, Kind, Named, ParseHandleError, arena_of};
 use procession_shm::wait::Owner;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
@@ -29,9 +29,10 @@ instead of this error. `Condition.wait` raises this with the lock held, as it al
 Attributes
 ----------
 pid : int or None
-    The number of the process that died; None if it is not known any more, or if it was several.
+    The number of the process that died; None if it is not known any more, as a later process has its
+    place, or if it was several.
 process : str or None
-    Its name, as far as that is known.
+    Its name, at most 48 bytes of it; None if it has none, or as for the number.
 thread : int or None
     The number that the kernel gave to the thread that held the lock.
 kind : str or None
@@ -78,10 +79,12 @@ has got it.
 
 Attributes
 ----------
-kind : str or None
-    What was looked for: ``\"Lock\"``, ``\"Queue\"``…
+kind : str
+    What the object was, ``\"Lock\"``, ``\"Queue\"``…; what was looked for, if that is not known any more.
+name : str or None
+    Its name, \"\" if it had none; None if it is not known any more, as a later object has its place.
 handle : str
-    The handle; None where the error does not come from opening an object."
+    The handle."
 );
 create_exception!(
     procession,
@@ -98,7 +101,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
         owner_died.setattr(attribute, py.None())?;
     }
     let stale_handle = py.get_type::<StaleHandleError>();
-    for attribute in ["kind", "handle"] {
+    for attribute in ["kind", "name", "handle"] {
         stale_handle.setattr(attribute, py.None())?;
     }
     module.add("OwnerDiedError", owner_died)?;
@@ -113,7 +116,7 @@ pub(crate) fn arena_error(error: Error) -> PyErr {
     }
     let text = error.to_string();
     match error {
-        Error::Stale(_) => StaleHandleError::new_err(text),
+        Error::Stale { handle, kind, name } => stale_handle(handle, kind, name.as_deref()),
         Error::WrongKind { .. } | Error::TooMany { .. } | Error::OutOfRange { .. } => {
             PyValueError::new_err(text)
         }
@@ -125,21 +128,22 @@ pub(crate) fn arena_error(error: Error) -> PyErr {
     }
 }
 
-/// An error of opening an object of a kind as an exception.
-pub(crate) fn opening(kind: Kind) -> impl Fn(Error) -> PyErr {
-    move |error| match error {
-        Error::Stale(handle) => Python::attach(|py| {
-            let text = format!(
-                "{handle} names a {kind} that has been freed, since nobody had it open any more: \
-                 keep it in a variable until its receiver has got it"
-            );
-            let error = StaleHandleError::new_err(text);
-            let told = error.value(py);
-            let set = told.setattr("kind", kind.to_string());
-            set.and_then(|()| told.setattr("handle", handle.to_string())).err().unwrap_or(error)
-        }),
-        other => arena_error(other),
-    }
+/// The error of a handle to an object that is no more.
+fn stale_handle(handle: Handle, kind: Kind, name: Option<&str>) -> PyErr {
+    Python::attach(|py| {
+        let what = Named(kind, name);
+        let error = StaleHandleError::new_err(format!(
+            "{handle} names a {what} that has been freed, since nobody had it open any more: keep it \
+             in a variable until its receiver has got it"
+        ));
+        let told = error.value(py);
+        let set = || {
+            told.setattr("kind", kind.to_string())?;
+            told.setattr("name", name)?;
+            told.setattr("handle", handle.to_string())
+        };
+        set().err().unwrap_or(error)
+    })
 }
 
 /// What is known of the death of a lock's owner.
@@ -154,26 +158,17 @@ pub(crate) struct Death {
 
 impl Death {
     /// Looks up what an owner's word and a handle are about.
-    pub(crate) fn of(py: Python<'_>, owner: Owner, handle: Handle) -> PyResult<Self> {
+    pub(crate) fn of(owner: Owner, handle: Handle) -> PyResult<Self> {
         let arena = arena_of(handle).map_err(arena_error)?;
-        let word = Owner::process(owner.slot(), owner.generation());
-        let lock = arena.objects().into_iter().find(|object| object.handle == handle);
-        let died = arena.processes().into_iter().find(|process| {
-            process.pid != 0 && Owner::process(process.slot.index, process.slot.generation) == word
-        });
-        let thread = owner.thread();
-        let (pid, process) = match died {
-            Some(died) => (Some(died.pid), Some(died.name)),
-            // It has been waited for. A main thread has the process's number.
-            None => {
-                let states = py.import("procession.states")?;
-                let name: Option<String> =
-                    states.call_method1("ended_child", (thread,))?.extract()?;
-                (name.is_some().then_some(thread), name)
-            }
-        };
-        let lock = lock.map(|object| (object.kind, object.name));
-        Ok(Self { thread, pid, process, handle, lock })
+        let died = arena.process_of(owner);
+        let (pid, process) = died.map(|died| (died.pid, died.name)).unzip();
+        Ok(Self {
+            thread: owner.thread(),
+            pid,
+            process: process.filter(|name| !name.is_empty()),
+            handle,
+            lock: arena.name_of(handle),
+        })
     }
 
     /// What has happened, in one sentence without its end.
@@ -184,7 +179,9 @@ impl Death {
             (None, _) => format!("the process of thread {}", self.thread),
         };
         let what = match &self.lock {
-            Some((kind, name)) if !name.is_empty() => format!("{kind} {name:?} ({})", self.handle),
+            Some((kind, name)) if !name.is_empty() => {
+                format!("{} ({})", Named(*kind, Some(name)), self.handle)
+            }
             Some((kind, _)) => format!("{kind} {}", self.handle),
             None => self.handle.to_string(),
         };

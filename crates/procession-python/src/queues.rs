@@ -4,14 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use procession_shm::arena::Kind;
 use procession_shm::queue::{self, JoinError, QueueError};
 use procession_shm::wait::{Deadline, Stopped, Waiting};
 use pyo3::exceptions::{PyException, PyMemoryError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
-use crate::errors::{OwnerDiedError, arena_error, handle, opening};
+use crate::errors::{OwnerDiedError, arena_error, handle};
 use crate::message::{
     BUFFER, Message, Room, View, extend, join_bytes, memory_error, new_bytes, new_count, new_list,
     new_tuple, no_memory,
@@ -774,7 +773,7 @@ impl Queue {
 
     fn __setstate__(&self, py: Python<'_>, state: &str) -> PyResult<()> {
         prepare_pickling(py)?;
-        self.queue.set(queue::Queue::open(handle(state)?).map_err(opening(Kind::Queue))?)
+        self.queue.set(queue::Queue::open(handle(state)?).map_err(arena_error)?)
     }
 
     #[getter]

@@ -4,14 +4,13 @@
 
 use std::ffi::c_int;
 
-use procession_shm::arena::Kind;
 use procession_shm::memory::SharedBlock;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::errors::{arena_error, handle, opening};
+use crate::errors::{arena_error, handle};
 
 /// Shared bytes, zero at first, as a writable buffer.
 #[pyclass(subclass, frozen, module = "procession._native")]
@@ -30,7 +29,7 @@ impl Block {
 
     #[classmethod]
     fn open(_class: &Bound<'_, PyType>, text: &str) -> PyResult<Self> {
-        Ok(Self { block: SharedBlock::open(handle(text)?).map_err(opening(Kind::Block))? })
+        Ok(Self { block: SharedBlock::open(handle(text)?).map_err(arena_error)? })
     }
 
     #[getter]

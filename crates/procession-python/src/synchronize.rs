@@ -9,7 +9,7 @@ pub(crate) use condition::Condition;
 
 use std::ffi::CString;
 
-use procession_shm::arena::{self, Handle, Kind, family};
+use procession_shm::arena::{self, Handle, family};
 use procession_shm::sync;
 use procession_shm::wait::Acquired;
 use pyo3::exceptions::{
@@ -18,7 +18,7 @@ use pyo3::exceptions::{
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::errors::{Death, arena_error, handle, opening};
+use crate::errors::{Death, arena_error, handle};
 use crate::objects::{Made, Truth};
 use crate::waiting::{deadline, wait};
 
@@ -70,13 +70,9 @@ struct WithDeath<L> {
 }
 
 impl<L> WithDeath<L> {
-    fn new(
-        on_owner_death: &str,
-        kind: Kind,
-        lock: impl FnOnce() -> arena::Result<L>,
-    ) -> PyResult<Self> {
+    fn new(on_owner_death: &str, lock: impl FnOnce() -> arena::Result<L>) -> PyResult<Self> {
         let recovers = recovers(on_owner_death)?;
-        Ok(Self { lock: lock().map_err(opening(kind))?, recovers })
+        Ok(Self { lock: lock().map_err(arena_error)?, recovers })
     }
 
     /// What names the lock in another process, and what `acquire` does there.
@@ -96,7 +92,7 @@ impl<L> WithDeath<L> {
             None => Ok(false),
             Some(Acquired::Clean) => Ok(true),
             Some(Acquired::OwnerDied(owner)) => {
-                let death = Death::of(py, owner, handle);
+                let death = Death::of(owner, handle);
                 owner_died(py, self.recovers, death, FREE_AGAIN, || release(&self.lock))
             }
         }
@@ -138,7 +134,7 @@ impl Lock {
 
     fn _make(&self, name: &str, on_owner_death: &str) -> PyResult<()> {
         let lock = || family().and_then(|arena| sync::Lock::new(arena, name));
-        self.made.set(WithDeath::new(on_owner_death, Kind::Lock, lock)?)
+        self.made.set(WithDeath::new(on_owner_death, lock)?)
     }
 
     fn __getstate__(&self) -> PyResult<(String, &'static str)> {
@@ -148,7 +144,7 @@ impl Lock {
 
     fn __setstate__(&self, state: (String, String)) -> PyResult<()> {
         let handle = handle(&state.0)?;
-        self.made.set(WithDeath::new(&state.1, Kind::Lock, || sync::Lock::open(handle))?)
+        self.made.set(WithDeath::new(&state.1, || sync::Lock::open(handle))?)
     }
 
     #[getter]
@@ -220,7 +216,7 @@ impl RLock {
 
     fn _make(&self, name: &str, on_owner_death: &str) -> PyResult<()> {
         let lock = || family().and_then(|arena| sync::RLock::new(arena, name));
-        self.made.set(WithDeath::new(on_owner_death, Kind::RLock, lock)?)
+        self.made.set(WithDeath::new(on_owner_death, lock)?)
     }
 
     fn __getstate__(&self) -> PyResult<(String, &'static str)> {
@@ -230,7 +226,7 @@ impl RLock {
 
     fn __setstate__(&self, state: (String, String)) -> PyResult<()> {
         let handle = handle(&state.0)?;
-        self.made.set(WithDeath::new(&state.1, Kind::RLock, || sync::RLock::open(handle))?)
+        self.made.set(WithDeath::new(&state.1, || sync::RLock::open(handle))?)
     }
 
     #[getter]
@@ -343,7 +339,7 @@ impl Semaphore {
     }
 
     fn __setstate__(&self, state: &str) -> PyResult<()> {
-        self.made.set(sync::Semaphore::open(handle(state)?).map_err(opening(Kind::Semaphore))?)
+        self.made.set(sync::Semaphore::open(handle(state)?).map_err(arena_error)?)
     }
 
     #[getter]
@@ -421,7 +417,7 @@ impl Event {
     }
 
     fn __setstate__(&self, state: &str) -> PyResult<()> {
-        self.made.set(sync::Event::open(handle(state)?).map_err(opening(Kind::Event))?)
+        self.made.set(sync::Event::open(handle(state)?).map_err(arena_error)?)
     }
 
     #[getter]

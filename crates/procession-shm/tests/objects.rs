@@ -6,9 +6,10 @@
 mod support;
 
 use procession_os::process;
-use procession_shm::arena::{self, Arena, Error, Handle, Kind};
+use procession_shm::arena::{self, Arena, Error, Handle, Kind, Slot};
 use procession_shm::memory::SharedBlock;
 use procession_shm::sync::{Event, Lock};
+use procession_shm::wait::Owner;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use support::{Words, alone, arena, child, millis, nothing_left};
 
@@ -33,11 +34,13 @@ fn a_stale_or_strange_handle_is_refused() {
     let first = Lock::new(arena(), "first").unwrap();
     let handle = first.handle();
     drop(first);
-    assert!(matches!(Lock::open(handle), Err(Error::Stale(stale)) if stale == handle));
+    assert!(
+        matches!(Lock::open(handle), Err(Error::Stale { handle: stale, .. }) if stale == handle)
+    );
     let second = Lock::new(arena(), "second").unwrap();
     assert_eq!(second.handle().index, handle.index, "the row is used again");
     assert_ne!(second.handle().generation, handle.generation);
-    assert!(matches!(Lock::open(handle), Err(Error::Stale(_))));
+    assert!(matches!(Lock::open(handle), Err(Error::Stale { .. })));
     let wrong = Event::open(second.handle());
     assert!(matches!(
         wrong,
@@ -47,9 +50,96 @@ fn a_stale_or_strange_handle_is_refused() {
     assert!(matches!(Lock::open(strange), Err(Error::ForeignFamily(_))));
     assert!(matches!(arena().open(strange, Kind::Lock), Err(Error::ForeignFamily(_))));
     let beyond = Handle { index: u32::MAX, ..handle };
-    assert!(matches!(Lock::open(beyond), Err(Error::Stale(_))));
+    assert!(matches!(Lock::open(beyond), Err(Error::Stale { .. })));
     assert!(second.try_acquire(), "none of that touched it");
     drop(second);
+    nothing_left();
+}
+
+#[test]
+fn a_freed_object_is_known_by_name_until_another_has_its_row() {
+    let _alone = alone("a_freed_object_is_known_by_name_until_another_has_its_row");
+    let told = |handle, kind| match arena().open(handle, kind) {
+        Err(Error::Stale { handle: of, kind, name }) => {
+            assert_eq!(of, handle);
+            (kind, name.map(String::from))
+        }
+        other => panic!("{other:?}"),
+    };
+    let books = Lock::new(arena(), "the books").unwrap();
+    let handle = books.handle();
+    drop(books);
+    assert_eq!(told(handle, Kind::Lock), (Kind::Lock, Some("the books".to_owned())));
+    assert_eq!(told(handle, Kind::Event), (Kind::Lock, Some("the books".to_owned())));
+    let error = Lock::open(handle).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{handle} names a Lock \"the books\" that has")), "{error}");
+    let earlier = Handle { generation: handle.generation.wrapping_sub(1), ..handle };
+    assert_eq!(told(earlier, Kind::Event), (Kind::Event, None), "it may have been anything");
+
+    let news = Event::new(arena(), "the news").unwrap();
+    assert_eq!(news.handle().index, handle.index, "the row is used again");
+    assert_eq!(told(handle, Kind::Lock), (Kind::Lock, None));
+    assert_eq!(arena().name_of(handle), None);
+    drop(news);
+    assert_eq!(told(handle, Kind::Lock), (Kind::Lock, None));
+    nothing_left();
+}
+
+#[test]
+fn a_buried_process_is_known_by_name_until_another_has_its_row() {
+    let _alone = alone("a_buried_process_is_known_by_name_until_another_has_its_row");
+    let words = Words::new(2);
+    let clerk = |name: &'static str| {
+        let clerk = child(|| {
+            arena().set_name(name);
+            words.set(0, arena().owner().word());
+            words.set(1, process::id().into());
+        });
+        clerk.succeeds();
+    };
+    let last = || (Owner::from_bits(words.get(0)).unwrap(), words.get(1) as u32);
+    let known = |owner| arena().process_of(owner).map(|process| (process.pid, process.name));
+
+    child(|| clerk("the first clerk")).succeeds();
+    let (first, pid) = last();
+    assert_eq!(known(first), Some((pid, "the first clerk".to_owned())), "another buried it");
+    let next = Owner::new(first.slot(), first.generation() + 1, first.thread());
+    assert_eq!(known(next), None, "there was none");
+
+    child(|| clerk("the second clerk")).succeeds();
+    let (second, other_pid) = last();
+    assert_eq!(second.slot(), first.slot(), "the row is used again");
+    assert_eq!(known(second), Some((other_pid, "the second clerk".to_owned())));
+    assert_eq!(known(first), None);
+
+    clerk("a child");
+    let (own, pid) = last();
+    clerk("another child");
+    assert_eq!(last().0.slot(), own.slot(), "the row is used again");
+    assert_eq!(known(own), Some((pid, "a child".to_owned())), "this process buried it");
+    drop(words);
+    nothing_left();
+}
+
+#[test]
+fn a_process_that_takes_a_row_by_itself_has_no_name_of_another() {
+    let _alone = alone("a_process_that_takes_a_row_by_itself_has_no_name_of_another");
+    let small = Arena::with_capacity(16 << 20).unwrap();
+    child(|| {
+        small.set_name("one");
+        child(|| small.set_name("two")).succeeds();
+    })
+    .succeeds();
+    assert_eq!(small.bury_dead(), 2);
+    let fd = small.descriptor().unwrap().try_clone_to_owned().unwrap();
+    child(|| {
+        // A second time, beside the row that was reserved at the fork.
+        let me = arena::inherit(fd).unwrap().me();
+        assert_eq!(me, Slot { index: 2, generation: 2 });
+        let processes = small.processes();
+        assert_eq!(processes.iter().find(|process| process.slot == me).unwrap().name, "");
+    })
+    .succeeds();
     nothing_left();
 }
 
@@ -163,7 +253,7 @@ fn a_killed_holders_references_are_given_back() {
     assert_eq!(arena().objects().len(), 2, "the words, and what was opened here");
     assert!(opened.try_acquire());
     drop(opened);
-    assert!(matches!(Lock::open(handle), Err(Error::Stale(_))));
+    assert!(matches!(Lock::open(handle), Err(Error::Stale { .. })));
     drop(words);
     nothing_left();
 }

@@ -67,7 +67,7 @@ fn location_within(file: &str, line: u32, max: usize) -> String {
     format!("{rest}{line}")
 }
 
-/// What an object is and what it is called, while it lives.
+/// What an object is and what it is called, as long as that is known.
 pub(crate) fn name_of(handle: Handle) -> Option<(Kind, String)> {
     arena_of(handle).ok()?.name_of(handle)
 }

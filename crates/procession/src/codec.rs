@@ -261,7 +261,7 @@ mod tests {
         encode(&queue, &mut bytes).unwrap();
         drop(queue);
         let error = decode::<Queue<u64>>(&bytes).unwrap_err();
-        assert!(matches!(error, DecodeError::Object(arena::Error::Stale(_))), "{error:?}");
+        assert!(matches!(error, DecodeError::Object(arena::Error::Stale { .. })), "{error:?}");
     }
 
     #[test]

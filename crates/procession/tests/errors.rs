@@ -110,6 +110,19 @@ fn a_callers_mistake_is_not_called_damage() {
 }
 
 #[test]
+fn a_handle_of_a_freed_object_is_told_with_its_name() {
+    let lock = Lock::named("accounts").unwrap();
+    let handle = lock.handle();
+    drop(lock);
+    // Tests beside this one make objects, which may take the row.
+    let error = Lock::open(handle).unwrap_err();
+    let text = error.to_string();
+    let Error::Stale { kind: arena::Kind::Lock, name, .. } = error else { panic!("{text}") };
+    let what = if name.is_some() { "Lock \"accounts\"" } else { "Lock" };
+    assert!(text.starts_with(&format!("{handle} names a {what} that has been freed")), "{text}");
+}
+
+#[test]
 #[should_panic(expected = "values 4..+1 of an array of 4")]
 fn an_index_past_the_end_of_an_array_is_as_with_a_slice() {
     let array = Array::<u16>::zeroed(4).unwrap();

@@ -2,14 +2,13 @@
 
 use std::num::NonZeroU32;
 
-use procession_shm::arena::Kind;
 use procession_shm::sync::{self, Arrival, Outcome, Seat};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-use crate::errors::{handle, opening};
+use crate::errors::{arena_error, handle};
 use crate::waiting::{deadline, wait};
 
 /// `threading.BrokenBarrierError`.
@@ -44,7 +43,7 @@ impl Barrier {
     #[pyo3(signature = (parties, *, name="", _handle=None))]
     fn new(py: Python<'_>, parties: i64, name: &str, _handle: Option<&str>) -> PyResult<Self> {
         let barrier = if let Some(text) = _handle {
-            sync::Barrier::open(handle(text)?).map_err(opening(Kind::Barrier))?
+            sync::Barrier::open(handle(text)?).map_err(arena_error)?
         } else {
             if parties < 1 {
                 return Err(PyValueError::new_err("parties must be >= 1"));

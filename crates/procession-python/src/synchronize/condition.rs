@@ -1,13 +1,13 @@
 //! The condition variable.
 
-use procession_shm::arena::{Handle, Kind, family};
+use procession_shm::arena::{Handle, family};
 use procession_shm::sync::{self, Monitor, NotOwner, Waiter};
 use procession_shm::wait::{Acquired, Owner, Stopped, Waiting};
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
 
 use super::{Lock, RLock, owner_died};
-use crate::errors::{Death, handle, opening};
+use crate::errors::{Death, arena_error, handle};
 use crate::waiting::{deadline, wait};
 
 /// A lock of either kind.
@@ -108,7 +108,7 @@ impl Condition {
             Some(text) => sync::Condition::open(handle(text)?),
             None => family().and_then(|arena| sync::Condition::new(arena, name)),
         };
-        Ok(Self { condition: condition.map_err(opening(Kind::Condition))?, lock, recovers })
+        Ok(Self { condition: condition.map_err(arena_error)?, lock, recovers })
     }
 
     #[getter]
@@ -136,7 +136,7 @@ impl Condition {
             let clean = relocked == Some(Acquired::Clean);
             let owner_died = || match relocked {
                 Some(Acquired::OwnerDied(owner)) => {
-                    let death = Death::of(py, owner, self.lock.handle());
+                    let death = Death::of(owner, self.lock.handle());
                     owner_died(py, self.recovers, death, HELD, || {})
                 }
                 _ => Ok(false),

@@ -1,6 +1,7 @@
 //! What can go wrong with shared memory.
 
 use super::handle::Handle;
+use super::names::Named;
 use super::objects::Kind;
 use crate::wait::Stopped;
 use procession_os::memory::OutOfBounds;
@@ -10,9 +11,17 @@ use procession_os::memory::OutOfBounds;
 pub enum Error {
     /// The handle names an object that is no more.
     #[error(
-        "{0} names an object that has been freed: keep one handle open for as long as it is used"
+        "{handle} names a {} that has been freed: keep one handle open for as long as it is used",
+        Named(*kind, name.as_deref())
     )]
-    Stale(Handle),
+    Stale {
+        /// What was given.
+        handle: Handle,
+        /// What the object was; if that is not known any more, what it was to be opened as.
+        kind: Kind,
+        /// What the object was called; `None` if that is not known any more, as another has its row.
+        name: Option<Box<str>>,
+    },
     /// The handle names an object of another kind.
     #[error("{handle} names a {found}, not a {expected}")]
     WrongKind {

@@ -31,7 +31,7 @@ pub use handle::{Handle, ParseHandleError};
 pub(crate) use heap::{Block, BlockOwner};
 pub use heap::{IDLE, WARM_FLOOR, WARM_MOST, make_interruptibly};
 pub use layout::UNIT;
-pub use names::ProcessName;
+pub use names::{Named, ProcessName};
 pub use objects::{Kind, ObjectInfo, ObjectRef};
 pub use processes::{ProcessInfo, Slot};
 pub use registry::{
@@ -226,6 +226,7 @@ fn random() -> u64 {
     hasher.finish().max(1)
 }
 
+/// Writes a text, so that a reader of a part of it sees all that the writer did before.
 fn store_text(words: &[AtomicU64], text: &str) {
     let mut end = text.len().min(words.len() * 8);
     while !text.is_char_boundary(end) {
@@ -236,13 +237,13 @@ fn store_text(words: &[AtomicU64], text: &str) {
         let mut eight = [0; 8];
         let chunk = bytes.next().unwrap_or_default();
         eight[..chunk.len()].copy_from_slice(chunk);
-        word.store(u64::from_le_bytes(eight), Ordering::Relaxed);
+        word.store(u64::from_le_bytes(eight), Ordering::Release);
     }
 }
 
 fn load_text(words: &[AtomicU64]) -> String {
     let bytes: Vec<u8> =
-        words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+        words.iter().flat_map(|word| word.load(Ordering::Acquire).to_le_bytes()).collect();
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }

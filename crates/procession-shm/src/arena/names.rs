@@ -1,9 +1,17 @@
-//! Names for messages: of an object, and of the process that holds it or held it.
+//! Names for messages: of an object, and of a process that holds it or held it.
+//!
+//! Errors are about what has gone: an object that was freed, a process that died and was buried. So
+//! the tables keep names until a row is taken for the next, and each name goes with the generation
+//! that it is of: what can't be told is left out, and no name is ever that of another.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Mutex;
 
 use super::Arena;
 use super::handle::Handle;
 use super::objects::Kind;
-use super::processes::ProcessInfo;
+use super::processes::{ProcessInfo, Slot};
 use crate::wait::Owner;
 
 /// A process of the family, by number and name.
@@ -22,24 +30,65 @@ impl ProcessInfo {
     }
 }
 
+/// An object in a message: its kind, and its name if it has one that is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a>(pub Kind, pub Option<&'a str>);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1 {
+            Some(name) if !name.is_empty() => write!(f, "{} {name:?}", self.0),
+            _ => self.0.fmt(f),
+        }
+    }
+}
+
 impl Arena {
-    /// What the object of a handle is and what it is called; `None` if it is no more.
+    /// What the object of a handle is and what it is called. That is known also of one that has been
+    /// freed, until another takes its row: `None` from then on.
     ///
     /// It takes no lock and does not wait.
     #[must_use]
     pub fn name_of(&self, handle: Handle) -> Option<(Kind, String)> {
-        let info = self.object_info(handle.index).filter(|info| info.handle == handle)?;
-        Some((info.kind, info.name))
+        let is_of_this_family = handle.family == self.family();
+        is_of_this_family.then(|| self.object_name(handle.index, handle.generation))?
     }
 
-    /// The process of an owner, living or dead; `None` if it was buried.
+    /// The process of an owner, living or dead; its name is empty if that is not known. `None` if it
+    /// was buried, another has its row, and it is not among the last that this process has buried.
     ///
     /// It takes no lock and does not wait.
     #[must_use]
     pub fn process_of(&self, owner: Owner) -> Option<ProcessName> {
-        let info = self.process_info(owner.slot())?;
-        let same = Owner::process(info.slot.index, info.slot.generation)
-            == Owner::process(owner.slot(), owner.generation());
-        (same && info.pid != 0).then(|| info.process_name())
+        let slot = Slot { index: owner.slot(), generation: owner.generation() };
+        let in_table = self.process_name(slot);
+        match in_table {
+            Some(known) if !known.name.is_empty() => Some(known),
+            in_table => buried(self.family(), slot).or(in_table),
+        }
     }
+}
+
+/// How many of the processes that this one has buried it remembers.
+const REMEMBERED: usize = 64;
+
+/// A process that this one has buried: of which family, and which slot it had.
+type Buried = (u64, Slot, ProcessName);
+
+/// The processes that this one buried last, whose rows may have others by now: its children, most of
+/// all. Nobody waits for it, since in the copy of a process whose thread had it nobody gives it back.
+static BURIED: Mutex<VecDeque<Buried>> = Mutex::new(VecDeque::new());
+
+/// Remembers who had a slot that is about to be freed: a lock that it held may be found later.
+pub(super) fn remember(family: u64, slot: Slot, process: ProcessName) {
+    if let Ok(mut buried) = BURIED.try_lock() {
+        buried.truncate(REMEMBERED - 1);
+        buried.push_front((family, slot, process));
+    }
+}
+
+fn buried(family: u64, slot: Slot) -> Option<ProcessName> {
+    let buried = BURIED.try_lock().ok()?;
+    let (.., process) = buried.iter().find(|(of, had, _)| (*of, *had) == (family, slot))?;
+    Some(process.clone())
 }

@@ -6,7 +6,8 @@
 //!                                                     → emptying → free, generation + 1
 //! ```
 //! Each arrow is one store to the state word. The maker and the freer stand in the word, so that who
-//! buries them can bring the object to its end.
+//! buries them can bring the object to its end. A freed object's kind, generation and name stay, for
+//! errors about handles that still name it; the row's next maker changes the generation first.
 //!
 //! # References
 //! Who holds an object is written in one place: a bit for each slot and object, in the slot's row of
@@ -95,6 +96,7 @@ pub(super) struct Object {
     created: AtomicU64,
     /// Where the object's block in the heap is, if it has one.
     body: AtomicU64,
+    /// Stays when the object has been freed, until the row is taken for another.
     name: [AtomicU64; NAME_WORDS],
     payload: [AtomicU64; PAYLOAD_WORDS],
 }
@@ -146,6 +148,13 @@ impl State {
 impl Object {
     fn state(&self) -> Result<State> {
         State::from_word(self.state.load(Ordering::SeqCst))
+    }
+
+    /// The kind of the object with this generation; `None` if the row has another, or it is being made.
+    fn kind_of(&self, generation: u32) -> Option<Kind> {
+        let state = self.state().ok()?;
+        let is_made = state.generation == generation && state.status != Status::Claimed;
+        is_made.then(|| Kind::from_number(state.kind))?
     }
 
     fn change(&self, from: State, to: State) -> bool {
@@ -360,12 +369,12 @@ impl Arena {
             return Err(Error::ForeignFamily(handle));
         }
         if handle.index >= self.layout.objects {
-            return Err(Error::Stale(handle));
+            return Err(self.stale(handle, kind));
         }
         self.hold(handle.index)?;
         let checked = self.live_state(handle.index).and_then(|state| {
             if state.status != Status::Live || state.generation != handle.generation {
-                return Err(Error::Stale(handle));
+                return Err(self.stale(handle, kind));
             }
             match Kind::from_number(state.kind) {
                 Some(found) if found == kind => Ok(()),
@@ -379,6 +388,15 @@ impl Arena {
         // From here on dropping the reference closes it again.
         let opened = ObjectRef { arena: self, handle };
         checked.map(|()| opened)
+    }
+
+    /// The error of a handle to an object that is no more, and that was to be opened as a `kind`.
+    fn stale(&self, handle: Handle, kind: Kind) -> Error {
+        let (kind, name) = match self.name_of(handle) {
+            Some((kind, name)) => (kind, Some(name.into())),
+            None => (kind, None),
+        };
+        Error::Stale { handle, kind, name }
     }
 
     /// The state of an object that this process holds by now: what was about to be freed lives again.
@@ -624,10 +642,12 @@ impl Arena {
         }
         failpoint!("object.emptied");
         object.body.store(0, Ordering::Relaxed);
-        for word in object.name.iter().chain(&object.payload) {
+        for word in &object.payload {
             word.store(0, Ordering::Relaxed);
         }
-        let free = State { status: Status::Free, turn: 0, kind: 0, by: 0, ..state };
+        // One that never came to live has no kind, and perhaps the name of another.
+        let kind = if state.status == Status::Claimed { 0 } else { state.kind };
+        let free = State { status: Status::Free, turn: 0, kind, by: 0, ..state };
         object.change(state, free);
         self.header().object_hint.fetch_min(index, Ordering::Relaxed);
         Ok(())
@@ -669,6 +689,16 @@ impl Arena {
         all
     }
 
+    /// What the object of a row with this generation is and what it is called, also if it has been
+    /// freed, but not once the row was taken for another.
+    pub(super) fn object_name(&self, index: u32, generation: u32) -> Option<(Kind, String)> {
+        let object = self.object(index).ok()?;
+        let kind = object.kind_of(generation)?;
+        let name = super::load_text(&object.name);
+        // Looked at again behind the name: the next maker changes the generation first.
+        (object.kind_of(generation)? == kind).then_some((kind, name))
+    }
+
     /// What is known of each live object.
     pub fn objects(&self) -> Vec<ObjectInfo> {
         let used = self.header().objects_used.load(Ordering::SeqCst).min(self.layout.objects);
@@ -680,10 +710,11 @@ impl Arena {
         let object = self.object(index).ok()?;
         let state = object.state().ok()?;
         (state.status == Status::Live).then_some(())?;
+        let (kind, name) = self.object_name(index, state.generation)?;
         Some(ObjectInfo {
             handle: Handle { family: self.family(), index, generation: state.generation },
-            kind: Kind::from_number(state.kind)?,
-            name: super::load_text(&object.name),
+            kind,
+            name,
             creator: object.creator.load(Ordering::Relaxed),
             created: Monotonic::from_nanos(object.created.load(Ordering::Relaxed)),
             holders: self.holders(index).collect(),

@@ -32,6 +32,8 @@ use procession_os::stat::Stat;
 use super::Arena;
 use super::blocked::SleepsOn;
 use super::error::{Error, Result};
+use super::names;
+use super::names::ProcessName;
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
 use crate::slots::{Census, Rites, SlotWords, State, Status, UnknownStatus};
@@ -58,13 +60,14 @@ const SWEEP: u32 = 8;
 #[repr(C)]
 pub(super) struct Row {
     slot: SlotWords,
-    /// The process's number, below the generation that it is meant for.
+    /// The process's number, below the generation that it is meant for. It stays when the process was
+    /// buried, as does its name.
     pid: AtomicU64,
     parent: AtomicU32,
     /// At least one more than the highest object index that the process ever held.
     pub(super) held_high: AtomicU32,
     started: AtomicU64,
-    pub(super) name: [AtomicU64; NAME_WORDS],
+    name: [AtomicU64; NAME_WORDS],
     pub(super) blocked_on: AtomicU64,
     pub(super) blocked_since: AtomicU64,
     pub(super) task: AtomicU64,
@@ -79,6 +82,8 @@ pub(super) struct Row {
     leaving: AtomicU64,
     /// The PID namespace that the process's number is of.
     namespace: AtomicU64,
+    /// The generation that the name is of.
+    named: AtomicU64,
     /// On a cache line of its own, which is written twice in a process's life.
     life: LifeLine,
 }
@@ -152,6 +157,34 @@ impl Row {
     fn watch(&'static self) {
         if self.life.0.sign() == Sign::Unwatched && procession_os::thread_end::at_this_end() {
             self.life.0.watch();
+        }
+    }
+
+    /// What the process with this generation is called; empty if it has no name, or the row was taken
+    /// for another.
+    fn name(&self, generation: u32) -> String {
+        if self.named.load(Ordering::Acquire) != u64::from(generation) {
+            return String::new();
+        }
+        let name = super::load_text(&self.name);
+        // Looked at behind the name: the row has its next generation before it has another name.
+        let is_same = self.state().is_ok_and(|state| state.generation == generation);
+        if is_same { name } else { String::new() }
+    }
+
+    fn set_name(&self, generation: u32, name: &str) {
+        super::store_text(&self.name, name);
+        self.named.store(generation.into(), Ordering::Release);
+    }
+
+    /// Has the process to come be called as the one that forks it, until it says otherwise.
+    /// Async-signal-safe.
+    fn copy_name(&self, generation: u32, from: &Self, its_generation: u32) {
+        if from.named.load(Ordering::Acquire) == u64::from(its_generation) {
+            for (from, to) in from.name.iter().zip(&self.name) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Release);
+            }
+            self.named.store(generation.into(), Ordering::Release);
         }
     }
 
@@ -285,6 +318,12 @@ impl Rites for Burial<'_> {
 
     fn clear(&self) {
         let row = self.row;
+        if let Ok(state) = row.state() {
+            let slot = Slot { index: self.slot, generation: state.generation };
+            if let Some(process) = self.arena.process_name(slot) {
+                names::remember(self.arena.family(), slot, process);
+            }
+        }
         let words = [
             &row.task,
             &row.blocked_on,
@@ -294,11 +333,10 @@ impl Rites for Burial<'_> {
             &row.leaving,
             &row.namespace,
         ];
-        for word in row.name.iter().chain(words) {
+        for word in words {
             word.store(0, Ordering::Relaxed);
         }
         row.life.0.clear();
-        row.pid.store(0, Ordering::Release);
         self.arena.header().slot_hint.fetch_min(self.slot.into(), Ordering::Relaxed);
     }
 }
@@ -372,9 +410,7 @@ impl Arena {
         let (from, to) = (self.row(me.index)?, self.row(slot.index)?);
         to.slot.follow(follows.then(|| Owner::process(me.index, me.generation)));
         self.copy_held(me.index, slot.index)?;
-        for (from, to) in from.name.iter().zip(&to.name) {
-            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
+        to.copy_name(slot.generation, from, me.generation);
         // Here, as a child that is orphaned before its first step could not tell any more.
         to.parent.store(process::id(), Ordering::Relaxed);
         to.namespace.store(process::pid_namespace(), Ordering::Relaxed);
@@ -579,8 +615,9 @@ impl Arena {
 
     /// Says what this process is called.
     pub fn set_name(&self, name: &str) {
-        if let Ok(row) = self.row(self.me().index) {
-            super::store_text(&row.name, name);
+        let me = self.me();
+        if let Ok(row) = self.row(me.index) {
+            row.set_name(me.generation, name);
         }
     }
 
@@ -625,6 +662,14 @@ impl Arena {
         self.row(slot.index).map_or(0, Row::started)
     }
 
+    /// The number and name of the process of a slot, also if it was buried, but not once its row has
+    /// another; the name is empty from when the row was taken for another.
+    pub(super) fn process_name(&self, slot: Slot) -> Option<ProcessName> {
+        let row = self.row(slot.index).ok()?;
+        let pid = row.pid(slot.generation);
+        (pid != 0).then(|| ProcessName { pid, name: row.name(slot.generation) })
+    }
+
     /// What is known of each process of the family.
     pub fn processes(&self) -> Vec<ProcessInfo> {
         (0..self.slots_used()).filter_map(|index| self.process_info(index)).collect()
@@ -644,7 +689,7 @@ impl Arena {
             pid: row.pid(state.generation),
             foreign: !row.is_of_this_namespace(),
             parent: row.parent.load(Ordering::Relaxed),
-            name: super::load_text(&row.name),
+            name: row.name(state.generation),
             blocked_on: row.sleeps_on(),
             task: row.task.load(Ordering::Relaxed).checked_sub(1),
             alive,

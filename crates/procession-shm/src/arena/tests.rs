@@ -503,7 +503,7 @@ fn an_object_that_can_not_be_made_leaves_its_row_as_it_was() {
         let handle = Handle { family: arena.family(), index: 0, generation };
         for kind in [Kind::Lock, Kind::Block, Kind::Queue] {
             let opened = comes_back(move || arena.open(handle, kind).map(|_| ()));
-            assert!(matches!(opened, Err(Error::Stale(_))), "{opened:?}");
+            assert!(matches!(opened, Err(Error::Stale { .. })), "{opened:?}");
         }
         assert_eq!(arena.objects(), []);
         assert_eq!(arena.blocks_in_use().unwrap(), 1);
@@ -542,4 +542,20 @@ fn a_row_that_is_found_unwatched_is_watched_by_the_next_to_take_a_lock() {
     assert!(arena.is_unwatched());
     assert!(lock.try_acquire());
     assert!(!arena.is_unwatched());
+}
+
+#[test]
+fn an_object_that_never_came_to_live_has_no_name_of_another() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    let books = Lock::new(arena, "the books").unwrap();
+    let handle = books.handle();
+    drop(books);
+    killed_at("object.claimed", || drop(Lock::new(arena, "the news")));
+    assert_eq!(arena.name_of(handle), None, "its row was taken");
+    let never = Handle { generation: handle.generation + 1, ..handle };
+    assert_eq!(arena.name_of(never), None);
+    arena.bury_dead();
+    assert!(!arena.object_lives(handle.index));
+    assert_eq!((arena.name_of(handle), arena.name_of(never)), (None, None));
 }

@@ -295,7 +295,6 @@ impl Arena {
             return None;
         }
         let owner = Owner::of_lock(self.first_word(index)?)?;
-        let info = self.process_info(owner.slot())?;
-        (info.slot.generation == owner.generation()).then(|| info.process_name())
+        self.process_of(owner)
     }
 }

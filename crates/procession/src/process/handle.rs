@@ -19,7 +19,6 @@ use super::report::Report;
 use super::start_method::StartMethod;
 use crate::arena::{self, ProcessState, Slot};
 use crate::codec::{self, DecodeError, Named};
-use crate::sync::remember;
 
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
@@ -106,18 +105,10 @@ impl Child {
         Ok(status.unwrap_or(ExitStatus::Unknown))
     }
 
-    /// Gives back what the child, which has ended, held.
-    fn bury(&self) {
-        if let Some(slot) = self.followed.slot() {
-            remember(slot, self.followed.pid(), &self.name);
-        }
-        self.followed.bury();
-    }
-
     /// Takes the status of a child that has ended, for nobody, and gives back what it held.
     pub(super) fn reap(mut self) {
         let _ = self.take_status();
-        self.bury();
+        self.followed.bury();
     }
 
     pub(super) fn is_mine(&self) -> bool {
@@ -156,7 +147,7 @@ impl Child {
     fn join<R: DeserializeOwned>(mut self) -> Result<R, JoinError> {
         // The result may name objects that only the child held: they are opened before its burial.
         let result = self.result();
-        self.bury();
+        self.followed.bury();
         result
     }
 

@@ -12,7 +12,6 @@ pub use barrier::{Barrier, BarrierWaitResult, BrokenBarrierError};
 pub use condition::Condition;
 pub use event::Event;
 pub use lock::{Lock, LockGuard};
-pub(crate) use owner_died::remember;
 pub use owner_died::{OwnedResult, OwnerDied, OwnerDiedError};
 pub use procession_shm::sync::ReleaseError;
 pub use rlock::{RLock, RLockGuard};

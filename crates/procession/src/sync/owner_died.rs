@@ -6,15 +6,13 @@
 //! The error is [`OwnerDiedError`], which says the same without the guard; who turns the one into
 //! the other, as the operator `?` does, releases the lock.
 
-use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
-use std::sync::Mutex;
 
-use procession_shm::arena::arena_of;
+use procession_shm::arena::{Named, arena_of};
 use procession_shm::wait::Owner;
 
-use crate::arena::{self, Handle, Kind, Slot};
+use crate::arena::{self, Handle, Kind};
 
 /// The process that held the lock died, and the caller holds it now, by the guard in here: what it
 /// protects may be half changed. As [`std::sync::PoisonError`], but it is told once: the next to
@@ -139,9 +137,8 @@ pub struct OwnerDiedError {
 impl OwnerDiedError {
     fn new(lock: Handle, owner: Owner) -> Self {
         let (kind, name) = arena::name_of(lock).unwrap_or((Kind::Lock, String::new()));
-        let listed = arena_of(lock).ok().and_then(|arena| arena.process_of(owner));
-        let listed = listed.map(|process| (process.pid, process.name));
-        let process = listed.or_else(|| buried(owner));
+        let process = arena_of(lock).ok().and_then(|arena| arena.process_of(owner));
+        let process = process.map(|process| (process.pid, process.name));
         Self { kind, name, process, thread: owner.thread() }
     }
 
@@ -157,17 +154,18 @@ impl OwnerDiedError {
         &self.name
     }
 
-    /// The number of the process that died; `None` if another process has waited for it, and nobody
-    /// knows any more.
+    /// The number of the process that died; `None` if that is not known any more, because it was
+    /// buried by another process, and a later one has its row in the process table.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(|(pid, _)| *pid)
     }
 
-    /// The name of the process that died; `None` as for [`Self::pid`].
+    /// The name of the process that died; `None` as for [`Self::pid`], or if it had no name.
     #[must_use]
     pub fn process_name(&self) -> Option<&str> {
-        self.process.as_ref().map(|(_, name)| &name[..])
+        let name = self.process.as_ref().map(|(_, name)| &name[..]);
+        name.filter(|name| !name.is_empty())
     }
 
     /// The number of the thread that held the lock, in the kernel (`gettid(2)`); that of a
@@ -187,9 +185,9 @@ impl fmt::Display for OwnerDiedError {
         }
         write!(
             f,
-            " died while it held {} {:?}: what the lock protects may be half changed (to put it in \
+            " died while it held {}: what the lock protects may be half changed (to put it in \
              order, take the guard: OwnerDied::into_guard)",
-            self.kind, self.name
+            Named(self.kind, Some(&self.name))
         )
     }
 }
@@ -202,28 +200,3 @@ impl fmt::Debug for OwnerDiedError {
 }
 
 impl Error for OwnerDiedError {}
-
-/// How many of the children that this process has buried it remembers.
-const REMEMBERED: usize = 64;
-
-/// The children that this process buried last: the process table knows them no more.
-static BURIED: Mutex<VecDeque<(Slot, u32, String)>> = Mutex::new(VecDeque::new());
-
-/// Remembers who had a slot, as long as no other thread does: a lock that it held may be found
-/// later.
-pub(crate) fn remember(slot: Slot, pid: u32, name: &str) {
-    if let Ok(mut buried) = BURIED.try_lock() {
-        buried.truncate(REMEMBERED - 1);
-        buried.push_front((slot, pid, name.to_owned()));
-    }
-}
-
-fn buried(owner: Owner) -> Option<(u32, String)> {
-    // Not waited for: in the copy of a process whose thread had it, nobody would give it back.
-    let buried = BURIED.try_lock().ok()?;
-    let same = |slot: &Slot| {
-        Owner::process(slot.index, slot.generation)
-            == Owner::process(owner.slot(), owner.generation())
-    };
-    buried.iter().find(|(slot, ..)| same(slot)).map(|(_, pid, name)| (*pid, name.clone()))
-}

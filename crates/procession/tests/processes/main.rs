@@ -62,6 +62,7 @@ const PROMISES: &[Promise] = promises![
     objects::a_dead_owner_hands_the_lock_on,
     objects::a_lock_is_free_as_soon_as_its_error_goes_up,
     objects::a_dead_owner_is_told_by_number_and_name,
+    objects::a_dead_owner_is_named_when_another_process_has_buried_it,
     objects::a_lock_lets_one_in_at_a_time,
     objects::permits_of_the_dead_come_back_where_asked_for,
     objects::an_event_wakes_all_who_wait,

@@ -241,6 +241,24 @@ pub(crate) fn a_dead_owner_is_told_by_number_and_name(method: StartMethod) {
     assert!(child.join().is_err());
 }
 
+pub(crate) fn a_dead_owner_is_named_when_another_process_has_buried_it(method: StartMethod) {
+    let employ = |lock: Lock| {
+        let clerk =
+            Builder::new().name("clerk").spawn(|lock: Lock| die_with(lock.lock().unwrap()), lock);
+        let clerk = clerk.unwrap();
+        let pid = clerk.pid();
+        assert!(clerk.join().is_err());
+        pid
+    };
+    let lock = Lock::named("accounts").unwrap();
+    let pid = builder(method).spawn(employ, lock.clone()).unwrap().join().unwrap();
+    let table = arena::family().unwrap();
+    assert!(table.processes().iter().all(|process| process.pid != pid), "it is buried");
+    let error = lock.lock().map_err(OwnerDiedError::from).unwrap_err();
+    assert_eq!((error.pid(), error.process_name()), (Some(pid), Some("clerk")));
+    assert!(error.to_string().starts_with(&text_of(pid)), "{error}");
+}
+
 fn text_of(pid: u32) -> String {
     format!("process {pid} (\"clerk\") died while it held Lock \"accounts\"")
 }

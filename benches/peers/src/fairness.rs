@@ -37,8 +37,8 @@ trait Shared {
 
 const STOP: usize = 0;
 const HOLDER: usize = 1;
-/// A waiter has three numbers: turns, the holder's turns during one wait at the most, and the longest
-/// wait in nanoseconds.
+/// A waiter has three numbers: turns, the holder's turns during one wait at the most, and the
+/// longest wait in nanoseconds.
 const fn of_waiter(waiter: usize) -> usize {
     2 + 3 * waiter
 }
@@ -70,7 +70,8 @@ fn take_turns(shared: &impl Shared, waiter: usize) {
     }
 }
 
-/// Lets the holder begin, then the waiters come, then all stop; returns the holder's turns meanwhile.
+/// Lets the holder begin, then the waiters come, then all stop; returns the holder's turns
+/// meanwhile.
 fn run(shared: &impl Shared, come: impl FnOnce()) -> u64 {
     while shared.get(HOLDER) == 0 {
         thread::sleep(Duration::from_millis(1));

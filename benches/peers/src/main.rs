@@ -2,8 +2,8 @@
 //!
 //! Each workload is run by both in turns, five rounds or as many as the first argument says; the
 //! table has the medians and their ratio, and the least ratio that the project asks for. Other
-//! arguments choose workloads by parts of their names. With `fairness` as the only argument the table
-//! is another: how long a waiter waits for a lock that is always wanted.
+//! arguments choose workloads by parts of their names. With `fairness` as the only argument the
+//! table is another: how long a waiter waits for a lock that is always wanted.
 //!
 //! The rival between processes is `ipc-channel`. For messages of bytes it gets the fastest way it
 //! has: its bytes channel for 1 KiB, and for 1 MiB the better of that and its shared memory.

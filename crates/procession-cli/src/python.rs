@@ -1,8 +1,8 @@
 //! What `run` takes: the interpreter's options, then a program, then what is the program's.
 //!
-//! The rules are those of `python` itself (its documentation, "Command line"): options of one letter
-//! may be put together, a value may follow its letter at once or as the next argument, `-c` and `-m`
-//! end the options, and `--` does.
+//! The rules are those of `python` itself (its documentation, "Command line"): options of one
+//! letter may be put together, a value may follow its letter at once or as the next argument, `-c`
+//! and `-m` end the options, and `--` does.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -63,7 +63,8 @@ fn script(path: OsString) -> Program {
     if path == "-" { Program::Stdin } else { Program::Script(path) }
 }
 
-/// Reads options of one letter each, which are put together; returns the program if one is among them.
+/// Reads options of one letter each, which are put together; returns the program if one is among
+/// them.
 fn letters(
     letters: &[u8],
     rest: &mut impl Iterator<Item = OsString>,

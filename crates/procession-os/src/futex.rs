@@ -38,8 +38,8 @@ pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Monotonic>) -> Wak
     }
 }
 
-/// As [`wait`], on either of two words; where the kernel has no such call (before Linux 5.16, or in a
-/// container that forbids it), on the first only.
+/// As [`wait`], on either of two words; where the kernel has no such call (before Linux 5.16, or in
+/// a container that forbids it), on the first only.
 pub fn wait_either(
     first: (&AtomicU32, u32),
     second: (&AtomicU32, u32),

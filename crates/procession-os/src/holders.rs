@@ -16,8 +16,8 @@ pub struct FileId {
 }
 
 /// The processes like this one (of the same user, with the same rights) that have the file open or
-/// mapped, this one included. Others may not be looked into, and are left out, unless this process is
-/// itself one that others may not look into (`PR_SET_DUMPABLE`, `prctl(2)`): then they count.
+/// mapped, this one included. Others may not be looked into, and are left out, unless this process
+/// is itself one that others may not look into (`PR_SET_DUMPABLE`, `prctl(2)`): then they count.
 ///
 /// It looks at all processes, one after the other, which takes milliseconds; a process that is made
 /// meanwhile may be missed.

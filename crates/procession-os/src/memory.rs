@@ -1,13 +1,13 @@
 //! Memory that several processes see: a memfd and its mapping.
 //!
 //! # Invariant
-//! A [`SharedMemory`] is mapped whole, for as long as it lives, at an address of the kernel's choice.
-//! All access goes through bounds-checked offsets, either as atomics ([`SharedMemory::cell`]) or as
-//! copies; no reference to plain shared bytes is ever made, because another process may write them
-//! at any time.
+//! A [`SharedMemory`] is mapped whole, for as long as it lives, at an address of the kernel's
+//! choice. All access goes through bounds-checked offsets, either as atomics
+//! ([`SharedMemory::cell`]) or as copies; no reference to plain shared bytes is ever made, because
+//! another process may write them at any time.
 //!
-//! The memfd is sealed at its size: a process that opens it by `/proc/PID/fd` can't cut it short, which
-//! would make the next access of every other one a SIGBUS.
+//! The memfd is sealed at its size: a process that opens it by `/proc/PID/fd` can't cut it short,
+//! which would make the next access of every other one a SIGBUS.
 
 #![allow(unsafe_code)]
 
@@ -63,7 +63,8 @@ pub struct SharedMemory {
     size: u64,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread, and is reached by atomics and copies.
+// SAFETY: the mapping belongs to the process, not to a thread, and is reached by atomics and
+// copies.
 unsafe impl Send for SharedMemory {}
 // SAFETY: as above.
 unsafe impl Sync for SharedMemory {}
@@ -117,8 +118,8 @@ impl SharedMemory {
     /// The memfd's descriptor, to be passed on.
     ///
     /// # Errors
-    /// `EBADF` if the program has closed it, as daemons close all that there are: the mapping stays,
-    /// but nobody else can be given it.
+    /// `EBADF` if the program has closed it, as daemons close all that there are: the mapping
+    /// stays, but nobody else can be given it.
     pub fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
         if rustix::fs::fstat(&self.fd)?.st_ino != self.inode {
             return Err(rustix::io::Errno::BADF.into());
@@ -219,8 +220,8 @@ impl SharedMemory {
         self.at(offset, len)
     }
 
-    /// Takes memory for the range from the machine and maps it in this process, so that writing to it
-    /// can't fail later and needs no fault.
+    /// Takes memory for the range from the machine and maps it in this process, so that writing to
+    /// it can't fail later and needs no fault.
     ///
     /// It goes by the mapping (`MADV_POPULATE_WRITE`, `madvise(2)`) and not by the descriptor: a
     /// program that closes all descriptors, as daemons do, may have another file under its number.
@@ -264,7 +265,8 @@ impl SharedMemory {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        // SAFETY: `base` and `size` are those of the mapping made in `map`; `&self` borrows are over.
+        // SAFETY: `base` and `size` are those of the mapping made in `map`; `&self` borrows are
+        // over.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.size as usize) };
     }
 }
@@ -275,7 +277,8 @@ impl AsFd for SharedMemory {
     }
 }
 
-/// Bytes of a [`SharedMemory`], which another process may write at any time: they are only copied out.
+/// Bytes of a [`SharedMemory`], which another process may write at any time: they are only copied
+/// out.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedBytes<'m> {
     at: NonNull<u8>,
@@ -311,8 +314,8 @@ impl SharedBytes<'_> {
     /// If `into` is not as long.
     pub fn read(self, into: &mut [u8]) {
         assert_eq!(self.len, into.len(), "bytes are copied into as many");
-        // SAFETY: both ranges are valid for the length; shared memory never overlaps `into`, which is
-        // memory of this process alone.
+        // SAFETY: both ranges are valid for the length; shared memory never overlaps `into`, which
+        // is memory of this process alone.
         unsafe { ptr::copy_nonoverlapping(self.at.as_ptr(), into.as_mut_ptr(), self.len) };
     }
 
@@ -323,8 +326,8 @@ impl SharedBytes<'_> {
     #[inline]
     pub fn copy_to(self, into: &mut [MaybeUninit<u8>]) {
         assert_eq!(self.len, into.len(), "bytes are copied into as many");
-        // SAFETY: both ranges are valid for the length; shared memory never overlaps `into`, which is
-        // memory of this process alone.
+        // SAFETY: both ranges are valid for the length; shared memory never overlaps `into`, which
+        // is memory of this process alone.
         unsafe { ptr::copy_nonoverlapping(self.at.as_ptr(), into.as_mut_ptr().cast(), self.len) };
     }
 
@@ -336,15 +339,16 @@ impl SharedBytes<'_> {
     pub fn append_to(self, into: &mut Vec<u8>) -> Result<(), TryReserveError> {
         make_room(into, self.len)?;
         self.copy_to(&mut into.spare_capacity_mut()[..self.len]);
-        // SAFETY: there was room for as many bytes behind the present ones, and they were copied there.
+        // SAFETY: there was room for as many bytes behind the present ones, and they were copied
+        // there.
         unsafe { into.set_len(into.len() + self.len) };
         Ok(())
     }
 }
 
-/// Makes room for `len` more bytes: in good measure, as for those that are appended again and again, or
-/// if there is no memory for that, for an eighth more than there are, so that few at a time don't take a
-/// reallocation each.
+/// Makes room for `len` more bytes: in good measure, as for those that are appended again and
+/// again, or if there is no memory for that, for an eighth more than there are, so that few at a
+/// time don't take a reallocation each.
 ///
 /// # Errors
 /// If this process has no memory for them.
@@ -383,7 +387,8 @@ impl PrivateCells {
     /// The cell at `index`, if there is one.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&AtomicU32> {
-        // SAFETY: in bounds by the check; zeroed memory is valid atomics; it lives as long as `self`.
+        // SAFETY: in bounds by the check; zeroed memory is valid atomics; it lives as long as
+        // `self`.
         (index < self.len).then(|| unsafe { self.base.add(index).as_ref() })
     }
 }

@@ -77,8 +77,8 @@ impl PidFd {
         asked != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
     }
 
-    /// Takes the status of a child that has ended; `None` while it runs. Where someone else has taken
-    /// it, or is to, it is asked of the descriptor, which Linux answers since 6.15.
+    /// Takes the status of a child that has ended; `None` while it runs. Where someone else has
+    /// taken it, or is to, it is asked of the descriptor, which Linux answers since 6.15.
     ///
     /// # Errors
     /// As `waitid(2)`, except `ECHILD`, which is [`ExitStatus::Unknown`] once the process is over.
@@ -86,7 +86,8 @@ impl PidFd {
         self.status(WaitIdOptions::empty())
     }
 
-    /// Looks at the status of a child that has ended, and leaves it to be taken; `None` while it runs.
+    /// Looks at the status of a child that has ended, and leaves it to be taken; `None` while it
+    /// runs.
     ///
     /// # Errors
     /// As [`Self::reap`].
@@ -116,7 +117,8 @@ impl PidFd {
     /// Sends a signal, by its number.
     ///
     /// # Errors
-    /// `ESRCH` if the process has ended and was reaped, `EPERM`, `EINVAL` for a number that is none.
+    /// `ESRCH` if the process has ended and was reaped, `EPERM`, `EINVAL` for a number that is
+    /// none.
     pub fn signal(&self, number: i32) -> io::Result<()> {
         let signal = Signal::from_named_raw(number).ok_or(Errno::INVAL)?;
         Ok(pidfd_send_signal(&self.fd, signal)?)

@@ -41,8 +41,8 @@ pub fn thread_id() -> u32 {
     id
 }
 
-/// Forgets what a forked child has not inherited: the number of its thread, and the PID namespace if
-/// its parent made one for its children.
+/// Forgets what a forked child has not inherited: the number of its thread, and the PID namespace
+/// if its parent made one for its children.
 pub(crate) fn forget_after_fork() {
     THREAD.set(0);
     // The parent can't be seen from another namespace than its own.
@@ -98,7 +98,8 @@ pub fn is_alive(pid: u32, started: u64) -> bool {
     !pidfd.has_ended() && (started == 0 || start_time(pid).is_none_or(|time| time == started))
 }
 
-/// Whether `pidfd_open(2)` says so that there is no such process: the number is free, or a thread's.
+/// Whether `pidfd_open(2)` says so that there is no such process: the number is free, or a
+/// thread's.
 fn means_nobody(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL | libc::ENOENT))
 }

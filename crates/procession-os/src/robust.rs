@@ -184,15 +184,15 @@ impl LifeWord {
         }
     }
 
-    /// Says that the thread is gone and its process goes on without a watch, of which the word was as
-    /// observed.
+    /// Says that the thread is gone and its process goes on without a watch, of which the word was
+    /// as observed.
     pub fn give_up(&self, seen: Observed) {
         let order = Ordering::SeqCst;
         let _ = self.word.compare_exchange(seen.0, 0, order, Ordering::Relaxed);
     }
 
-    /// The word, with the mark that somebody sleeps on it, and its value then: to sleep on until the
-    /// thread is gone. `None` if it is gone already, or no thread watches.
+    /// The word, with the mark that somebody sleeps on it, and its value then: to sleep on until
+    /// the thread is gone. `None` if it is gone already, or no thread watches.
     #[must_use]
     pub fn sleep_on(&self) -> Option<(&AtomicU32, u32)> {
         let order = Ordering::SeqCst;
@@ -283,7 +283,8 @@ mod tests {
     fn several_words_of_a_thread_are_marked_beside_the_c_librarys() {
         let (one, two) = (word(), word());
         let pid = in_child(|| {
-            // SAFETY: the attributes and mutexes are initialised before use, and stay where they are.
+            // SAFETY: the attributes and mutexes are initialised before use, and stay where they
+            // are.
             unsafe {
                 let mut attributes: libc::pthread_mutexattr_t = std::mem::zeroed();
                 libc::pthread_mutexattr_init(&mut attributes);

@@ -12,8 +12,8 @@ pub enum RunState {
     Sleeping,
     /// `T`, `t`: stopped by a signal, or by a debugger.
     Stopped,
-    /// `Z`: over, and its parent has not asked for its status. Also a process whose first thread has
-    /// left while others run.
+    /// `Z`: over, and its parent has not asked for its status. Also a process whose first thread
+    /// has left while others run.
     Zombie,
     /// `X`: about to vanish.
     Dead,
@@ -30,8 +30,8 @@ pub struct Stat {
     pub group: u32,
     /// How many threads it has.
     pub threads: u32,
-    /// When it started, in clock ticks since boot. Together with its number this names a process for
-    /// good, as numbers come again.
+    /// When it started, in clock ticks since boot. Together with its number this names a process
+    /// for good, as numbers come again.
     pub started: u64,
 }
 

@@ -3,16 +3,17 @@
 //! # How
 //! The descendants are those whose parent is one, by `/proc` and by what the caller knows of who
 //! started whom; a process whose parent has died is another's child in `/proc`, so what the caller
-//! knows is what finds orphans. Each is named by number *and* start time, and signalled by a pidfd whose
-//! start time was looked at after it was opened, so a stranger with a number that came again is not hit.
+//! knows is what finds orphans. Each is named by number *and* start time, and signalled by a pidfd
+//! whose start time was looked at after it was opened, so a stranger with a number that came again
+//! is not hit.
 //!
-//! A process to which SIGKILL was sent forks no more (`fork(2)` looks for it under the lock under which
-//! it makes the child visible), but may have done so since one looked. So each one's children are
-//! looked at once more right behind the signal, before it has had the time to leave, and all is done
-//! again until nothing new is found. Nobody is stopped meanwhile.
+//! A process to which SIGKILL was sent forks no more (`fork(2)` looks for it under the lock under
+//! which it makes the child visible), but may have done so since one looked. So each one's children
+//! are looked at once more right behind the signal, before it has had the time to leave, and all is
+//! done again until nothing new is found. Nobody is stopped meanwhile.
 //!
-//! What can get away is what can get away from any such search: a process that is no part of what the
-//! caller knows and whose parent had ended before.
+//! What can get away is what can get away from any such search: a process that is no part of what
+//! the caller knows and whose parent had ended before.
 
 use std::fs;
 use std::io;
@@ -23,8 +24,8 @@ use crate::process;
 use crate::stat::{self, Stat};
 
 const SIGKILL: i32 = 9;
-/// How often one looks again for processes that were started meanwhile. Those that get another signal
-/// may go on starting some; those that get SIGKILL don't, but one can be outrun for a while.
+/// How often one looks again for processes that were started meanwhile. Those that get another
+/// signal may go on starting some; those that get SIGKILL don't, but one can be outrun for a while.
 const ROUNDS: usize = 3;
 const ROUNDS_OF_SIGKILL: usize = 1000;
 /// How long one waits for a process that is about to take its first step.

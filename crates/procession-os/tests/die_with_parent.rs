@@ -72,8 +72,8 @@ fn parent(starter: Starter, writer: &OwnedFd) {
 /// A parent and its daemon.
 fn family(starter: Starter) -> (PidFd, PidFd) {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-    // SAFETY: the C library's allocator sees to its own locks at a fork, and the child takes no other
-    // that a thread of the harness could hold.
+    // SAFETY: the C library's allocator sees to its own locks at a fork, and the child takes no
+    // other that a thread of the harness could hold.
     let pid = match unsafe { process::fork() }.unwrap() {
         Fork::Child => {
             parent(starter, &writer);

@@ -6,8 +6,8 @@ use procession_cli::{Command, Program, parse};
 use pyo3::prelude::*;
 
 /// What to do: how a program is meant ("script", "stdin", "module", "code"), the program, its
-/// arguments, and the interpreter's options; or the name of a stream with the text that is to be shown
-/// there. Last the status to leave with.
+/// arguments, and the interpreter's options; or the name of a stream with the text that is to be
+/// shown there. Last the status to leave with.
 #[pyfunction]
 pub(crate) fn parse_command(
     arguments: Vec<OsString>,

@@ -14,23 +14,24 @@ create_exception!(
     PyRuntimeError,
     "A process died while it held a lock, or with tasks of a queue that it had got.
 
-Exactly one is told: of all threads and processes that wait for the lock, or for a condition with that
-lock, the one that finds the death, a moment later; if none waits, the next to acquire. The others go
-on as if the lock had been released. So what is told has to be dealt with by its receiver: what the
-lock guards may be half changed.
+Exactly one is told: of all threads and processes that wait for the lock, or for a condition with
+that lock, the one that finds the death, a moment later; if none waits, the next to acquire. The
+others go on as if the lock had been released. So what is told has to be dealt with by its receiver:
+what the lock guards may be half changed.
 
 `acquire` raises this with the lock free again, so that the receiver may acquire it as usual, repair
-what it guards, and go on. Others may be faster; where nobody may see what is half changed, a lock is
-made with ``on_owner_death=\"recover\"``: then `acquire` and ``with`` acquire it with a `RuntimeWarning`
-instead of this error. `Condition.wait` raises this with the lock held, as it always ends.
+what it guards, and go on. Others may be faster; where nobody may see what is half changed, a lock
+is made with ``on_owner_death=\"recover\"``: then `acquire` and ``with`` acquire it with a
+`RuntimeWarning` instead of this error. `Condition.wait` raises this with the lock held,
+as it always ends.
 
 `JoinableQueue.join` raises this once for tasks that nobody will do any more; they count as done.
 
 Attributes
 ----------
 pid : int or None
-    The number of the process that died; None if it is not known any more, as a later process has its
-    place, or if it was several.
+    The number of the process that died; None if it is not known any more, as a later process has
+    its place, or if it was several.
 process : str or None
     Its name, at most 48 bytes of it; None if it has none, or as for the number.
 thread : int or None
@@ -74,15 +75,17 @@ create_exception!(
     PyValueError,
     "A handle names an object that has been freed, since nobody had it open any more.
 
-What is under way in a queue or a pipe is a handle only: keep an object in a variable until its receiver
-has got it.
+What is under way in a queue or a pipe is a handle only: keep an object in a variable until its
+receiver has got it.
 
 Attributes
 ----------
 kind : str
-    What the object was, ``\"Lock\"``, ``\"Queue\"``…; what was looked for, if that is not known any more.
+    What the object was, ``\"Lock\"``, ``\"Queue\"``…; what was looked for, if that is not known any
+    more.
 name : str or None
-    Its name, \"\" if it had none; None if it is not known any more, as a later object has its place.
+    Its name, \"\" if it had none; None if it is not known any more, as a later object has its
+    place.
 handle : str
     The handle."
 );
@@ -133,8 +136,8 @@ fn stale_handle(handle: Handle, kind: Kind, name: Option<&str>) -> PyErr {
     Python::attach(|py| {
         let what = Named(kind, name);
         let error = StaleHandleError::new_err(format!(
-            "{handle} names a {what} that has been freed, since nobody had it open any more: keep it \
-             in a variable until its receiver has got it"
+            "{handle} names a {what} that has been freed, since nobody had it open any more: keep \
+             it in a variable until its receiver has got it"
         ));
         let told = error.value(py);
         let set = || {

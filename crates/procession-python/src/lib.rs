@@ -1,7 +1,7 @@
 //! `procession._native`: the arena's objects as Python classes.
 //!
-//! One file for each Python module that it serves. Nothing is decided here: arguments are converted,
-//! the interpreter is detached while something waits, errors become exceptions.
+//! One file for each Python module that it serves. Nothing is decided here: arguments are
+//! converted, the interpreter is detached while something waits, errors become exceptions.
 
 #![deny(unsafe_code)]
 
@@ -34,7 +34,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queues::Queue>()?;
     module.add_class::<queues::Outcome>()?;
     module.add_class::<sharedctypes::Block>()?;
-    // Handlers of signals run between two of the interpreter's instructions, so waits must come back.
+    // Handlers of signals run between two of the interpreter's instructions, so waits must come
+    // back.
     procession_shm::arena::make_interruptibly();
     // As Python calls the process that is no child; the others say how they are called.
     procession_shm::arena::name_process("MainProcess");

@@ -2,10 +2,10 @@
 //!
 //! # Invariant
 //! A message is taken from its queue only when there is memory for its bytes, so a process without
-//! memory leaves it where it is. No memory is allocated while an end of the queue is locked, as that
-//! may need the interpreter: a message for which there is no room stays in the queue, room is made, and
-//! it is tried again. A short message goes into a buffer that is there before; a long one is copied from
-//! shared memory right into the `bytes` object that is unpickled or returned.
+//! memory leaves it where it is. No memory is allocated while an end of the queue is locked, as
+//! that may need the interpreter: a message for which there is no room stays in the queue, room is
+//! made, and it is tried again. A short message goes into a buffer that is there before; a long one
+//! is copied from shared memory right into the `bytes` object that is unpickled or returned.
 
 #![allow(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! Python objects as messages: the plain ones by hand, the others by pickle.
 //!
-//! A message's kind says how its bytes are meant. `BYTES` messages are the bytes themselves, which is
-//! what programs in other languages read and write.
+//! A message's kind says how its bytes are meant. `BYTES` messages are the bytes themselves, which
+//! is what programs in other languages read and write.
 
 use pyo3::ffi;
 use pyo3::intern;
@@ -87,8 +87,8 @@ pub(crate) fn prepare_pickling(py: Python<'_>) -> PyResult<()> {
 
 /// Pickles as `multiprocessing.reduction.ForkingPickler` does, with the reducers registered there.
 ///
-/// The C pickler is used as it is; its dispatch table is a plain dictionary, made for each call from
-/// the two registries, which is faster than looking through both in Python for each object.
+/// The C pickler is used as it is; its dispatch table is a plain dictionary, made for each call
+/// from the two registries, which is faster than looking through both in Python for each object.
 #[pyfunction]
 pub(crate) fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let py = object.py();

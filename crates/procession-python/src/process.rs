@@ -24,9 +24,9 @@ use crate::waiting::{deadline, look_around};
 #[pyclass(frozen, module = "procession._native")]
 pub(crate) struct Child(Followed);
 
-/// Forks by `os.fork`, with its hooks; the copy calls `run` and leaves with the status that it returns,
-/// or with 1 if it raises. All in one call, so that a signal's handler runs neither between the fork
-/// and its being known here, nor outside of `run` in the copy.
+/// Forks by `os.fork`, with its hooks; the copy calls `run` and leaves with the status that it
+/// returns, or with 1 if it raises. All in one call, so that a signal's handler runs neither
+/// between the fork and its being known here, nor outside of `run` in the copy.
 fn forked(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<(u32, PidFd, Option<Slot>)> {
     let os = py.import("os")?;
     // Children share the family's memory whatever is made first.
@@ -66,8 +66,8 @@ pub(crate) fn fork(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<Child> {
     Ok(Child(Followed::new(pidfd, slot)))
 }
 
-/// As `fork`, for another process that is to follow the child: gives the child's number, its pidfd and
-/// its slot. Until the other follows it, this process does.
+/// As `fork`, for another process that is to follow the child: gives the child's number, its pidfd
+/// and its slot. Until the other follows it, this process does.
 #[pyfunction]
 pub(crate) fn fork_for_another(
     py: Python<'_>,
@@ -125,8 +125,8 @@ pub(crate) fn start_program(
     })
 }
 
-/// The parent's side of a start: gives the child to follow. `pidfd` and `report` become the child's;
-/// the latter is where another process, that forked it, tells its exit code.
+/// The parent's side of a start: gives the child to follow. `pidfd` and `report` become the
+/// child's; the latter is where another process, that forked it, tells its exit code.
 #[pyfunction]
 #[pyo3(signature = (pid, slot, *, shares=None, pidfd=None, report=None))]
 pub(crate) fn follow(
@@ -149,8 +149,8 @@ pub(crate) fn follow(
     Ok(Child(followed.with_report(report)))
 }
 
-/// The first step of a process that was not forked: joins the family whose arena a descriptor is, in
-/// the slot that was reserved.
+/// The first step of a process that was not forked: joins the family whose arena a descriptor is,
+/// in the slot that was reserved.
 #[pyfunction]
 pub(crate) fn inherit(fd: i32, slot: u64) -> PyResult<()> {
     arena::inherit_as(inherited(fd).map_err(os_error)?, unpacked(slot))
@@ -215,8 +215,8 @@ fn leave(code: i32) -> ! {
     process::exit_now(code);
 }
 
-/// Binds the life of this process to that of another, by its pidfd, which becomes this function's; the
-/// parent looks after that for as long as it lives itself.
+/// Binds the life of this process to that of another, by its pidfd, which becomes this function's;
+/// the parent looks after that for as long as it lives itself.
 #[pyfunction]
 pub(crate) fn die_with(watched: i32, parent: u32) -> PyResult<()> {
     let watched = inherited(watched).map_err(os_error)?;
@@ -301,8 +301,8 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// A state in one word; if it is known what is waited for: the operation, the object's handle, kind and
-/// name, the seconds so far, and the pid and name of who is waited for.
+/// A state in one word; if it is known what is waited for: the operation, the object's handle, kind
+/// and name, the seconds so far, and the pid and name of who is waited for.
 type StateParts = (&'static str, Option<BlockedParts>);
 type BlockedParts = (String, Option<(String, String, String)>, f64, Option<(u32, String)>);
 

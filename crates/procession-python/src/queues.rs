@@ -56,9 +56,9 @@ pub(crate) struct Queue {
     /// Whether something was put.
     has_put: InProcess,
     kept: Kept,
-    /// Why the message behind the last that `get_many` returned could not be unpickled, and the process
-    /// that is to be told. Used with the interpreter attached and left before anything else runs, so no
-    /// fork finds it locked.
+    /// Why the message behind the last that `get_many` returned could not be unpickled, and the
+    /// process that is to be told. Used with the interpreter attached and left before anything else
+    /// runs, so no fork finds it locked.
     spoilt: Mutex<Option<(u32, PyErr)>>,
 }
 
@@ -220,9 +220,9 @@ impl Kept {
         drop(lost);
     }
 
-    /// Makes a message independent of the buffer that it came in. If there is no memory for that, which
-    /// can't be after [`Self::prepare`] unless other threads fail at the same time, it has only its first
-    /// bytes.
+    /// Makes a message independent of the buffer that it came in. If there is no memory for that,
+    /// which can't be after [`Self::prepare`] unless other threads fail at the same time, it has
+    /// only its first bytes.
     fn own(&self, room: Room<'_>) -> Message {
         let mut head = Vec::new();
         let needed = room.view().head.len();
@@ -374,8 +374,8 @@ impl Queue {
         }
     }
 
-    /// As [`Self::get_message`] if there is one, and says so; what prevents it shows itself again at the
-    /// next call.
+    /// As [`Self::get_message`] if there is one, and says so; what prevents it shows itself again
+    /// at the next call.
     fn get_if_any(
         &self,
         py: Python<'_>,
@@ -621,8 +621,9 @@ fn queue_failure(py: Python<'_>, error: QueueError, waited: &str) -> PyErr {
     }
 }
 
-/// Gives an object that can't be pickled to the queue's `_on_queue_feeder_error`, as the standard library's
-/// feeder thread does, if a subclass has made that its own; else that is the error of `put`.
+/// Gives an object that can't be pickled to the queue's `_on_queue_feeder_error`, as the standard
+/// library's feeder thread does, if a subclass has made that its own; else that is the error of
+/// `put`.
 fn hand_over(queue: &Bound<'_, Queue>, object: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
     let (py, name) = (queue.py(), "_on_queue_feeder_error");
     if error.is_instance_of::<PyMemoryError>(py) {
@@ -668,8 +669,8 @@ pub(crate) fn split_task<'py>(
     Ok((new_bytes(py, rest)?, args, (!kwds.is_none()).then_some(kwds)))
 }
 
-/// The parts of a task, of which those that are pickled are left as they are: the pickled function; for
-/// the arguments and the keywords, whether they are pickled, and they or their bytes.
+/// The parts of a task, of which those that are pickled are left as they are: the pickled function;
+/// for the arguments and the keywords, whether they are pickled, and they or their bytes.
 #[pyfunction]
 pub(crate) fn peek_task<'py>(
     py: Python<'py>,
@@ -791,7 +792,10 @@ impl Queue {
         self.closed.is_so()
     }
 
-    #[pyo3(signature = (obj, block=Truth(true), timeout=None), text_signature = "($self, obj, block=True, timeout=None)")]
+    #[pyo3(
+        signature = (obj, block=Truth(true), timeout=None),
+        text_signature = "($self, obj, block=True, timeout=None)"
+    )]
     fn put(
         slf: &Bound<'_, Self>,
         obj: &Bound<'_, PyAny>,
@@ -813,7 +817,10 @@ impl Queue {
         }
     }
 
-    #[pyo3(signature = (block=Truth(true), timeout=None), text_signature = "($self, block=True, timeout=None)")]
+    #[pyo3(
+        signature = (block=Truth(true), timeout=None),
+        text_signature = "($self, block=True, timeout=None)"
+    )]
     fn get<'py>(
         slf: &Bound<'py, Self>,
         block: Truth,
@@ -874,8 +881,8 @@ impl Queue {
         })
     }
 
-    /// Puts a pool's task, as `join_task` gave it, and enters `job` under its number into `jobs`: without
-    /// a place in between for a signal handler that takes the outcome.
+    /// Puts a pool's task, as `join_task` gave it, and enters `job` under its number into `jobs`:
+    /// without a place in between for a signal handler that takes the outcome.
     fn _put_task(
         &self,
         task: &[u8],
@@ -918,8 +925,8 @@ impl Queue {
         })
     }
 
-    /// Gets up to `most` tasks' outcomes, waiting only for the first. What there is no memory for is
-    /// taken without its bytes.
+    /// Gets up to `most` tasks' outcomes, waiting only for the first. What there is no memory for
+    /// is taken without its bytes.
     #[pyo3(signature = (most, timeout=None))]
     fn _get_results(
         &self,
@@ -978,8 +985,8 @@ impl Queue {
         new_count(py, self.queue()?.len() + self.kept.len() as u64)
     }
 
-    /// Whether there is no object; an error where the standard library's queue has closed its pipe: in
-    /// a process that has put something and then closed the queue.
+    /// Whether there is no object; an error where the standard library's queue has closed its pipe:
+    /// in a process that has put something and then closed the queue.
     fn empty(&self) -> PyResult<bool> {
         if self.closed.is_so() && self.has_put.is_so() {
             return Err(PyOSError::new_err("handle is closed"));

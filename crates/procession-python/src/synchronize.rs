@@ -33,8 +33,9 @@ fn recovers(on_owner_death: &str) -> PyResult<bool> {
     }
 }
 
-const FREE_AGAIN: &str = "The lock is free again and nobody else is told: acquire it, repair what it \
-                          guards, and go on; or make the lock with on_owner_death=\"recover\", with \
+const FREE_AGAIN: &str = "The lock is free again and nobody else is told: acquire it, repair what \
+                          it guards, and go on; or make the lock with \
+                          on_owner_death=\"recover\", with \
                           which acquire() acquires it and warns instead";
 
 /// What becomes of an acquisition from a dead owner: true with a warning, or an exception.
@@ -152,7 +153,10 @@ impl Lock {
         Ok(self.lock()?.handle().to_string())
     }
 
-    #[pyo3(signature = (block=Truth(true), timeout=None), text_signature = "($self, block=True, timeout=None)")]
+    #[pyo3(
+        signature = (block=Truth(true), timeout=None),
+        text_signature = "($self, block=True, timeout=None)"
+    )]
     fn _acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         let made = self.made.get()?;
         let lock = &made.lock;
@@ -234,7 +238,10 @@ impl RLock {
         Ok(self.lock()?.handle().to_string())
     }
 
-    #[pyo3(signature = (block=Truth(true), timeout=None), text_signature = "($self, block=True, timeout=None)")]
+    #[pyo3(
+        signature = (block=Truth(true), timeout=None),
+        text_signature = "($self, block=True, timeout=None)"
+    )]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         let made = self.made.get()?;
         let lock = &made.lock;
@@ -347,7 +354,10 @@ impl Semaphore {
         Ok(self.made.get()?.handle().to_string())
     }
 
-    #[pyo3(signature = (block=Truth(true), timeout=None), text_signature = "($self, block=True, timeout=None)")]
+    #[pyo3(
+        signature = (block=Truth(true), timeout=None),
+        text_signature = "($self, block=True, timeout=None)"
+    )]
     fn acquire(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<bool> {
         let semaphore = self.made.get()?;
         if semaphore.try_acquire() {

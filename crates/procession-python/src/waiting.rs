@@ -19,9 +19,9 @@ pub(crate) fn deadline(timeout: Option<f64>) -> Deadline {
     })
 }
 
-/// What is to be done whenever a wait comes back before its end: signal handlers are called, which may
-/// raise, children that have ended are reaped, for it may be that nobody joins them, and shared memory
-/// that has been idle goes back to the machine.
+/// What is to be done whenever a wait comes back before its end: signal handlers are called, which
+/// may raise, children that have ended are reaped, for it may be that nobody joins them, and shared
+/// memory that has been idle goes back to the machine.
 pub(crate) fn look_around(py: Python<'_>) -> PyResult<()> {
     static REAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     py.check_signals()?;
@@ -34,8 +34,8 @@ pub(crate) fn look_around(py: Python<'_>) -> PyResult<()> {
     REAP.import(py, "procession.process", "reap_unjoined")?.call0().map(|_| ())
 }
 
-/// Makes an object in the family's arena, with a look at pending signals if another process is in the way
-/// for long.
+/// Makes an object in the family's arena, with a look at pending signals if another process is in
+/// the way for long.
 pub(crate) fn make<T: Send>(
     py: Python<'_>,
     make: impl Fn(&'static Arena) -> arena::Result<T> + Sync,

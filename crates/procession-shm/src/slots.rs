@@ -5,8 +5,8 @@
 //! free → reserved (by the parent, for one fork) → live (by the process itself)
 //!      → burying (by whoever finds it over) → ended → burying → free
 //! ```
-//! Each arrow is one compare-exchange of the state word, which holds the generation and who made the
-//! arrow. *Ended* is left out where nobody follows the process.
+//! Each arrow is one compare-exchange of the state word, which holds the generation and who made
+//! the arrow. *Ended* is left out where nobody follows the process.
 //!
 //! # Invariants
 //! - A reservation belongs to one fork of one thread. The child [claims](SlotWords::claim) it, or
@@ -31,8 +31,8 @@ use crate::wait::Owner;
 /// The last generation of a slot: as many as an [`Owner`] has bits for.
 pub const MAX_GENERATION: u32 = Owner::GENERATIONS;
 
-/// How often a step is tried again that another process has come in between. Each step meets that once
-/// or twice in a slot's life; the bound is for words that something else changes.
+/// How often a step is tried again that another process has come in between. Each step meets that
+/// once or twice in a slot's life; the bound is for words that something else changes.
 const TRIES: u32 = 64;
 
 /// A state that no slot has: another process wrote it.
@@ -180,8 +180,9 @@ impl SlotWords {
         false
     }
 
-    /// Takes a reservation off the name of its maker `by`, which is over: once that slot has another
-    /// process, nobody could tell that the maker is gone. The slot `me` itself stands for it then.
+    /// Takes a reservation off the name of its maker `by`, which is over: once that slot has
+    /// another process, nobody could tell that the maker is gone. The slot `me` itself stands for
+    /// it then.
     pub fn orphan(&self, by: u16, me: u16) {
         if let Ok(state) = self.state()
             && state.status == Status::Reserved
@@ -248,13 +249,13 @@ impl SlotWords {
 
     /// Whether a burial was left by its burier.
     fn is_abandoned(&self, burying: State, census: &impl Census) -> bool {
-        // Of the burier only the slot is known. It is the burier's until it is freed, and before that
-        // this burial is finished.
+        // Of the burier only the slot is known. It is the burier's until it is freed, and before
+        // that this burial is finished.
         burying.by != census.me() && census.has_left(burying.by)
     }
 
-    /// The state of a slot that is to be buried; `is_over` tells it of the process of a slot that is
-    /// reserved or live.
+    /// The state of a slot that is to be buried; `is_over` tells it of the process of a slot that
+    /// is reserved or live.
     pub fn to_be_buried(
         &self,
         census: &impl Census,
@@ -270,7 +271,8 @@ impl SlotWords {
         due.then_some(state)
     }
 
-    /// As [`Self::bury`], but leaves a slot as it is of which only the follower's reading is missing.
+    /// As [`Self::bury`], but leaves a slot as it is of which only the follower's reading is
+    /// missing.
     pub fn bury_unread(&self, seen: State, census: &impl Census, rites: &impl Rites) -> bool {
         let unread = seen.status == Status::Ended && self.is_followed(census);
         !unread && self.bury(seen, census, rites)
@@ -283,8 +285,8 @@ impl SlotWords {
         self.change(seen, burying) && self.lay_to_rest(seen, burying, census, rites)
     }
 
-    /// Has the burial that a dead process left be one that the process of the slot `to` left, which is
-    /// dead as well and not buried yet.
+    /// Has the burial that a dead process left be one that the process of the slot `to` left, which
+    /// is dead as well and not buried yet.
     pub fn hand_burial_over(&self, left: State, to: u16) {
         self.change(left, State { by: to, ..left });
     }

@@ -1,5 +1,5 @@
-//! What another process wrote is input: with garbage anywhere in the arena, every operation works or
-//! gives an error. None crashes, none hangs.
+//! What another process wrote is input: with garbage anywhere in the arena, every operation works
+//! or gives an error. None crashes, none hangs.
 
 #![allow(unsafe_code)]
 #![cfg(not(model))]
@@ -25,10 +25,12 @@ use support::{Random, report_panics_of_children, say};
 /// How many arenas are damaged, each in its own way. `FUZZ_FROM=300` goes on with others.
 const SEEDS: u64 = 300;
 
-/// How long a child may take for all that it does to an arena: a loop that does not end takes longer.
+/// How long a child may take for all that it does to an arena: a loop that does not end takes
+/// longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where a child is, for its parent to read if it hangs: in a memory of its own, as the arena is damaged.
+/// Where a child is, for its parent to read if it hangs: in a memory of its own, as the arena is
+/// damaged.
 struct Progress(SharedMemory);
 
 impl Progress {
@@ -85,7 +87,8 @@ fn garbage(random: &mut Random, before: u64) -> u64 {
     }
 }
 
-/// Opens whatever may be in the rows of the object table, also what could not be made or was not there.
+/// Opens whatever may be in the rows of the object table, also what could not be made or was not
+/// there.
 fn open_any(arena: &Arena, bytes: &mut Vec<u8>) {
     for index in 0..40 {
         for generation in 1..4 {

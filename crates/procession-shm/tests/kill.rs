@@ -183,7 +183,8 @@ impl Scenario {
         let record = &self.record.0;
         let inside = record.at(Record::INSIDE);
         for round in me.. {
-            // Once more after the others were stopped: one of them may have died with the lock since.
+            // Once more after the others were stopped: one of them may have died with the lock
+            // since.
             let last = self.record.stopped() == 2;
             let acquired = self.lock.acquire(Waiting::FOREVER).unwrap();
             let found = inside.swap(1, Ordering::SeqCst);
@@ -391,8 +392,8 @@ fn role_that_reaches(name: &str) -> Role {
 #[test]
 fn survivors_go_on_wherever_somebody_is_killed() {
     let _alone = alone("survivors_go_on_wherever_somebody_is_killed");
-    // Those of conditions, events, barriers, joins and waiters of locks have their own tests, and so
-    // has a heap that is short of memory, or has lain idle.
+    // Those of conditions, events, barriers, joins and waiters of locks have their own tests, and
+    // so has a heap that is short of memory, or has lain idle.
     let apart =
         ["condition.", "event.", "barrier.", "tasks.", "lock.woken", "heap.run.", "heap.trim."];
     let here = |name: &&&str| !apart.iter().any(|floor| name.starts_with(floor));

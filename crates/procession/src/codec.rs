@@ -143,8 +143,8 @@ pub(crate) fn extend(into: &mut Vec<u8>, bytes: &[u8]) -> Result<(), EncodeError
     Ok(())
 }
 
-/// Whether this process has memory for a value that is made of so many bytes. How much it takes is up
-/// to its type; for text and bytes it is as much again.
+/// Whether this process has memory for a value that is made of so many bytes. How much it takes is
+/// up to its type; for text and bytes it is as much again.
 #[inline]
 pub(crate) fn has_memory_for(len: usize) -> bool {
     len < SMALL || {

@@ -1,8 +1,9 @@
 //! Programs of several processes that cannot hang because one of them died.
 //!
-//! It reads like [`std::thread`] and [`std::sync`], across processes: [`spawn`] runs a function in a
-//! process of its own and gives a [`JoinHandle`]; [`Queue`], [`Lock`], [`Semaphore`] and [`Event`]
-//! live in memory that all processes of a family share, and survive the SIGKILL of any of them.
+//! It reads like [`std::thread`] and [`std::sync`], across processes: [`spawn`] runs a function in
+//! a process of its own and gives a [`JoinHandle`]; [`Queue`], [`Lock`], [`Semaphore`] and
+//! [`Event`] live in memory that all processes of a family share, and survive the SIGKILL of any of
+//! them.
 //!
 //! ```
 //! use procession::{Queue, spawn};
@@ -38,10 +39,10 @@
 //! whatever cause. A process that was started otherwise takes part with [`arena::attach`].
 //!
 //! # Handles
-//! Every shared object has a [`Handle`], a small value that names it. The objects serialize as their
-//! handles, so they travel in a process's arguments and through queues. An object lives while some
-//! process has it open. [`spawn`] keeps what the arguments name until the child has opened it; a
-//! message in a queue does not, so keep an object that you send until it has been received.
+//! Every shared object has a [`Handle`], a small value that names it. The objects serialize as
+//! their handles, so they travel in a process's arguments and through queues. An object lives while
+//! some process has it open. [`spawn`] keeps what the arguments name until the child has opened it;
+//! a message in a queue does not, so keep an object that you send until it has been received.
 //!
 //! # Statics
 //! If this process has one thread, a child is a copy of it, with the statics as they are now.

@@ -1,7 +1,7 @@
 //! What a thread waits for, as one word of its process's row.
 //!
-//! The word has the operation (8 bits), the object's index (32) and the thread (22). A process has one
-//! such word, so of several threads that sleep the last to fall asleep is seen.
+//! The word has the operation (8 bits), the object's index (32) and the thread (22). A process has
+//! one such word, so of several threads that sleep the last to fall asleep is seen.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -103,8 +103,8 @@ fn thread(word: u64) -> u32 {
 }
 
 thread_local! {
-    /// The last wait of this thread that a tick or a signal interrupted: the word, since when it had
-    /// been waiting, and when it was interrupted.
+    /// The last wait of this thread that a tick or a signal interrupted: the word, since when it
+    /// had been waiting, and when it was interrupted.
     static PAUSED: Cell<(u64, u64, u64)> = const { Cell::new((0, 0, 0)) };
 }
 

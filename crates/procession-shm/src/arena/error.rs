@@ -19,7 +19,8 @@ pub enum Error {
         handle: Handle,
         /// What the object was; if that is not known any more, what it was to be opened as.
         kind: Kind,
-        /// What the object was called; `None` if that is not known any more, as another has its row.
+        /// What the object was called; `None` if that is not known any more, as another has its
+        /// row.
         name: Option<Box<str>>,
     },
     /// The handle names an object of another kind.
@@ -37,8 +38,9 @@ pub enum Error {
     ForeignFamily(Handle),
     /// There is no room for so many bytes.
     #[error(
-        "out of shared memory: {asked} bytes asked for, {used} of {capacity} bytes are in use: free \
-         what is not needed, or raise the limits on address space (ulimit -v) and file size (ulimit -f)"
+        "out of shared memory: {asked} bytes asked for, {used} of {capacity} bytes are in use: \
+         free what is not needed, or raise the limits on address space (ulimit -v) and file size \
+         (ulimit -f)"
     )]
     OutOfMemory {
         /// Bytes that were asked for.

@@ -1,8 +1,8 @@
 //! Where things lie in the arena.
 //!
 //! ```text
-//! header │ process rows │ object rows │ held bits, a row for each slot │ unit words │ caches, a row for
-//! each slot │ heap units…
+//! header │ process rows │ object rows │ held bits, a row for each slot │ unit words
+//!        │ caches, a row for each slot │ heap units…
 //! ```
 //!
 //! The sizes follow from the capacity and are written in the header, so that a process which

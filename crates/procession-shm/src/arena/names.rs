@@ -44,8 +44,8 @@ impl fmt::Display for Named<'_> {
 }
 
 impl Arena {
-    /// What the object of a handle is and what it is called. That is known also of one that has been
-    /// freed, until another takes its row: `None` from then on.
+    /// What the object of a handle is and what it is called. That is known also of one that has
+    /// been freed, until another takes its row: `None` from then on.
     ///
     /// It takes no lock and does not wait.
     #[must_use]
@@ -54,8 +54,9 @@ impl Arena {
         is_of_this_family.then(|| self.object_name(handle.index, handle.generation))?
     }
 
-    /// The process of an owner, living or dead; its name is empty if that is not known. `None` if it
-    /// was buried, another has its row, and it is not among the last that this process has buried.
+    /// The process of an owner, living or dead; its name is empty if that is not known. `None` if
+    /// it was buried, another has its row, and it is not among the last that this process has
+    /// buried.
     ///
     /// It takes no lock and does not wait.
     #[must_use]
@@ -75,8 +76,9 @@ const REMEMBERED: usize = 64;
 /// A process that this one has buried: of which family, and which slot it had.
 type Buried = (u64, Slot, ProcessName);
 
-/// The processes that this one buried last, whose rows may have others by now: its children, most of
-/// all. Nobody waits for it, since in the copy of a process whose thread had it nobody gives it back.
+/// The processes that this one buried last, whose rows may have others by now: its children, most
+/// of all. Nobody waits for it, since in the copy of a process whose thread had it nobody gives it
+/// back.
 static BURIED: Mutex<VecDeque<Buried>> = Mutex::new(VecDeque::new());
 
 /// Remembers who had a slot that is about to be freed: a lock that it held may be found later.

@@ -1,25 +1,28 @@
-//! The object table: what kind each object is, who holds it, and the end of those that nobody holds.
+//! The object table: what kind each object is, who holds it, and the end of those that nobody
+//! holds.
 //!
 //! # An object's life
 //! ```text
 //! free → claimed (by its maker, who fills it) → live ⇄ freeing (by the last to let go)
 //!                                                     → emptying → free, generation + 1
 //! ```
-//! Each arrow is one store to the state word. The maker and the freer stand in the word, so that who
-//! buries them can bring the object to its end. A freed object's kind, generation and name stay, for
-//! errors about handles that still name it; the row's next maker changes the generation first.
+//! Each arrow is one store to the state word. The maker and the freer stand in the word, so that
+//! who buries them can bring the object to its end. A freed object's kind, generation and name
+//! stay, for errors about handles that still name it; the row's next maker changes the generation
+//! first.
 //!
 //! # References
-//! Who holds an object is written in one place: a bit for each slot and object, in the slot's row of
-//! *held bits*. Setting and clearing a bit can be repeated, so there is no count that a death could
-//! leave wrong: burying a process clears its row, forking copies it.
+//! Who holds an object is written in one place: a bit for each slot and object, in the slot's row
+//! of *held bits*. Setting and clearing a bit can be repeated, so there is no count that a death
+//! could leave wrong: burying a process clears its row, forking copies it.
 //!
 //! Whoever clears a bit looks whether any other is set; if not, it makes the state `freeing` and
 //! looks once more: held again, the object is live as before; unheld, it is `emptying`, from which
 //! there is no way back. Whoever opens sets its bit first and looks at the state then; finding
 //! `freeing` it makes the object live itself. All these are sequentially consistent, so one of the
-//! two sees the other: no object is freed that was opened. A look goes over the slots one by one, so
-//! it may miss an object that goes from hand to hand; that is why the first look settles nothing.
+//! two sees the other: no object is freed that was opened. A look goes over the slots one by one,
+//! so it may miss an object that goes from hand to hand; that is why the first look settles
+//! nothing.
 //!
 //! Within a process the references are counted in private memory. The first and the last have a
 //! `BUSY` mark while the bit is being changed; a child that was forked meanwhile takes it away. No
@@ -150,7 +153,8 @@ impl Object {
         State::from_word(self.state.load(Ordering::SeqCst))
     }
 
-    /// The kind of the object with this generation; `None` if the row has another, or it is being made.
+    /// The kind of the object with this generation; `None` if the row has another, or it is being
+    /// made.
     fn kind_of(&self, generation: u32) -> Option<Kind> {
         let state = self.state().ok()?;
         let is_made = state.generation == generation && state.status != Status::Claimed;
@@ -250,8 +254,8 @@ impl Arena {
         Ok(self.memory.cell(row + std::mem::offset_of!(Object, payload) as u64)?)
     }
 
-    /// Makes an object, open in this process. `fill` sees the zeroed payload before anyone else can;
-    /// `body` is the object's block, which goes over to it.
+    /// Makes an object, open in this process. `fill` sees the zeroed payload before anyone else
+    /// can; `body` is the object's block, which goes over to it.
     pub(crate) fn make<T: Shared + 'static>(
         &'static self,
         kind: Kind,
@@ -314,8 +318,8 @@ impl Arena {
         Ok(())
     }
 
-    /// Takes back an object that could not be made, with the mark that its first reference has left. On
-    /// an error its row stays claimed, and this process unsettled: its burial tries again.
+    /// Takes back an object that could not be made, with the mark that its first reference has
+    /// left. On an error its row stays claimed, and this process unsettled: its burial tries again.
     fn give_up_claimed(&self, index: u32, claimed: State, body: Option<Block>) -> Result<()> {
         let freed = body.map_or(Ok(()), |body| self.free(body)).and(self.finish(index, claimed));
         if let Some(count) = self.counts.get(index as usize)
@@ -399,7 +403,8 @@ impl Arena {
         Error::Stale { handle, kind, name }
     }
 
-    /// The state of an object that this process holds by now: what was about to be freed lives again.
+    /// The state of an object that this process holds by now: what was about to be freed lives
+    /// again.
     fn live_state(&self, index: u32) -> Result<State> {
         let object = self.object(index)?;
         loop {
@@ -481,8 +486,8 @@ impl Arena {
         Ok(())
     }
 
-    /// Buries those who hold an object and are over, up to the first that lives: they may be the last
-    /// ones, and nobody else may come along for long.
+    /// Buries those who hold an object and are over, up to the first that lives: they may be the
+    /// last ones, and nobody else may come along for long.
     fn bury_dead_holders(&self, index: u32) {
         for slot in self.holders(index) {
             if !self.is_dead_row(slot) {

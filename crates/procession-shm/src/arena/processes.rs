@@ -1,15 +1,16 @@
 //! The process table: one row for each process of the family.
 //!
-//! What becomes of a row, and who may bury whom, is in [`slots`](crate::slots). Whether a process is
-//! over is told by the kernel in a word of its row ([`LifeWord`]); where no thread of the process
-//! watches over that word, by its pidfd and start time.
+//! What becomes of a row, and who may bury whom, is in [`slots`](crate::slots). Whether a process
+//! is over is told by the kernel in a word of its row ([`LifeWord`]); where no thread of the
+//! process watches over that word, by its pidfd and start time.
 //!
 //! # Reservations
 //! A row is reserved for one fork, and the number of its process is not known before the child has
-//! claimed it, or the parent has told it. Until then nobody can see whether there is a child. So such
-//! a reservation stays for as long as its maker's fork goes on. After that, and after [`GRACE`], it is
-//! void if no process has the arena that is not in the table. That is looked for in `/proc`: rarely,
-//! since it is only after a failed fork, or after a child that was killed before its first step.
+//! claimed it, or the parent has told it. Until then nobody can see whether there is a child. So
+//! such a reservation stays for as long as its maker's fork goes on. After that, and after
+//! [`GRACE`], it is void if no process has the arena that is not in the table. That is looked for
+//! in `/proc`: rarely, since it is only after a failed fork, or after a child that was killed
+//! before its first step.
 //!
 //! # A process without a row
 //! A process that forks by itself when the table is full can't be refused, so its child has no row.
@@ -60,8 +61,8 @@ const SWEEP: u32 = 8;
 #[repr(C)]
 pub(super) struct Row {
     slot: SlotWords,
-    /// The process's number, below the generation that it is meant for. It stays when the process was
-    /// buried, as does its name.
+    /// The process's number, below the generation that it is meant for. It stays when the process
+    /// was buried, as does its name.
     pid: AtomicU64,
     parent: AtomicU32,
     /// At least one more than the highest object index that the process ever held.
@@ -71,8 +72,8 @@ pub(super) struct Row {
     pub(super) blocked_on: AtomicU64,
     pub(super) blocked_since: AtomicU64,
     pub(super) task: AtomicU64,
-    /// At least the number of heap blocks that belong to the process and to no object, and of objects
-    /// that it is making or freeing.
+    /// At least the number of heap blocks that belong to the process and to no object, and of
+    /// objects that it is making or freeing.
     pub(super) unsettled: AtomicU64,
     /// When the reservation was first seen without a fork to come; 0 if it wasn't.
     orphaned: AtomicU64,
@@ -160,8 +161,8 @@ impl Row {
         }
     }
 
-    /// What the process with this generation is called; empty if it has no name, or the row was taken
-    /// for another.
+    /// What the process with this generation is called; empty if it has no name, or the row was
+    /// taken for another.
     fn name(&self, generation: u32) -> String {
         if self.named.load(Ordering::Acquire) != u64::from(generation) {
             return String::new();
@@ -224,8 +225,8 @@ impl Row {
                 if !is_past(&self.gone, LEAVING) {
                     return false;
                 }
-                // It runs another program by now; or its thread left past the C library, which would
-                // have released the word.
+                // It runs another program by now; or its thread left past the C library, which
+                // would have released the word.
                 !self.still_has(arena, generation)
             };
         if over {
@@ -246,7 +247,8 @@ impl Row {
     }
 
     /// Whether the thread that watched is the first of the process and has no others beside it. Its
-    /// number stays the process's for as long as there are others, so the program that it was is gone.
+    /// number stays the process's for as long as there are others, so the program that it was is
+    /// gone.
     fn has_no_other_thread(&self, generation: u32) -> bool {
         let pid = self.pid(generation);
         self.is_of_this_namespace()
@@ -254,7 +256,8 @@ impl Row {
             && Stat::of(pid).is_some_and(|stat| stat.threads == 1)
     }
 
-    /// Whether the kernel has no such process any more. One of another namespace can't be looked for.
+    /// Whether the kernel has no such process any more. One of another namespace can't be looked
+    /// for.
     fn has_ended_by_number(&self, generation: u32) -> bool {
         self.is_of_this_namespace()
             && !process::is_alive(self.pid(generation), self.started.load(Ordering::Relaxed))
@@ -419,8 +422,8 @@ impl Arena {
     }
 
     /// As [`Self::reserve`], for a child that comes to be by other means than fork: it
-    /// [inherits](super::inherit) the slot, or [takes it over](Self::take_over). This process follows
-    /// it, and withdraws the slot if it does not come.
+    /// [inherits](super::inherit) the slot, or [takes it over](Self::take_over). This process
+    /// follows it, and withdraws the slot if it does not come.
     ///
     /// # Errors
     /// [`Error::TooManyProcesses`].
@@ -429,8 +432,8 @@ impl Arena {
         self.reserve(true)
     }
 
-    /// The parent's side of a fork, whether it came about or not: its reservation is the child's, or
-    /// nobody's.
+    /// The parent's side of a fork, whether it came about or not: its reservation is the child's,
+    /// or nobody's.
     pub(super) fn fork_is_over(&'static self, slot: Slot) {
         if let Ok(row) = self.row(slot.index) {
             row.slot.fork_is_over(slot.generation);
@@ -509,8 +512,8 @@ impl Arena {
         self.verify(self.next_in_turn(self.slots_used()));
     }
 
-    /// Makes sure by system calls that a row tells the truth: in case the kernel did not mark it, as
-    /// where a program has a list of robust futexes of its own, or a broken one.
+    /// Makes sure by system calls that a row tells the truth: in case the kernel did not mark it,
+    /// as where a program has a list of robust futexes of its own, or a broken one.
     pub(super) fn verify(&self, index: u16) {
         let Ok(row) = self.row(index) else { return };
         let seen = row.life.0.observe();
@@ -593,8 +596,8 @@ impl Arena {
         self.started(slot, pid);
     }
 
-    /// The parent's side: tells which process has the slot that was reserved, so that its end can be
-    /// seen even if it never came to say so itself.
+    /// The parent's side: tells which process has the slot that was reserved, so that its end can
+    /// be seen even if it never came to say so itself.
     pub fn started(&self, slot: Slot, pid: u32) {
         let Ok(row) = self.row(slot.index) else { return };
         let seen = row.pid.load(Ordering::Acquire);
@@ -621,7 +624,8 @@ impl Arena {
         }
     }
 
-    /// Says who started this process, where that is not who forked it: a server that forks for others.
+    /// Says who started this process, where that is not who forked it: a server that forks for
+    /// others.
     pub fn set_parent(&self, pid: u32) {
         if let Ok(row) = self.row(self.me().index) {
             row.parent.store(pid, Ordering::Relaxed);
@@ -648,8 +652,8 @@ impl Arena {
         }
     }
 
-    /// The exit code that the process of a slot, which is over, said that it was about to leave with.
-    /// For those whose status someone else took.
+    /// The exit code that the process of a slot, which is over, said that it was about to leave
+    /// with. For those whose status someone else took.
     pub fn exit_code_of(&self, slot: Slot) -> Option<u8> {
         let row = self.row(slot.index).ok()?;
         let code = row.leaving.load(Ordering::Acquire).checked_sub(1)?;
@@ -707,8 +711,8 @@ impl Arena {
         (0..self.slots_used()).filter(|index| dead(index).is_some()).count()
     }
 
-    /// Gives back what the dead held. The row of one that is followed by a living process stays until
-    /// that has read it. Returns how many slots were freed.
+    /// Gives back what the dead held. The row of one that is followed by a living process stays
+    /// until that has read it. Returns how many slots were freed.
     pub fn bury_abandoned(&self) -> usize {
         (0..self.slots_used()).filter(|&index| self.bury_if_abandoned(index)).count()
     }
@@ -749,8 +753,8 @@ impl Arena {
         if maker_runs && !row.slot.is_fork_over(reserved.generation) || !row.is_past_grace() {
             return false;
         }
-        // A look at all processes that found nobody is good for all forks that were over before it. It
-        // takes milliseconds, so the family looks once a second.
+        // A look at all processes that found nobody is good for all forks that were over before it.
+        // It takes milliseconds, so the family looks once a second.
         let header = self.header();
         let over_since = row.orphaned.load(Ordering::Relaxed);
         let now = Monotonic::now();
@@ -794,9 +798,9 @@ impl Arena {
             })
     }
 
-    /// Gives back all that a dead process held: its references, and the blocks that were its own, and
-    /// frees its slot. Returns whether this call did it. Does nothing if the slot has another process
-    /// by now.
+    /// Gives back all that a dead process held: its references, and the blocks that were its own,
+    /// and frees its slot. Returns whether this call did it. Does nothing if the slot has another
+    /// process by now.
     ///
     /// The caller knows that the process is over, and nobody needs what it wrote any more.
     pub fn bury(&self, slot: Slot) -> bool {
@@ -818,9 +822,9 @@ impl Arena {
     /// Ends the burials that a dead process had begun: once its slot has another process, nobody
     /// could tell that they are nobody's. Returns whether all are ended.
     ///
-    /// Buriers may have died one after the other, each with the burial of the one before. So what the
-    /// process of a slot had begun goes over to `slot`, whose own burial comes after it in any case,
-    /// before that process is buried: the depth is one, whatever stands in the rows.
+    /// Buriers may have died one after the other, each with the burial of the one before. So what
+    /// the process of a slot had begun goes over to `slot`, whose own burial comes after it in any
+    /// case, before that process is buried: the depth is one, whatever stands in the rows.
     fn finish_burials_of(&self, slot: u16) -> bool {
         for _ in 0..self.slots_used() {
             let Some((index, row, state)) = self.burials_of(slot).next() else { return true };

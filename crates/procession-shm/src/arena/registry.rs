@@ -1,15 +1,15 @@
 //! The arenas of this process, and what happens to them when it forks.
 //!
-//! At a fork each arena reserves a slot for the child before it exists, with a share in all that the
-//! parent holds; the child's first step is to make it its own. So there is no moment at which the
-//! child could use an object that nobody holds for it. Meanwhile no other thread of the parent may
-//! begin to hold anything ([`unforked`]): the child would believe to hold it as well.
+//! At a fork each arena reserves a slot for the child before it exists, with a share in all that
+//! the parent holds; the child's first step is to make it its own. So there is no moment at which
+//! the child could use an object that nobody holds for it. Meanwhile no other thread of the parent
+//! may begin to hold anything ([`unforked`]): the child would believe to hold it as well.
 //!
 //! A reservation is made, and left to its child, between the two handlers of one fork, which may be
 //! nested: a handler of another library, or a signal's, may fork in between. A parent that wants to
-//! follow the child says so before ([`FollowedFork`]), so that the child is followed from the start.
-//! It learns of the reservation afterwards. If it made one fork meanwhile, there is one; if hooks
-//! made others, the child's own row tells which is its.
+//! follow the child says so before ([`FollowedFork`]), so that the child is followed from the
+//! start. It learns of the reservation afterwards. If it made one fork meanwhile, there is one; if
+//! hooks made others, the child's own row tells which is its.
 
 #![allow(unsafe_code)]
 
@@ -44,10 +44,11 @@ type Reserved = [Option<Slot>; MOST];
 thread_local! {
     /// The reservations of the forks that this thread is making, each nested in the one before, and
     /// how many they are.
-    static FORKS: Cell<([Reserved; DEPTH], usize)> = const { Cell::new(([[None; MOST]; DEPTH], 0)) };
+    static FORKS: Cell<([Reserved; DEPTH], usize)> =
+        const { Cell::new(([[None; MOST]; DEPTH], 0)) };
 
-    /// Those of the forks that this thread has made since it said that it will follow a child; `None`
-    /// if it has not.
+    /// Those of the forks that this thread has made since it said that it will follow a child;
+    /// `None` if it has not.
     static FOLLOWED: RefCell<Option<Vec<Reserved>>> = const { RefCell::new(None) };
 
     /// How many times this thread is within [`unforked`]: a signal handler may fork there.
@@ -190,8 +191,9 @@ fn after_fork_in_child() {
 /// A fork that the calling thread is about to make, and whose child it will follow: nobody else
 /// buries the child before its parent has read what it left.
 ///
-/// One of [`Self::forked`] and [`Self::failed`] is to be called, in the parent. Dropped, it stands for
-/// a fork of which the parent doesn't know whether it came about: nobody follows the child then.
+/// One of [`Self::forked`] and [`Self::failed`] is to be called, in the parent. Dropped, it stands
+/// for a fork of which the parent doesn't know whether it came about: nobody follows the child
+/// then.
 #[derive(Debug)]
 #[must_use]
 pub struct FollowedFork {
@@ -204,7 +206,8 @@ pub struct FollowedFork {
 }
 
 impl FollowedFork {
-    /// From here to the end of this value, the children that the thread forks are its own to follow.
+    /// From here to the end of this value, the children that the thread forks are its own to
+    /// follow.
     pub fn begin() -> Self {
         let outer = FOLLOWED.replace(Some(Vec::new()));
         Self { parent: process::id(), outer, thread: PhantomData }
@@ -421,8 +424,8 @@ pub fn inherit(fd: OwnedFd) -> Result<&'static Arena> {
     Arena::from_fd(fd)?.joined()
 }
 
-/// As [`inherit`], for a child whose parent [reserved](Arena::reserve_for_child) a slot for it, with
-/// a share in what the parent held. What the child does not open of that it gives back with
+/// As [`inherit`], for a child whose parent [reserved](Arena::reserve_for_child) a slot for it,
+/// with a share in what the parent held. What the child does not open of that it gives back with
 /// [`Arena::drop_unopened`].
 ///
 /// # Errors

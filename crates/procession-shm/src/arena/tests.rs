@@ -385,7 +385,8 @@ fn what_a_child_beyond_the_table_has_open_is_never_another_object() {
 fn a_reservation_is_void_only_if_no_process_is_left_to_claim_it() {
     let _alone = alone();
     let arena = Arena::with_capacity(SMALL).unwrap();
-    // A process that has the arena and is not in its table: it could be a child before its first step.
+    // A process that has the arena and is not in its table: it could be a child before its first
+    // step.
     let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
     let stranger = plain_child(|| {
         arena.bury(arena.me());

@@ -8,7 +8,8 @@ use procession_os::pidfd::ExitStatus;
 use procession_os::poll::is_readable_by;
 use procession_os::socket::peek;
 
-/// A socket from which a process's exit code comes: one message of four bytes, negative for a signal.
+/// A socket from which a process's exit code comes: one message of four bytes, negative for a
+/// signal.
 #[derive(Debug)]
 pub struct ExitReport(OwnedFd);
 

@@ -1,8 +1,8 @@
 //! What each process of the family is doing, for a process that looks from outside.
 //!
-//! A state is put together from the process table, which knows what a process waits for, and from the
-//! kernel, which knows whether it runs, is stopped or is over. It is a look at a moving thing: true at
-//! some instant of the look, and nothing to decide upon.
+//! A state is put together from the process table, which knows what a process waits for, and from
+//! the kernel, which knows whether it runs, is stopped or is over. It is a look at a moving thing:
+//! true at some instant of the look, and nothing to decide upon.
 
 use std::{fmt, io};
 
@@ -17,8 +17,8 @@ use crate::arena::{
 };
 use crate::wait::{Operation, Owner};
 
-/// What a process is doing, in the words of the textbooks. (*New*, a process that is not started yet,
-/// is known to nobody but the program that will start it.)
+/// What a process is doing, in the words of the textbooks. (*New*, a process that is not started
+/// yet, is known to nobody but the program that will start it.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProcessState {
     /// It could run, and waits for a processor.
@@ -28,8 +28,8 @@ pub enum ProcessState {
     /// It waits: for what is said here, or for something else that is the kernel's alone to know
     /// (a file, a socket, a time).
     ///
-    /// Of a process with several threads the first one counts. If that waits for something that is not
-    /// the family's, what another thread waits for is told.
+    /// Of a process with several threads the first one counts. If that waits for something that is
+    /// not the family's, what another thread waits for is told.
     Blocked(Option<Blocked>),
     /// A signal or a debugger has stopped it.
     Stopped,
@@ -44,7 +44,8 @@ pub enum ProcessState {
 pub struct Blocked {
     /// What it does.
     pub operation: Operation,
-    /// The object that it does it with: its handle, kind and name. None for a process that is joined.
+    /// The object that it does it with: its handle, kind and name. None for a process that is
+    /// joined.
     pub object: Option<(Handle, Kind, String)>,
     /// Since when it waits.
     pub since: Monotonic,
@@ -260,8 +261,8 @@ impl Arena {
             };
         }
         let in_kernel = state_in_kernel(info.pid, started);
-        // Whoever waits here wakes now and then to look, and waits nonetheless. But if another thread
-        // waits, what the first does is what the process does.
+        // Whoever waits here wakes now and then to look, and waits nonetheless. But if another
+        // thread waits, what the first does is what the process does.
         let first_waits = info.blocked_on.is_some_and(|on| on.thread == info.pid & 0x3f_ffff);
         match in_kernel {
             Some(ProcessState::Running | ProcessState::Ready)

@@ -6,8 +6,9 @@ use procession_os::memory::{SharedBytes, make_room};
 ///
 /// Room for them is made before the message is taken, so a process without memory loses none.
 pub trait MessageBuffer {
-    /// Makes room for the message with this number, of `len` bytes; says whether there is. If not, the
-    /// message stays in the queue. It is called with the consumers' end locked: it must not block.
+    /// Makes room for the message with this number, of `len` bytes; says whether there is. If not,
+    /// the message stays in the queue. It is called with the consumers' end locked: it must not
+    /// block.
     fn make_room(&mut self, number: u64, len: usize) -> bool;
 
     /// Takes the bytes, for which [`Self::make_room`] has made room.

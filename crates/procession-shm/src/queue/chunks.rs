@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! chunk:  length │ next chunk │ number of the first message │ generation of its block │ records…
-//! record: length (32 bits) │ kind (8) │ form (8) │ 0 … then the bytes, or block, length, generation
+//! record: length (32 bits) │ kind (8) │ form (8) │ 0 …
+//!         then the bytes, or block, length, generation
 //! ```
-//! A chunk's first message number never changes, so the place of any message in it can be found from
-//! the front. A record of form `END` says that the next message is in the next chunk.
+//! A chunk's first message number never changes, so the place of any message in it can be found
+//! from the front. A record of form `END` says that the next message is in the next chunk.
 
 use procession_os::memory::SharedBytes;
 
@@ -108,7 +109,8 @@ impl<'a> Chunk<'a> {
         Ok(())
     }
 
-    /// Whether the message at `at`, of which the caller knows that it was put, is in the next chunk.
+    /// Whether the message at `at`, of which the caller knows that it was put, is in the next
+    /// chunk.
     pub(super) fn ends_at(&self, at: u64) -> Result<bool> {
         if at > self.len || !at.is_multiple_of(8) {
             return Err(Error::Corrupt("a queue's end is outside its chunk"));

@@ -21,8 +21,8 @@ pub(super) struct End {
     /// The block or chunk that is about to change hands; 0 if none is.
     pending: AtomicU64,
     pending_generation: AtomicU64,
-    /// The consumers': how many messages were put when they last looked. Looking costs the producers
-    /// their cache line, so it is done once for all messages that are there.
+    /// The consumers': how many messages were put when they last looked. Looking costs the
+    /// producers their cache line, so it is done once for all messages that are there.
     seen: AtomicU64,
 }
 
@@ -248,8 +248,8 @@ impl PutEnd<'_> {
         Ok(())
     }
 
-    /// Whether the message put last is in the block that was written down: then it was put, and the block is
-    /// the queue's (or by now a consumer's).
+    /// Whether the message put last is in the block that was written down: then it was put, and the
+    /// block is the queue's (or by now a consumer's).
     fn is_last_message(&self, pending: Block) -> Result<bool> {
         let count = self.end.count.load(Ordering::Relaxed);
         let chunk = self.end.chunk.load(Ordering::Relaxed);
@@ -283,8 +283,8 @@ impl GetEnd<'_> {
         seen.saturating_sub(got)
     }
 
-    /// Takes the oldest message, if `into` has room for it; the bytes of one that is inline go there.
-    /// The caller has seen that there is one.
+    /// Takes the oldest message, if `into` has room for it; the bytes of one that is inline go
+    /// there. The caller has seen that there is one.
     #[inline]
     pub(super) fn take(
         &mut self,
@@ -401,7 +401,8 @@ impl GetEnd<'_> {
         for number in got..got.saturating_add(count) {
             let chunk;
             (chunk, at) = chunks::skip_to_message(Chunk::at(self.arena, offset)?, at)?;
-            // The numbers grow from chunk to chunk, so a chain that goes round is seen after one round.
+            // The numbers grow from chunk to chunk, so a chain that goes round is seen after one
+            // round.
             if chunk.offset != offset && chunk.first() != number {
                 return Err(Error::Corrupt("a queue's chunks are not in order"));
             }

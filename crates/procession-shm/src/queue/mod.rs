@@ -7,21 +7,21 @@
 //! chunks, and is derived anew ([`chunks`]) by whoever takes the lock from a dead holder.
 //!
 //! # Structure
-//! A chain of chunks; in a chunk, records one behind the other: eight bytes of length and kind, then
-//! the message, or for one longer than [`INLINE_MOST`] where its block is. Producers and consumers
-//! have a lock each and meet only in the two counts.
+//! A chain of chunks; in a chunk, records one behind the other: eight bytes of length and kind,
+//! then the message, or for one longer than [`INLINE_MOST`] where its block is. Producers and
+//! consumers have a lock each and meet only in the two counts.
 //!
 //! # What is written down
 //! Memory changes hands in more than one store, so an end writes down what it is about to hand over
 //! (`pending`) before it does. Whoever recovers the end sees from the counts how far the dead one
-//! came: a block or chunk that was not reached yet, or is no longer, is freed, if it still is the one
-//! that was meant (its generation) and still the queue's.
+//! came: a block or chunk that was not reached yet, or is no longer, is freed, if it still is the
+//! one that was meant (its generation) and still the queue's.
 //!
 //! - put: fill (the block is the producer's own) → lock → pending → block to the queue → record →
 //!   **count** → pending off → unlock → notify.
 //! - get: lock → room for the bytes → copy → pending → **count** → block to the consumer → pending
-//!   off → unlock → copy the block, free it. A consumer that dies with a message in its hands takes it
-//!   along; one that has no memory for it leaves it in the queue.
+//!   off → unlock → copy the block, free it. A consumer that dies with a message in its hands takes
+//!   it along; one that has no memory for it leaves it in the queue.
 
 mod buffer;
 mod chunks;
@@ -47,8 +47,8 @@ pub use tasks::{DoneTooOften, JoinError};
 /// Longer messages have a block of their own.
 pub const INLINE_MOST: usize = 4096;
 
-/// How long even those whose deadline has passed wait for others to leave an end, which mostly takes
-/// a microsecond: only a stopped process can stay there for longer.
+/// How long even those whose deadline has passed wait for others to leave an end, which mostly
+/// takes a microsecond: only a stopped process can stay there for longer.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A wait for an end, for whoever waits so for messages or room; [`Waiting::NOT`] stays that.
@@ -421,8 +421,8 @@ impl Queue {
         self.most().map_or(u64::MAX, |most| most.saturating_sub(self.len()))
     }
 
-    /// Does what may wait for room. If there is room afterwards, the next producer is woken: one wake
-    /// may stand for room for several, and whoever was woken may have failed to use it.
+    /// Does what may wait for room. If there is room afterwards, the next producer is woken: one
+    /// wake may stand for room for several, and whoever was woken may have failed to use it.
     #[inline]
     fn passing_room_on<R>(&self, put: impl FnOnce(&EventCount) -> R) -> R {
         self.control.not_full.pass_on(|_| self.most().is_some() && self.room() > 0, put)
@@ -447,12 +447,12 @@ impl Queue {
         })
     }
 
-    /// Gets the oldest message into `into`, and gives its kind and number. Of several consumers each
-    /// message goes to one.
+    /// Gets the oldest message into `into`, and gives its kind and number. Of several consumers
+    /// each message goes to one.
     ///
     /// # Errors
-    /// [`QueueError::Stopped`] if the queue stayed empty; [`QueueError::NoMemory`] if there is no room
-    /// for it; [`QueueError::Arena`] if the queue is damaged.
+    /// [`QueueError::Stopped`] if the queue stayed empty; [`QueueError::NoMemory`] if there is no
+    /// room for it; [`QueueError::Arena`] if the queue is damaged.
     pub fn get(
         &self,
         into: &mut dyn MessageBuffer,
@@ -461,8 +461,8 @@ impl Queue {
         self.get_waiting(into, None, waiting)
     }
 
-    /// As [`Self::get`], but writes the message's number + 1 into `claim` before it is taken: if this
-    /// process dies with it, others can read there which one it had.
+    /// As [`Self::get`], but writes the message's number + 1 into `claim` before it is taken: if
+    /// this process dies with it, others can read there which one it had.
     ///
     /// # Errors
     /// As [`Self::get`].
@@ -487,8 +487,8 @@ impl Queue {
         }
     }
 
-    /// Waits for a message and takes it. One that leaves with an error may have been woken for a message
-    /// that it did not take, so it wakes the next consumer if there are any.
+    /// Waits for a message and takes it. One that leaves with an error may have been woken for a
+    /// message that it did not take, so it wakes the next consumer if there are any.
     #[cold]
     fn take_waiting(
         &self,
@@ -545,8 +545,8 @@ impl Queue {
         }
     }
 
-    /// Takes the oldest message, if there is one, and tells those who wait for what that leaves; gives
-    /// its kind and number.
+    /// Takes the oldest message, if there is one, and tells those who wait for what that leaves;
+    /// gives its kind and number.
     fn take_next(
         &self,
         into: &mut dyn MessageBuffer,

@@ -6,38 +6,39 @@
 //! nothing is left half counted, whoever dies where.
 //!
 //! # Tasks that a process died with
-//! Each process has an *account* in the queue's body: how many tasks it took and has not called done.
-//! Of the tasks that were taken and are not done, those that no living process has an account of are
-//! *lost*: a joiner finds them at a tick, raises `done` by as many with one exchange, and is told.
+//! Each process has an *account* in the queue's body: how many tasks it took and has not called
+//! done. Of the tasks that were taken and are not done, those that no living process has an account
+//! of are *lost*: a joiner finds them at a tick, raises `done` by as many with one exchange, and is
+//! told.
 //!
-//! A consumer writes its account before `got_count` is raised, and after `done` was. So whatever it is
-//! killed or looked at between, the living have at least what is theirs: a task is never taken for lost
-//! while somebody may still do it.
+//! A consumer writes its account before `got_count` is raised, and after `done` was. So whatever it
+//! is killed or looked at between, the living have at least what is theirs: a task is never taken
+//! for lost while somebody may still do it.
 //!
 //! # Tasks called done by another process than took them
-//! Then accounts can't tell what is lost. Let A take two tasks and pass one of them to B in some other
-//! way, and let C take one. B calls one done: A has 2, C has 1, two tasks are open. If C is killed now,
-//! its task is lost. If B had called C's task done instead, the same numbers stand in the same places,
-//! and nothing is lost. The caller does not say which task it means, and a message has no trace of who
-//! carried it on. So the accounts are exact as long as each process calls done what it took itself, and
-//! beyond that they err on the side of telling:
+//! Then accounts can't tell what is lost. Let A take two tasks and pass one of them to B in some
+//! other way, and let C take one. B calls one done: A has 2, C has 1, two tasks are open. If C is
+//! killed now, its task is lost. If B had called C's task done instead, the same numbers stand in
+//! the same places, and nothing is lost. The caller does not say which task it means, and a message
+//! has no trace of who carried it on. So the accounts are exact as long as each process calls done
+//! what it took itself, and beyond that they err on the side of telling:
 //!
 //! - A call of `task_done` by a process whose account is empty is a *stray*. It is noted (`doubts`)
 //!   before it counts. So is a task that is taken by a process that can't have an account.
-//! - While there are doubts nothing is counted as lost. Instead every joiner is told that tasks *may* be
-//!   lost, if a process that took one is dead: one whose account is there, or whose account gave way to
-//!   that of the next process in its slot (`deaths`). Its account need not hold anything: a process that
-//!   called done what others took may still have had its own.
-//! - Tasks counted as lost (`forgiven`) may yet be called done by the process that they were passed to.
-//!   Such a call is a stray, and counts for another task if one is open. So as many strays as were
-//!   counted as lost are noted (`overdone`), and the joiner that then finds all tasks done is told that
-//!   some may be not.
-//! - When all tasks are done, no account matters: a joiner that sees it *settles*: with the consumers'
-//!   end locked, so that nobody takes a task meanwhile, it empties all accounts, and from then on they
-//!   are exact again.
+//! - While there are doubts nothing is counted as lost. Instead every joiner is told that tasks
+//!   *may* be lost, if a process that took one is dead: one whose account is there, or whose
+//!   account gave way to that of the next process in its slot (`deaths`). Its account need not hold
+//!   anything: a process that called done what others took may still have had its own.
+//! - Tasks counted as lost (`forgiven`) may yet be called done by the process that they were passed
+//!   to. Such a call is a stray, and counts for another task if one is open. So as many strays as
+//!   were counted as lost are noted (`overdone`), and the joiner that then finds all tasks done is
+//!   told that some may be not.
+//! - When all tasks are done, no account matters: a joiner that sees it *settles*: with the
+//!   consumers' end locked, so that nobody takes a task meanwhile, it empties all accounts, and
+//!   from then on they are exact again.
 //!
-//! A process that calls done what another took while it has as many of its own is no stray, and can't
-//! be told from one that does its own.
+//! A process that calls done what another took while it has as many of its own is no stray, and
+//! can't be told from one that does its own.
 
 use super::{Control, Queue};
 use crate::atomics::{AtomicU64, Ordering};
@@ -82,8 +83,9 @@ fn lower(count: &AtomicU64, by: u64) {
     let _ = count.fetch_update(order, order, |now| Some(now.saturating_sub(by)));
 }
 
-/// An account: the generation of the slot whose account it is (32 bits), for how many tasks a thread of
-/// the process is calling `task_done` (8), and how many it took and has not called done (24).
+/// An account: the generation of the slot whose account it is (32 bits), for how many tasks a
+/// thread of the process is calling `task_done` (8), and how many it took and has not called done
+/// (24).
 #[derive(Clone, Copy)]
 struct Account {
     generation: u32,
@@ -121,17 +123,17 @@ pub enum JoinError {
     /// The wait ended first.
     #[error(transparent)]
     Stopped(#[from] Stopped),
-    /// Processes died with so many tasks that they had got and not called done. Nobody will do these,
-    /// and nobody else is told; they count as done from now on.
+    /// Processes died with so many tasks that they had got and not called done. Nobody will do
+    /// these, and nobody else is told; they count as done from now on.
     #[error("processes died with {0} of the tasks, which nobody will do now")]
     Lost(u64),
-    /// A process that had got tasks died, and tasks were called done by other processes than had got
-    /// them, so that it can't be known whether some, at the most so many, are lost. Nothing has
+    /// A process that had got tasks died, and tasks were called done by other processes than had
+    /// got them, so that it can't be known whether some, at the most so many, are lost. Nothing has
     /// changed; each joiner is told as long as tasks are open.
     #[error(
-        "a process that had got tasks died: up to {0} tasks may be lost (tasks were called done by \
-         other processes than had got them, so it can't be known; call task_done() for those that are \
-         open and that nobody will do)"
+        "a process that had got tasks died: up to {0} tasks may be lost (tasks were called done \
+         by other processes than had got them, so it can't be known; call task_done() for those \
+         that are open and that nobody will do)"
     )]
     PerhapsLost(u64),
 }
@@ -192,8 +194,8 @@ impl Queue {
             tasks.deaths.fetch_add(1, Ordering::SeqCst);
             failpoint!("tasks.succeeding");
         }
-        // Nobody else writes: the other processes of this slot are dead, the other threads of this one
-        // wait for the consumers' end, and nobody settles meanwhile.
+        // Nobody else writes: the other processes of this slot are dead, the other threads of this
+        // one wait for the consumers' end, and nobody settles meanwhile.
         let first = Account { generation: me.generation, ending: 0, held: 1 };
         account.store(first.word(), Ordering::SeqCst);
     }
@@ -261,8 +263,8 @@ impl Queue {
         });
     }
 
-    /// Notes a stray, before it counts for a task that is `open`; says whether it may be for one that
-    /// was counted as lost.
+    /// Notes a stray, before it counts for a task that is `open`; says whether it may be for one
+    /// that was counted as lost.
     fn note_stray(&self, open: bool) -> bool {
         let tasks = &self.control.tasks;
         if open {
@@ -288,8 +290,8 @@ impl Queue {
     /// Waits until all messages that were put are [done](Self::task_done).
     ///
     /// # Errors
-    /// [`JoinError::Lost`] if processes died with some, which is told once; [`JoinError::PerhapsLost`]
-    /// if that can't be known; [`JoinError::Stopped`].
+    /// [`JoinError::Lost`] if processes died with some, which is told once;
+    /// [`JoinError::PerhapsLost`] if that can't be known; [`JoinError::Stopped`].
     pub fn join(&self, waiting: Waiting) -> Result<(), JoinError> {
         if self.unfinished() > 0 {
             let on = BlockedOn { object: self.object.index(), operation: Operation::TasksDone };
@@ -308,14 +310,15 @@ impl Queue {
         }
     }
 
-    /// What is lost, or may be; what is lost counts as done from then on, if it was this caller that
-    /// saw to it.
+    /// What is lost, or may be; what is lost counts as done from then on, if it was this caller
+    /// that saw to it.
     fn find_lost(&self) -> Option<JoinError> {
         let (arena, tasks) = (self.object.arena(), &self.control.tasks);
         let done = self.done();
         // In this order: what is taken from now on is in an account before it is in this count.
         let got = self.got();
-        // And what was done before, or taken without an account, is doubted before it is in the two.
+        // And what was done before, or taken without an account, is doubted before it is in the
+        // two.
         let doubted = tasks.doubts.load(Ordering::SeqCst) > 0;
         let mut died = tasks.deaths.load(Ordering::SeqCst) > 0;
         let mut held = 0;
@@ -339,7 +342,8 @@ impl Queue {
         // First, so that whoever calls one of these done finds it here.
         tasks.forgiven.fetch_add(lost, Ordering::SeqCst);
         failpoint!("tasks.forgiving");
-        // If a task was done meanwhile, its account may have been read without it: look again later.
+        // If a task was done meanwhile, its account may have been read without it: look again
+        // later.
         let order = Ordering::SeqCst;
         let counted = tasks.done.compare_exchange(done, done + lost, order, Ordering::Relaxed);
         if counted.is_err() {

@@ -6,9 +6,9 @@ use crate::wait::{BlockedOn, Operation, Waiting};
 
 /// A condition variable between processes, as `multiprocessing.Condition`.
 ///
-/// It goes with a [`Lock`](super::Lock) or [`RLock`](super::RLock), the same one whenever it is used.
-/// A killed waiter blocks nobody and takes no notification with it; if the process that holds the
-/// lock dies, one of those who wait or acquire is told.
+/// It goes with a [`Lock`](super::Lock) or [`RLock`](super::RLock), the same one whenever it is
+/// used. A killed waiter blocks nobody and takes no notification with it; if the process that holds
+/// the lock dies, one of those who wait or acquire is told.
 #[derive(Clone, Debug)]
 pub struct Condition {
     object: ObjectRef,

@@ -1,9 +1,9 @@
 //! Lock, RLock, Semaphore, Condition, Event and Barrier: objects of the arena that processes agree
 //! through.
 //!
-//! Their semantics are those of Python's `multiprocessing` (any process may release a lock; an RLock
-//! belongs to a thread), with one addition: a lock knows its owner, and when the owner is dead,
-//! exactly one waiter is told.
+//! Their semantics are those of Python's `multiprocessing` (any process may release a lock; an
+//! RLock belongs to a thread), with one addition: a lock knows its owner, and when the owner is
+//! dead, exactly one waiter is told.
 //!
 //! [`algorithm`] is how they work, the other files where they lie.
 

@@ -4,8 +4,8 @@ use super::algorithm::{Monitor, NotOwner, ReentrantLock};
 use crate::arena::{Arena, Handle, Kind, ObjectRef, Result, arena_of};
 use crate::wait::{Acquired, BlockedOn, Operation, Owner, Stopped, Waiting};
 
-/// A re-entrant [`Lock`](super::Lock) that belongs to a thread: it alone may release it, as often as
-/// it acquired it.
+/// A re-entrant [`Lock`](super::Lock) that belongs to a thread: it alone may release it, as often
+/// as it acquired it.
 #[derive(Clone, Debug)]
 pub struct RLock {
     object: ObjectRef,

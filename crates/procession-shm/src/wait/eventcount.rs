@@ -9,9 +9,10 @@
 //!
 //! `WOKEN` says that a wake is under way: until the woken one has come back, further notifications
 //! need no system call. So one wake may stand for several notifications, and a woken waiter that
-//! leaves must pass the notification on if there is more for others, whatever it leaves with: what it
-//! waited for, part of that, or an error that came between its wake and the taking. A process that is
-//! killed between its wake and its return leaves `WOKEN` set; the next waiter to tick clears it.
+//! leaves must pass the notification on if there is more for others, whatever it leaves with: what
+//! it waited for, part of that, or an error that came between its wake and the taking. A process
+//! that is killed between its wake and its return leaves `WOKEN` set; the next waiter to tick
+//! clears it.
 //!
 //! An [`EventCount`] has no notifications for one waiter, so it has nothing to pass on. A [`Relay`]
 //! has, and lends its gate only to work after which it passes the notification on itself.
@@ -26,8 +27,8 @@ use crate::atomics::{AtomicU32, Ordering};
 const WAITERS: u32 = 1;
 const WOKEN: u32 = 2;
 
-/// A place to sleep for those who are all woken at once. Eight bytes of shared memory; all zero is a
-/// valid start.
+/// A place to sleep for those who are all woken at once. Eight bytes of shared memory; all zero is
+/// a valid start.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct EventCount {
@@ -78,8 +79,8 @@ impl EventCount {
     }
 }
 
-/// The sleepers of an [`EventCount`] whose wait the death of any of several processes may end: a tick
-/// finds that, so they tick more often.
+/// The sleepers of an [`EventCount`] whose wait the death of any of several processes may end: a
+/// tick finds that, so they tick more often.
 #[derive(Debug)]
 pub struct WithDeaths<'a>(pub &'a EventCount);
 
@@ -134,9 +135,9 @@ impl Relay {
         self.sleepers.notify_one();
     }
 
-    /// Runs `work`, which may [`block`](super::block) at the gate that it gets and then take what it
-    /// waited for, or fail to. Afterwards wakes the next sleeper if `more`, told the outcome, says
-    /// that there is something for it.
+    /// Runs `work`, which may [`block`](super::block) at the gate that it gets and then take what
+    /// it waited for, or fail to. Afterwards wakes the next sleeper if `more`, told the outcome,
+    /// says that there is something for it.
     ///
     /// It is a call with a closure and not a guard, so that a process that dies on the way does
     /// nothing, under the model checker as well.

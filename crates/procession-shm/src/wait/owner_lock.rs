@@ -6,18 +6,18 @@
 //!
 //! # Protocol
 //! One 64-bit word: thread (22 bits), the slot's generation (28), slot (12), and two flags. Taking
-//! is one compare-exchange from "no owner"; a dead owner is replaced by one compare-exchange too, so
-//! exactly one waiter learns of the death. `WAITERS` and `WOKEN` and the sequence word beside it are
-//! those of an [`EventCount`](super::EventCount), folded into the word so that a release without
-//! waiters is a single instruction. While a woken waiter is on its way, the lock may be taken and
-//! released by others without a system call: that is what makes it fast under contention. A woken
-//! waiter that finds the lock taken sleeps for a millisecond more with `WOKEN` still set, so that those
-//! who are faster need no system calls; then it clears the flag and tries again.
+//! is one compare-exchange from "no owner"; a dead owner is replaced by one compare-exchange too,
+//! so exactly one waiter learns of the death. `WAITERS` and `WOKEN` and the sequence word beside it
+//! are those of an [`EventCount`](super::EventCount), folded into the word so that a release
+//! without waiters is a single instruction. While a woken waiter is on its way, the lock may be
+//! taken and released by others without a system call: that is what makes it fast under contention.
+//! A woken waiter that finds the lock taken sleeps for a millisecond more with `WOKEN` still set,
+//! so that those who are faster need no system calls; then it clears the flag and tries again.
 //!
 //! # Fairness
-//! A lock that is taken again as soon as it is released is never free when a woken waiter arrives. So
-//! a waiter that has slept and waited for [`PATIENCE`] *asks* for turns, in a word beside the state.
-//! From then on a release *keeps* the lock for those that sleep:
+//! A lock that is taken again as soon as it is released is never free when a woken waiter arrives.
+//! So a waiter that has slept and waited for [`PATIENCE`] *asks* for turns, in a word beside the
+//! state. From then on a release *keeps* the lock for those that sleep:
 //!
 //! ```text
 //! owned by A ── release, nobody asked ──▶ free ── anyone ──────────────────────▶ owned by B
@@ -25,28 +25,29 @@
 //!                                                └── anyone, after KEPT_FOR ─────▶ owned by B
 //! ```
 //!
-//! *Kept* stands in the owner's bits, with the time. So it is one store with the release, and ends with
-//! the store that takes the lock: a lock can't be kept and owned, and death leaves one or the other.
+//! *Kept* stands in the owner's bits, with the time. So it is one store with the release, and ends
+//! with the store that takes the lock: a lock can't be kept and owned, and death leaves one or the
+//! other.
 //!
-//! - A kept lock excludes nobody who would not be excluded by an owner, and only for a time; whether
-//!   two are inside is decided by the same compare-exchanges as without it.
-//! - It is kept for *any* waiter that slept, not for the one that asked: a release wakes the one that
-//!   has slept the longest. A waiter that is killed, or leaves at its deadline or for a signal, sleeps no
-//!   more and is not woken; if no other sleeps, the wake reaches nobody, and the lock is free at once.
-//!   What remains is a waiter that is stopped, or killed after its wake: others go on after
-//!   [`KEPT_FOR`].
-//! - It is kept until all have had it that slept when somebody asked last: the first to take it that
-//!   came later ends that. If only the release after the asking kept it, the one that asked could lose
-//!   each time: it sleeps behind the others again, and is woken by the release of a waiter for which
-//!   the lock was kept, which the greedy holder awaits by spinning.
-//! - A lock that is kept lies idle for the time of a wake, so over time it is kept once in [`PACE`] at
-//!   the most. Turns that are longer than that go round in the order of sleeping; shorter ones are
-//!   taken by those who are faster in between.
+//! - A kept lock excludes nobody who would not be excluded by an owner, and only for a time;
+//!   whether two are inside is decided by the same compare-exchanges as without it.
+//! - It is kept for *any* waiter that slept, not for the one that asked: a release wakes the one
+//!   that has slept the longest. A waiter that is killed, or leaves at its deadline or for a
+//!   signal, sleeps no more and is not woken; if no other sleeps, the wake reaches nobody, and the
+//!   lock is free at once. What remains is a waiter that is stopped, or killed after its wake:
+//!   others go on after [`KEPT_FOR`].
+//! - It is kept until all have had it that slept when somebody asked last: the first to take it
+//!   that came later ends that. If only the release after the asking kept it, the one that asked
+//!   could lose each time: it sleeps behind the others again, and is woken by the release of a
+//!   waiter for which the lock was kept, which the greedy holder awaits by spinning.
+//! - A lock that is kept lies idle for the time of a wake, so over time it is kept once in [`PACE`]
+//!   at the most. Turns that are longer than that go round in the order of sleeping; shorter ones
+//!   are taken by those who are faster in between.
 //! - What was asked is a hint, so its accesses need no order: if a release does not see it yet, the
-//!   next one does, since the waiter goes on asking; if the waiter is gone, one release wakes somebody
-//!   that it need not have woken. So nothing is taken back by a waiter that leaves.
-//! - A release that keeps the lock wakes a sleeper also if `WOKEN` says that one is on its way, because
-//!   that one may be asleep for its millisecond. The wake may end just that sleep.
+//!   next one does, since the waiter goes on asking; if the waiter is gone, one release wakes
+//!   somebody that it need not have woken. So nothing is taken back by a waiter that leaves.
+//! - A release that keeps the lock wakes a sleeper also if `WOKEN` says that one is on its way,
+//!   because that one may be asleep for its millisecond. The wake may end just that sleep.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -65,8 +66,8 @@ const WAITERS: u64 = 1 << 63;
 const WOKEN: u64 = 1 << 62;
 const FLAGS: u64 = WAITERS | WOKEN;
 
-/// A lock that is kept for waiters has this bit, the time below it, and 0 for the thread, which is no
-/// thread's number.
+/// A lock that is kept for waiters has this bit, the time below it, and 0 for the thread, which is
+/// no thread's number.
 const KEPT: u64 = 1 << 61;
 const THREAD: u64 = (1 << THREAD_BITS) - 1;
 const TIME: u64 = (KEPT - 1) & !THREAD;
@@ -89,12 +90,13 @@ fn patience_is_over(since: Monotonic) -> bool {
 
 /// How often a release keeps the lock, over time: a wake that others wait for is a tenth of that.
 const PACE: Duration = Duration::from_micros(500);
-/// How many in a row may keep it, if it has not been kept for a while: then all that wait have a turn.
+/// How many in a row may keep it, if it has not been kept for a while: then all that wait have a
+/// turn.
 const BURST: u32 = 64;
 
-/// What waiters have asked for: when one of them did so last, and how far the releases that kept the
-/// lock are ahead of [`PACE`] (as a time: Generic Cell Rate Algorithm, ITU-T I.371). Both are on a clock
-/// that goes round in eight seconds; what is misjudged then costs or gains a turn.
+/// What waiters have asked for: when one of them did so last, and how far the releases that kept
+/// the lock are ahead of [`PACE`] (as a time: Generic Cell Rate Algorithm, ITU-T I.371). Both are
+/// on a clock that goes round in eight seconds; what is misjudged then costs or gains a turn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Asked(u32);
 
@@ -332,8 +334,8 @@ impl OwnerLock {
         false
     }
 
-    /// The lock is kept no more after a waiter has had it that came after somebody asked. Whoever takes
-    /// it after its time changes nothing: the one that was woken for it is late.
+    /// The lock is kept no more after a waiter has had it that came after somebody asked. Whoever
+    /// takes it after its time changes nothing: the one that was woken for it is late.
     fn took_kept(&self, since: Option<Monotonic>) {
         let asked = Asked(self.asked.load(Ordering::Relaxed));
         if asked != Asked::NOTHING && !since.is_some_and(|since| asked.covers(since)) {
@@ -470,8 +472,8 @@ impl OwnerLock {
         Ok(())
     }
 
-    /// As in `EventCount::nobody_slept`; and if this release has kept the lock, then for nobody. What
-    /// a later one keeps is for those that it wakes.
+    /// As in `EventCount::nobody_slept`; and if this release has kept the lock, then for nobody.
+    /// What a later one keeps is for those that it wakes.
     fn nobody_slept(&self, kept: u64) {
         let mut state = self.state.load(Ordering::SeqCst);
         loop {
@@ -612,7 +614,8 @@ mod tests {
             kept += 1;
         }
         assert!(kept > BURST, "{kept}");
-        // Asking again changes nothing of that; a long time does, and one that looks like the future.
+        // Asking again changes nothing of that; a long time does, and one that looks like the
+        // future.
         assert!(!asked.again().is_due());
         for ago in [Asked::BURST, 0x7fff, 0x8000, 0xf000] {
             let past = Asked::new(1, Asked::now().wrapping_sub(ago));

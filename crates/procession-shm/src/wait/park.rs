@@ -90,10 +90,11 @@ pub struct BlockedOn {
 pub trait Probe {
     /// Whether the process of this owner is over.
     fn is_dead(&self, owner: Owner) -> bool;
-    /// Time has passed: once at each tick of a wait, which the death of this owner's process would end.
+    /// Time has passed: once at each tick of a wait, which the death of this owner's process would
+    /// end.
     fn tick(&self, _waits_for: Option<Owner>) {}
-    /// A word that changes when the process of this owner is gone, and its value now; `None` if that
-    /// is not told, or it is gone. Whoever is woken by it looks again with [`Moment::Tick`].
+    /// A word that changes when the process of this owner is gone, and its value now; `None` if
+    /// that is not told, or it is gone. Whoever is woken by it looks again with [`Moment::Tick`].
     fn life_of(&self, _owner: Owner) -> Option<(&AtomicU32, u32)> {
         None
     }
@@ -101,8 +102,8 @@ pub trait Probe {
     fn blocked(&self, on: BlockedOn);
     /// This process runs again.
     fn running(&self);
-    /// This process runs again, and will in a moment go on waiting for the same, unless a signal has
-    /// it do something else.
+    /// This process runs again, and will in a moment go on waiting for the same, unless a signal
+    /// has it do something else.
     fn paused(&self) {
         self.running();
     }
@@ -119,8 +120,8 @@ pub trait Gate {
 
     /// The word to sleep on.
     fn word(&self) -> &AtomicU32;
-    /// Says that somebody is about to sleep, and gives the word's present value. Whoever changes the
-    /// condition after this will change the word too.
+    /// Says that somebody is about to sleep, and gives the word's present value. Whoever changes
+    /// the condition after this will change the word too.
     fn announce(&self) -> u32;
     /// Somebody came back from sleep.
     fn awake(&self);
@@ -130,13 +131,13 @@ pub trait Gate {
     }
     /// The caller's sleep has ended; it looks again, and may go back to sleep.
     fn slept(&self) {}
-    /// Whether the caller has waited for so long that it has its turn next. It is awake at this moment,
-    /// so it spins before it sleeps again: otherwise all wait until it has been woken.
+    /// Whether the caller has waited for so long that it has its turn next. It is awake at this
+    /// moment, so it spins before it sleeps again: otherwise all wait until it has been woken.
     fn is_next(&self) -> bool {
         false
     }
-    /// For how long at the most what is waited for is kept for others, though nobody has it: whoever
-    /// sleeps meanwhile looks again then, since nobody needs to come and say so.
+    /// For how long at the most what is waited for is kept for others, though nobody has it:
+    /// whoever sleeps meanwhile looks again then, since nobody needs to come and say so.
     fn kept_for_others(&self) -> Option<Duration> {
         None
     }
@@ -187,11 +188,12 @@ impl Waiting {
 
 /// The first and the longest time between two looks that nobody asked for.
 const FIRST_TICK: Duration = Duration::from_millis(5);
-/// A sleeper is woken by whoever changes what it waits for, and by the death of the process on which
-/// it waits, where that is one. So a tick makes up only for a wake that was lost by a death between
-/// two instructions; 1,500 idle waiters that tick six times a second take half a processor.
+/// A sleeper is woken by whoever changes what it waits for, and by the death of the process on
+/// which it waits, where that is one. So a tick makes up only for a wake that was lost by a death
+/// between two instructions; 1,500 idle waiters that tick six times a second take half a processor.
 const LAST_TICK: Duration = Duration::from_millis(1280);
-/// The longest where the death of any of several processes may end the wait, which only a tick finds.
+/// The longest where the death of any of several processes may end the wait, which only a tick
+/// finds.
 pub(super) const LAST_TICK_WITH_DEATHS: Duration = Duration::from_millis(160);
 
 /// How often one looks before anything else is done.
@@ -381,13 +383,14 @@ fn sleep<T, G: Gate>(
 }
 
 thread_local! {
-    /// Where this thread was interrupted last, and how long it would have slept next: mostly it comes
-    /// back at once, and what has waited for long need not begin with short sleeps again.
+    /// Where this thread was interrupted last, and how long it would have slept next: mostly it
+    /// comes back at once, and what has waited for long need not begin with short sleeps again.
     static INTERRUPTED: std::cell::Cell<(usize, Duration)> =
         const { std::cell::Cell::new((0, FIRST_TICK)) };
 }
 
-/// How long the next sleep on this word is to be, if the caller slept on it until it was interrupted.
+/// How long the next sleep on this word is to be, if the caller slept on it until it was
+/// interrupted.
 fn resumed(word: &AtomicU32) -> Option<Duration> {
     let (at, tick) = INTERRUPTED.replace((0, FIRST_TICK));
     (at == std::ptr::from_ref(word).addr()).then_some(tick)

@@ -3,7 +3,8 @@
 //! target/model`
 //!
 //! A process is a thread of the checker. A mortal one may die at each fail point that it comes to.
-//! Without ticks a wake that is lost shows as a deadlock, so cases without a death run without them.
+//! Without ticks a wake that is lost shows as a deadlock, so cases without a death run without
+//! them.
 
 #![cfg(model)]
 
@@ -40,7 +41,8 @@ struct Family {
 }
 
 impl Family {
-    /// Runs the life of the process in a slot, which may end at any fail point: where, is the error.
+    /// Runs the life of the process in a slot, which may end at any fail point: where, is the
+    /// error.
     fn mortal<R>(&self, slot: u16, life: impl FnOnce() -> R) -> Result<R, &'static str> {
         let lived = mortal(life);
         if lived.is_err() {

@@ -82,8 +82,8 @@ pub struct Child {
 /// Forks a child that runs `body` and leaves with status 0, or 101 if it panics.
 pub fn child(body: impl FnOnce()) -> Child {
     let parent = process::id();
-    // SAFETY: the child takes no lock that another thread of the harness could hold; the C library's
-    // allocator sees to its own at a fork.
+    // SAFETY: the child takes no lock that another thread of the harness could hold; the C
+    // library's allocator sees to its own at a fork.
     match unsafe { arena::fork() }.unwrap() {
         Forked::Parent(pid, slot) => Child { pid, pidfd: PidFd::open(pid).unwrap(), slot },
         Forked::Child => {
@@ -136,8 +136,8 @@ impl Words {
 
     pub fn at(&self, index: usize) -> &AtomicU64 {
         assert!((index as u64) < self.0.size() / 8);
-        // SAFETY: inside the block, which is aligned to 64 and open as long as `self`; all who touch
-        // it do so by these atomics.
+        // SAFETY: inside the block, which is aligned to 64 and open as long as `self`; all who
+        // touch it do so by these atomics.
         unsafe { AtomicU64::from_ptr(self.0.address().unwrap().as_ptr().cast::<u64>().add(index)) }
     }
 

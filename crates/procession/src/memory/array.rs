@@ -12,7 +12,8 @@ use super::value::Parts;
 use crate::arena::{self, Error, Hidden, Name, Result};
 use crate::sync::{LockGuard, OwnedResult};
 
-/// An array of fixed length that all processes see, and the lock under which they read and change it.
+/// An array of fixed length that all processes see, and the lock under which they read and change
+/// it.
 ///
 /// ```
 /// use procession::{Array, spawn};

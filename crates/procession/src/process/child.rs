@@ -18,7 +18,8 @@ use crate::codec;
 
 /// The status of a child whose function panicked, as that of a Rust program whose main does.
 const PANICKED: i32 = 101;
-/// The status of a child that could not begin, or not send its result (`EX_SOFTWARE`, `sysexits.h`).
+/// The status of a child that could not begin, or not send its result (`EX_SOFTWARE`,
+/// `sysexits.h`).
 pub(super) const FAILED: i32 = 70;
 
 /// A function to be called in a process that was started a second time.

@@ -25,8 +25,9 @@ const SIGTERM: i32 = 15;
 
 /// A child process: its result is got by [`join`](Self::join).
 ///
-/// Dropping it leaves the child to itself, as with [`std::thread::JoinHandle`]. Its zombie goes when
-/// this process next spawns, joins or drops a child; if it does nothing of that, with this process.
+/// Dropping it leaves the child to itself, as with [`std::thread::JoinHandle`]. Its zombie goes
+/// when this process next spawns, joins or drops a child; if it does nothing of that, with this
+/// process.
 pub struct JoinHandle<R> {
     /// There until it is joined or dropped.
     child: Option<Box<Child>>,

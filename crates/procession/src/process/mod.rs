@@ -13,8 +13,8 @@
 //! # How it ends
 //! The child puts a report into a queue of its own (`report`): the result, or the text of its
 //! panic. The parent follows the process by pidfd, and when that has ended, reads the report and
-//! gives back what the child held. So a child that is killed at any instant is seen, and what it had
-//! reported before is not lost.
+//! gives back what the child held. So a child that is killed at any instant is seen, and what it
+//! had reported before is not lost.
 
 mod builder;
 mod child;

@@ -68,8 +68,8 @@ impl FnOffset {
     /// The offset was made by [`Self::of`] for the same `A` and `R`, in a process of the same build.
     pub(super) unsafe fn function<A, R>(self) -> Option<fn(A) -> R> {
         let address = self.address()?;
-        // SAFETY: the caller says that a function of this type is there; the same build has the same
-        // code at the same distance.
+        // SAFETY: the caller says that a function of this type is there; the same build has the
+        // same code at the same distance.
         Some(unsafe { std::mem::transmute::<*const (), fn(A) -> R>(address as *const ()) })
     }
 }

@@ -1,7 +1,8 @@
 //! The bytes of a `Queue<Vec<u8>>`, which go past the encoder.
 //!
-//! `serde` sees a `Vec<u8>` as a sequence of numbers, and would carry it over byte by byte. A message is
-//! the same either way: the length as `postcard` writes numbers (seven bits a byte), then the bytes.
+//! `serde` sees a `Vec<u8>` as a sequence of numbers, and would carry it over byte by byte. A
+//! message is the same either way: the length as `postcard` writes numbers (seven bits a byte),
+//! then the bytes.
 
 use std::any::{Any, TypeId};
 

@@ -200,8 +200,8 @@ impl ByteQueue {
         Ok(Message { kind, bytes })
     }
 
-    /// Gets the oldest message, waiting for one: appends its bytes to `into` and gives its kind. For
-    /// who wants to use one buffer again and again.
+    /// Gets the oldest message, waiting for one: appends its bytes to `into` and gives its kind.
+    /// For who wants to use one buffer again and again.
     ///
     /// # Errors
     /// [`GetError::NoMemory`], [`GetError::Arena`].

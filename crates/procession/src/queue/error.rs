@@ -47,8 +47,8 @@ pub enum GetError {
         /// The message.
         message: Vec<u8>,
     },
-    /// This process has no memory for the message, which is in the queue still: another consumer may get
-    /// it, or this one later.
+    /// This process has no memory for the message, which is in the queue still: another consumer
+    /// may get it, or this one later.
     #[error("no memory in this process for a message of {len} bytes, which is still in the queue")]
     NoMemory {
         /// How many bytes the message has.
@@ -62,20 +62,21 @@ pub enum GetError {
 /// Tasks of a [`JoinableQueue`](super::JoinableQueue) are lost, or may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TasksLost {
-    /// Processes died with tasks that they had got and not called done. Exactly one joiner is told; the
-    /// tasks count as done from then on.
+    /// Processes died with tasks that they had got and not called done. Exactly one joiner is told;
+    /// the tasks count as done from then on.
     #[error("processes died with {count} of the tasks, which nobody will do now")]
     Certainly {
         /// How many.
         count: u64,
     },
-    /// A process that had got tasks died, and tasks were called done by other processes than had got
-    /// them: it can't be known whose they were. Nothing has changed. Each joiner is told as long as
-    /// tasks are open; a program that knows which tasks nobody will do calls `task_done` for them.
+    /// A process that had got tasks died, and tasks were called done by other processes than had
+    /// got them: it can't be known whose they were. Nothing has changed. Each joiner is told as
+    /// long as tasks are open; a program that knows which tasks nobody will do calls `task_done`
+    /// for them.
     #[error(
-        "a process that had got tasks died: up to {most} tasks may be lost (tasks were called done by \
-         other processes than had got them, so it can't be known; call task_done() for those that are \
-         open and that nobody will do)"
+        "a process that had got tasks died: up to {most} tasks may be lost (tasks were called done \
+         by other processes than had got them, so it can't be known; call task_done() for those \
+         that are open and that nobody will do)"
     )]
     Perhaps {
         /// How many at the most.

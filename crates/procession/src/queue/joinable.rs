@@ -17,14 +17,15 @@ use crate::sync::waiting_for;
 /// A [`Queue`] that knows how many of its messages have been dealt with, as Python's
 /// `multiprocessing.JoinableQueue`.
 ///
-/// Each message is a task from [`Queue::put`] until somebody, usually who got it, says that it is done.
-/// If the process that got it dies before, the task is lost, which [`join`](Self::join) tells.
+/// Each message is a task from [`Queue::put`] until somebody, usually who got it, says that it is
+/// done. If the process that got it dies before, the task is lost, which [`join`](Self::join)
+/// tells.
 ///
-/// Any process may call a task [done](Self::task_done), but a call does not say which task it means. So
-/// what is lost is known exactly as long as each process does so for the tasks that it got itself. When
-/// other processes have done so since all tasks were last done, and one that got tasks dies, `join`
-/// tells that some [may be lost](TasksLost::Perhaps). The death of a process that did not get the task
-/// from this queue is not noticed.
+/// Any process may call a task [done](Self::task_done), but a call does not say which task it
+/// means. So what is lost is known exactly as long as each process does so for the tasks that it
+/// got itself. When other processes have done so since all tasks were last done, and one that got
+/// tasks dies, `join` tells that some [may be lost](TasksLost::Perhaps). The death of a process
+/// that did not get the task from this queue is not noticed.
 ///
 /// ```
 /// use procession::{JoinableQueue, spawn};
@@ -96,8 +97,8 @@ impl<T> JoinableQueue<T> {
     /// Says that a message that was got has been dealt with.
     ///
     /// # Errors
-    /// [`DoneTooOften`] if that was said of as many as were put, those included that `join` told were
-    /// lost.
+    /// [`DoneTooOften`] if that was said of as many as were put, those included that `join` told
+    /// were lost.
     pub fn task_done(&self) -> Result<(), DoneTooOften> {
         self.queue.bytes.inner.task_done()
     }
@@ -105,15 +106,15 @@ impl<T> JoinableQueue<T> {
     /// Waits until all messages that were put are done.
     ///
     /// # Errors
-    /// [`TasksLost::Certainly`] if processes died with some of them. Exactly one joiner is told; the
-    /// lost count as done, so that joining again waits for the others. [`TasksLost::Perhaps`] if that
-    /// can't be known; all joiners are told, again and again.
+    /// [`TasksLost::Certainly`] if processes died with some of them. Exactly one joiner is told;
+    /// the lost count as done, so that joining again waits for the others. [`TasksLost::Perhaps`]
+    /// if that can't be known; all joiners are told, again and again.
     pub fn join(&self) -> Result<(), TasksLost> {
         self.join_waiting(Waiting::FOREVER).map(|_| ())
     }
 
-    /// Waits until all messages that were put are done, no longer than `timeout`; gives whether they
-    /// are.
+    /// Waits until all messages that were put are done, no longer than `timeout`; gives whether
+    /// they are.
     ///
     /// # Errors
     /// As [`Self::join`].

@@ -25,12 +25,12 @@ use crate::sync::{NOT_AT_ALL, waiting_for};
 ///
 /// `put` takes a value or a reference to one: what travels is a copy. A clone is the same queue.
 ///
-/// A `Queue<Vec<u8>>` is as fast as a [`ByteQueue`]: its bytes are copied once on either side. A type of
-/// your own that has bytes is encoded byte by byte unless it says that they are bytes, as those of the
-/// crate `serde_bytes` do.
+/// A `Queue<Vec<u8>>` is as fast as a [`ByteQueue`]: its bytes are copied once on either side. A
+/// type of your own that has bytes is encoded byte by byte unless it says that they are bytes, as
+/// those of the crate `serde_bytes` do.
 ///
-/// A value is taken from the queue if there is memory for its message and for as many bytes again. What
-/// its type's `Deserialize` allocates beyond that is allocated as anywhere in Rust.
+/// A value is taken from the queue if there is memory for its message and for as many bytes again.
+/// What its type's `Deserialize` allocates beyond that is allocated as anywhere in Rust.
 ///
 /// ```
 /// use procession::{Queue, spawn};
@@ -38,7 +38,8 @@ use crate::sync::{NOT_AT_ALL, waiting_for};
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     procession::init();
 ///     let words = Queue::<String>::new()?;
-///     let child = spawn(|words: Queue<String>| words.put("hello".to_owned()).unwrap(), words.clone())?;
+///     let greet = |words: Queue<String>| words.put("hello".to_owned()).unwrap();
+///     let child = spawn(greet, words.clone())?;
 ///     assert_eq!(words.get()?, "hello");
 ///     child.join()?;
 ///     Ok(())
@@ -266,8 +267,9 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
     /// Gets up to `most` values, waiting only for the first.
     ///
     /// # Errors
-    /// As [`Self::get`]. The messages got before one that is no `T` are lost with it; where that can
-    /// be, get them one by one. Any other error that comes after the first is one of the next call.
+    /// As [`Self::get`]. The messages got before one that is no `T` are lost with it; where that
+    /// can be, get them one by one. Any other error that comes after the first is one of the next
+    /// call.
     pub fn get_many(&self, most: usize) -> Result<Vec<T>, GetError> {
         let mut values = Vec::new();
         while values.len() < most && values.try_reserve(1).is_ok() {

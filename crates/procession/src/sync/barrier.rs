@@ -58,8 +58,8 @@ impl BarrierWaitResult {
 /// The others will not come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenBarrierError {
-    /// Somebody who waited died or had waited long enough, or it was aborted. It stays so until it is
-    /// [reset](Barrier::reset).
+    /// Somebody who waited died or had waited long enough, or it was aborted. It stays so until it
+    /// is [reset](Barrier::reset).
     #[error("the barrier is broken: somebody died, gave up or aborted it")]
     Broken,
     /// It was reset while one waited.
@@ -108,7 +108,8 @@ impl Barrier {
         self.meet(None, Waiting::FOREVER)
     }
 
-    /// As [`Self::wait`]; but if the others have not come after `timeout`, the barrier breaks for all.
+    /// As [`Self::wait`]; but if the others have not come after `timeout`, the barrier breaks for
+    /// all.
     ///
     /// # Errors
     /// [`BrokenBarrierError`].
@@ -116,8 +117,8 @@ impl Barrier {
         self.meet(None, waiting_for(timeout))
     }
 
-    /// As [`Self::wait`]; one of those who met calls its `action` before any goes on. If that panics,
-    /// the barrier breaks for all.
+    /// As [`Self::wait`]; one of those who met calls its `action` before any goes on. If that
+    /// panics, the barrier breaks for all.
     ///
     /// # Errors
     /// [`BrokenBarrierError`].

@@ -16,8 +16,8 @@ use crate::codec::travels_by_handle;
 /// A condition variable between processes, as [`std::sync::Condvar`]; always used with one
 /// [`Lock`](crate::Lock).
 ///
-/// A waiter that is killed blocks nobody and takes no notification with it. If a process dies with the
-/// lock, one of those who wait for either is told.
+/// A waiter that is killed blocks nobody and takes no notification with it. If a process dies with
+/// the lock, one of those who wait for either is told.
 ///
 /// ```
 /// use procession::{Condition, Lock, SharedBlock, spawn};
@@ -104,7 +104,8 @@ impl Condition {
         self.inner.handle()
     }
 
-    /// Releases the lock, waits, and takes the lock again; says also whether there was a notification.
+    /// Releases the lock, waits, and takes the lock again; says also whether there was a
+    /// notification.
     fn pause<'l>(
         &self,
         guard: LockGuard<'l>,
@@ -123,8 +124,8 @@ impl Condition {
         }
     }
 
-    /// Releases the lock, waits for a notification, and takes the lock again. What one waits for must
-    /// be looked at afterwards: others may have been faster ([`Self::wait_while`] does so).
+    /// Releases the lock, waits for a notification, and takes the lock again. What one waits for
+    /// must be looked at afterwards: others may have been faster ([`Self::wait_while`] does so).
     ///
     /// # Errors
     /// [`OwnerDied`], with the guard; also without a notification, as none may come any more.
@@ -138,7 +139,8 @@ impl Condition {
         }
     }
 
-    /// As [`Self::wait`], but waits no longer than `timeout`; says whether there was a notification.
+    /// As [`Self::wait`], but waits no longer than `timeout`; says whether there was a
+    /// notification.
     ///
     /// # Errors
     /// As [`Self::wait`].

@@ -34,7 +34,8 @@ use crate::codec::travels_by_handle;
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     procession::init();
 ///     let (lock, total) = (Lock::new()?, SharedBlock::new(8)?);
-///     let children = [spawn(count, (lock.clone(), total.clone()))?, spawn(count, (lock, total.clone()))?];
+///     let one = spawn(count, (lock.clone(), total.clone()))?;
+///     let children = [one, spawn(count, (lock, total.clone()))?];
 ///     for child in children {
 ///         child.join()?;
 ///     }

@@ -13,9 +13,10 @@ use crate::codec::travels_by_handle;
 
 /// A number of permits that processes and threads take and give back.
 ///
-/// Anyone may [release](Semaphore::release), so a holder that died can't be told from one that gives
-/// its permits to others: they are gone with it. A semaphore that is made
-/// [recovering](Semaphore::recovering) knows who holds each permit and takes those of the dead back.
+/// Anyone may [release](Semaphore::release), so a holder that died can't be told from one that
+/// gives its permits to others: they are gone with it. A semaphore that is made
+/// [recovering](Semaphore::recovering) knows who holds each permit and takes those of the dead
+/// back.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -41,8 +41,8 @@ impl Block {
     }
 }
 
-/// The first word about an extent or a slab's block: 4 bits of state, 20 of owner (or class, or next
-/// free block), 24 of length in units, and the low 16 of the generation.
+/// The first word about an extent or a slab's block: 4 bits of state, 20 of owner (or class, or
+/// next free block), 24 of length in units, and the low 16 of the generation.
 ///
 /// The whole generation is in a word of its own beside it. These 16 bits make sure that a
 /// compare-exchange fails if the block was freed and taken again since the word was read.
@@ -150,8 +150,9 @@ pub(super) enum Place {
 #[derive(Clone, Copy)]
 pub(super) struct Words<'a> {
     pub(super) word: &'a AtomicU64,
-    /// The whole generation. Written by the process that the block belongs to, or under the heap's lock
-    /// while the block is free; read by whoever has written down that the block is an object's.
+    /// The whole generation. Written by the process that the block belongs to, or under the heap's
+    /// lock while the block is free; read by whoever has written down that the block is an
+    /// object's.
     pub(super) generation: &'a AtomicU64,
     pub(super) place: Place,
 }

@@ -11,8 +11,8 @@ impl Arena {
     /// there, every free extent in its list and no other.
     ///
     /// # Errors
-    /// [`Error::Corrupt`], with what is wrong; [`Error::Stopped`] if somebody was stopped with the heap's
-    /// lock.
+    /// [`Error::Corrupt`], with what is wrong; [`Error::Stopped`] if somebody was stopped with the
+    /// heap's lock.
     pub fn check(&self) -> Result<()> {
         let _guard = self.lock_heap_to_check()?;
         let mut used = 0;
@@ -60,8 +60,8 @@ impl Arena {
         self.heap().rebuilt.load(Ordering::Relaxed)
     }
 
-    /// How many blocks belong to somebody, a process or an object. Those that a process only keeps are
-    /// not among them.
+    /// How many blocks belong to somebody, a process or an object. Those that a process only keeps
+    /// are not among them.
     ///
     /// # Errors
     /// As [`Self::check`].

@@ -193,8 +193,8 @@ impl Arena {
         self.cut(unit, word.units, units, slot, warm, warm).map(Some)
     }
 
-    /// Takes the first units of `len` free ones that are in no list. `rest` is the temperature of the
-    /// last of them.
+    /// Takes the first units of `len` free ones that are in no list. `rest` is the temperature of
+    /// the last of them.
     fn cut(
         &self,
         unit: u32,
@@ -240,8 +240,8 @@ impl Arena {
         Ok(Some(Extent { unit, units, generation, temperature: Temperature::Cold }))
     }
 
-    /// Takes units out of several free extents that follow one another, with memory behind some of them
-    /// or not: one by itself was not enough. One store takes them all.
+    /// Takes units out of several free extents that follow one another, with memory behind some of
+    /// them or not: one by itself was not enough. One store takes them all.
     fn take_run(&self, units: u32, slot: u16) -> Result<Option<Extent>> {
         let mut run = Run::default();
         let mut found = None;
@@ -333,8 +333,8 @@ impl Arena {
         if units == 0 || unit >= used || units > used - unit {
             return Err(Error::Corrupt("an extent has an impossible length"));
         }
-        // Free by itself first, and joined then: so no word within a free extent says that it is in use,
-        // and a second attempt to free the block finds that it was done.
+        // Free by itself first, and joined then: so no word within a free extent says that it is in
+        // use, and a second attempt to free the block finds that it was done.
         let free = |units| Word::free(temperature.state(), units);
         self.unit_word(unit)?.store(free(units).pack(), Ordering::SeqCst);
         failpoint!("heap.free.freed");

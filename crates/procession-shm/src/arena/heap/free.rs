@@ -82,8 +82,8 @@ impl Arena {
         Ok(true)
     }
 
-    /// Frees a block that this process keeps and has no cell for, and half of those that it has cells
-    /// for; says whether the block was settled.
+    /// Frees a block that this process keeps and has no cell for, and half of those that it has
+    /// cells for; says whether the block was settled.
     pub(super) fn free_kept(&self, offset: u64, class: u32, me: u16) -> Result<bool> {
         self.tidy();
         {
@@ -140,8 +140,8 @@ impl Arena {
         Ok(found)
     }
 
-    /// What a process does for the heap when it comes by: it frees what it had to put off, and gives back
-    /// memory that has been idle. Waits for a moment at most.
+    /// What a process does for the heap when it comes by: it frees what it had to put off, and
+    /// gives back memory that has been idle. Waits for a moment at most.
     pub fn look_after_heap(&self) {
         self.tidy();
         self.trim();
@@ -207,8 +207,8 @@ impl Arena {
         self.free_all(|word| word.owner() == Some(BlockOwner::Object(index)))
     }
 
-    /// Makes available what processes only keep: cached blocks and, if it is the machine that has no
-    /// memory, what is warm.
+    /// Makes available what processes only keep: cached blocks and, if it is the machine that has
+    /// no memory, what is warm.
     pub(in super::super) fn reclaim(&self, machine_full: bool) -> Result<()> {
         // If somebody is stopped at the heap, the caller is about to find that out.
         unless_stopped(self.free_all(|word| word.cached_by().is_some()))?;
@@ -235,8 +235,8 @@ impl Arena {
         }
     }
 
-    /// Frees those of the blocks that were found which still are meant, the small ones with the lock that
-    /// the caller has; says how many.
+    /// Frees those of the blocks that were found which still are meant, the small ones with the
+    /// lock that the caller has; says how many.
     pub(super) fn free_found(
         &self,
         guard: HeapGuard<'_>,

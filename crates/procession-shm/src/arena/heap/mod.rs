@@ -3,18 +3,18 @@
 //! # What is true and what is derived
 //! The truth is one word for each extent (in the unit words, at its first unit) and one for each
 //! block of a slab (in the slab's head): its state, length, owner and, in a word beside it, its
-//! generation. A change of state is one store to that word. Free lists, footers and counts are derived
-//! from the words: whoever finds that a process died with the heap's lock derives them again
-//! ([`Arena::rebuild`]) and goes on.
+//! generation. A change of state is one store to that word. Free lists, footers and counts are
+//! derived from the words: whoever finds that a process died with the heap's lock derives them
+//! again ([`Arena::rebuild`]) and goes on.
 //!
 //! A block comes from free to in use, and back, under the heap's lock. All other changes are one
 //! compare-exchange by whoever has it: between processes and objects, and into a process's
 //! [cache](caches) and out of it.
 //!
-//! Splitting writes the rest's word first, where nobody looks as long as the extent before it covers
-//! it, then shortens that extent with the store that takes it. Freeing is one store, and
-//! joining another that lengthens the first of two. The frontier (`units_used`) moves after the word
-//! behind it is written.
+//! Splitting writes the rest's word first, where nobody looks as long as the extent before it
+//! covers it, then shortens that extent with the store that takes it. Freeing is one store, and
+//! joining another that lengthens the first of two. The frontier (`units_used`) moves after the
+//! word behind it is written.
 //!
 //! # Owners
 //! A block belongs to a process while it is filled or read (`Process`), and to an object once it is
@@ -23,31 +23,33 @@
 //! written down about one never comes to mean another.
 //!
 //! # Freeing
-//! Whoever frees a block first makes it its own, or one that it keeps, with one compare-exchange: so of
-//! all that try, one frees it, and that one's death is followed by its burial. What it does then can be
-//! put off, so it never waits for the heap's lock for longer than [`PATIENCE`].
+//! Whoever frees a block first makes it its own, or one that it keeps, with one compare-exchange:
+//! so of all that try, one frees it, and that one's death is followed by its burial. What it does
+//! then can be put off, so it never waits for the heap's lock for longer than [`PATIENCE`].
 //!
 //! # Memory
-//! Memory is taken from the machine (`SharedMemory::reserve`) before a block is handed out, so that a
-//! machine without memory is an error here and not SIGBUS later. Touching memory for the first time
-//! costs four to five times what touching it again does, so what falls free stays *warm*, within bounds:
+//! Memory is taken from the machine (`SharedMemory::reserve`) before a block is handed out, so that
+//! a machine without memory is an error here and not SIGBUS later. Touching memory for the first
+//! time costs four to five times what touching it again does, so what falls free stays *warm*,
+//! within bounds:
 //!
 //! - never more than [`WARM_MOST`]: what is freed beyond that goes back to the machine at once;
-//! - of what was warm and was not taken for a second ([`IDLE`]), all but [`WARM_FLOOR`] goes back, as soon
-//!   as any process of the family comes to the heap, forks, or looks again at what it waits for.
+//! - of what was warm and was not taken for a second ([`IDLE`]), all but [`WARM_FLOOR`] goes back,
+//!   as soon as any process of the family comes to the heap, forks, or looks again at what it waits
+//!   for.
 //!
-//! Beside that there are at most: an empty slab (one unit) for each of the eight classes, and in each
-//! process's cache 255 KiB (or the slabs that these blocks lie in). The heap's lock is not held while
-//! memory is reserved or given back.
+//! Beside that there are at most: an empty slab (one unit) for each of the eight classes, and in
+//! each process's cache 255 KiB (or the slabs that these blocks lie in). The heap's lock is not
+//! held while memory is reserved or given back.
 //!
 //! # A process that is stopped with the heap's lock
-//! Small blocks come from the process's cache without the lock. An allocation that needs it waits as long
-//! as its caller's [`Waiting`] allows, which is until a signal where an object is made. Freeing, the end
-//! of an object and burials are put off. So what remains is that memory beyond the caches is not to be had
-//! until that process goes on or is killed.
+//! Small blocks come from the process's cache without the lock. An allocation that needs it waits
+//! as long as its caller's [`Waiting`] allows, which is until a signal where an object is made.
+//! Freeing, the end of an object and burials are put off. So what remains is that memory beyond the
+//! caches is not to be had until that process goes on or is killed.
 //!
-//! The lock is held for some hundred nanoseconds, except by a walk over the whole heap: the end of a
-//! queue, the burial of a process that died in the middle of something, memory that is short,
+//! The lock is held for some hundred nanoseconds, except by a walk over the whole heap: the end of
+//! a queue, the burial of a process that died in the middle of something, memory that is short,
 //! [`Arena::check`].
 
 mod block;
@@ -116,8 +118,8 @@ pub(super) struct HeapState {
 // SAFETY: only atomics.
 unsafe impl Shared for HeapState {}
 
-/// What a process knows of its own dealings with the heap. A forked child that has its parent's copy
-/// finds nothing of its own by it.
+/// What a process knows of its own dealings with the heap. A forked child that has its parent's
+/// copy finds nothing of its own by it.
 #[derive(Debug, Default)]
 pub(super) struct HeapVisits {
     /// The holder of the heap's lock that was last waited for in vain.
@@ -131,8 +133,9 @@ pub(super) struct HeapVisits {
 /// Whether waits for the heap while an object is made come back at a signal.
 static INTERRUPTIBLE: AtomicBool = AtomicBool::new(false);
 
-/// Has the making of objects come back with [`Error::Stopped`] at a signal or a tick, if somebody was
-/// stopped in the middle of the allocator: for a host language that runs signal handlers in between.
+/// Has the making of objects come back with [`Error::Stopped`] at a signal or a tick, if somebody
+/// was stopped in the middle of the allocator: for a host language that runs signal handlers in
+/// between.
 pub fn make_interruptibly() {
     INTERRUPTIBLE.store(true, std::sync::atomic::Ordering::Relaxed);
 }
@@ -182,8 +185,8 @@ impl Arena {
         Ok(guard)
     }
 
-    /// As [`Self::lock_heap`], for what can be put off: waits for a moment, and not again for a holder
-    /// that was waited for already.
+    /// As [`Self::lock_heap`], for what can be put off: waits for a moment, and not again for a
+    /// holder that was waited for already.
     fn lock_heap_briefly(&self) -> Result<HeapGuard<'_>> {
         let lock = &self.heap().lock;
         if lock.try_lock(self.owner()) {
@@ -216,8 +219,8 @@ impl Arena {
     /// [given](Self::give) away or [freed](Self::free). What it holds is left from before.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::MachineFull`]; [`Error::Stopped`] if somebody is at the heap for
-    /// longer than the caller waits.
+    /// [`Error::OutOfMemory`], [`Error::MachineFull`]; [`Error::Stopped`] if somebody is at the
+    /// heap for longer than the caller waits.
     pub(crate) fn allocate(&self, size: u64, waiting: Waiting) -> Result<Block> {
         let me = self.me().index;
         let unsettled = &self.row(me)?.unsettled;

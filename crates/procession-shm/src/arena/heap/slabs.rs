@@ -1,8 +1,9 @@
 //! Units cut into blocks of one size, for what is smaller than a unit.
 //!
-//! A slab begins with a head: its derived free list and count, then two words for each block, the truth
-//! about it and its generation. The blocks follow, aligned to their size. Called with the heap's lock
-//! held, except [`Arena::allocate_in_slab`], which takes it where the process's cache has no block.
+//! A slab begins with a head: its derived free list and count, then two words for each block, the
+//! truth about it and its generation. The blocks follow, aligned to their size. Called with the
+//! heap's lock held, except [`Arena::allocate_in_slab`], which takes it where the process's cache
+//! has no block.
 
 use procession_os::memory::Shared;
 
@@ -152,8 +153,8 @@ impl Arena {
             let extent = extent.ok_or_else(|| self.out_of_memory(UNIT))?;
             guard = self.make_slab(extent, class, me, waiting)?;
         }
-        // The others are kept. A process that is killed before it has put them into its cells has more
-        // that is unsettled than it had before.
+        // The others are kept. A process that is killed before it has put them into its cells has
+        // more that is unsettled than it had before.
         let most = if effort == Effort::Thorough { 1 } else { BATCH };
         let unsettled = &self.row(me)?.unsettled;
         unsettled.fetch_add(most as u64, Ordering::SeqCst);
@@ -175,7 +176,8 @@ impl Arena {
         list.ok_or(Error::Corrupt("a slab has an unknown class"))
     }
 
-    /// Takes a block that is to be used, and to be kept as many more as there are and are asked for.
+    /// Takes a block that is to be used, and to be kept as many more as there are and are asked
+    /// for.
     fn take_blocks(&self, class: u32, me: u16, others: &mut [u64]) -> Result<Block> {
         let word = Word::free(BlockState::Process, 0);
         let (offset, generation) = self.take_block(class, |words| {
@@ -193,7 +195,8 @@ impl Arena {
         Ok(Block::recorded(offset, generation))
     }
 
-    /// Takes the first free block of the first slab that has one; returns its offset and generation.
+    /// Takes the first free block of the first slab that has one; returns its offset and
+    /// generation.
     fn take_block(
         &self,
         class: u32,
@@ -228,8 +231,8 @@ impl Arena {
         Ok((self.layout.unit(unit) + cut.place_of(index), generation))
     }
 
-    /// Cuts an extent of this process into blocks, without the lock of the heap; returns the lock with which it
-    /// became a slab. Until then it is a block of this process.
+    /// Cuts an extent of this process into blocks, without the lock of the heap; returns the lock
+    /// with which it became a slab. Until then it is a block of this process.
     fn make_slab(
         &self,
         extent: Extent,
@@ -297,8 +300,9 @@ impl Arena {
         Ok(())
     }
 
-    /// Frees the block at an offset in a slab, if it is the one meant. The slab may have become something
-    /// else since the caller looked, and a block that is kept may be used again at any moment.
+    /// Frees the block at an offset in a slab, if it is the one meant. The slab may have become
+    /// something else since the caller looked, and a block that is kept may be used again at any
+    /// moment.
     pub(super) fn free_in_slab(
         &self,
         offset: u64,

@@ -8,26 +8,27 @@
 //!
 //! # Protocol
 //! One word: how many notifications are open (`permits`), how many wait (`waiters`), and how often
-//! there was a notification (`epoch`). All changes are made by who holds the lock, each is one store.
-//! - To wait: `waiters + 1`, remember the epoch, release the lock, sleep until the epoch has changed
-//!   *and* there is a permit. Acquire the lock and look once more: with a permit there,
-//!   `permits - 1, waiters - 1` in one store, and that is the notification. Without one, somebody was
-//!   faster: release and sleep again.
+//! there was a notification (`epoch`). All changes are made by who holds the lock, each is one
+//! store.
+//! - To wait: `waiters + 1`, remember the epoch, release the lock, sleep until the epoch has
+//!   changed *and* there is a permit. Acquire the lock and look once more: with a permit there,
+//!   `permits - 1, waiters - 1` in one store, and that is the notification. Without one, somebody
+//!   was faster: release and sleep again.
 //! - To notify `n`: `permits = min(permits + n, waiters), epoch + 1` in one store; change the
 //!   sequence; wake `n`.
-//! - To give up (a deadline, a signal whose handler raises): acquire the lock; a permit that is there
-//!   after a deadline is taken; else `waiters - 1`, and a permit that may have been meant for this
-//!   waiter wakes another.
+//! - To give up (a deadline, a signal whose handler raises): acquire the lock; a permit that is
+//!   there after a deadline is taken; else `waiters - 1`, and a permit that may have been meant for
+//!   this waiter wakes another.
 //!
 //! The epoch keeps a notification for those who waited when it was given: who comes later sees the
-//! same epoch, until there is another, which brings permits of its own. Each notification either adds
-//! as many permits as it was asked for or fills up to one for each who waits, so there is always one
-//! for whoever is entitled to it.
+//! same epoch, until there is another, which brings permits of its own. Each notification either
+//! adds as many permits as it was asked for or fills up to one for each who waits, so there is
+//! always one for whoever is entitled to it.
 //!
-//! The permit is taken under the lock and not by the woken on his way to it because there is a death
-//! in between: a notification that went down with a process which didn't have the lock would be
-//! known to nobody. The price is that a waiter whose tick finds the permit before the woken one has
-//! taken it acquires the lock for nothing.
+//! The permit is taken under the lock and not by the woken on his way to it because there is a
+//! death in between: a notification that went down with a process which didn't have the lock would
+//! be known to nobody. The price is that a waiter whose tick finds the permit before the woken one
+//! has taken it acquires the lock for nothing.
 //!
 //! A waiter that is killed leaves `waiters` one too high, and perhaps a permit. Then a later
 //! notification may let one more go on than it was asked to, which callers must be ready for with
@@ -35,10 +36,10 @@
 //! subtracted from what was asked. At 65535 leftovers the count stands still, with the same effect.
 //!
 //! A wake can be lost (the notifier is killed between its store and the wake, the woken before it
-//! runs): the next tick of each sleeper finds the permit. For that reason there is no mark of a wake
-//! under way, as an [`EventCount`](crate::wait::EventCount) has it, that would hold back further
-//! wakes. The tick also looks whether the lock's owner is dead, since nobody else may be there to
-//! find out: exactly one is told, as with a lock.
+//! runs): the next tick of each sleeper finds the permit. For that reason there is no mark of a
+//! wake under way, as an [`EventCount`](crate::wait::EventCount) has it, that would hold back
+//! further wakes. The tick also looks whether the lock's owner is dead, since nobody else may be
+//! there to find out: exactly one is told, as with a lock.
 
 use procession_os::memory::Shared;
 
@@ -301,7 +302,8 @@ impl<M: Monitor, P: Probe> Waiter<'_, M, P> {
         self.monitor.leave().map(drop)
     }
 
-    /// Takes the notification, with the lock held; says whether there was one. Then the wait is over.
+    /// Takes the notification, with the lock held; says whether there was one. Then the wait is
+    /// over.
     #[must_use]
     pub fn take(&self) -> bool {
         let taken = self.notices.change(|word| {

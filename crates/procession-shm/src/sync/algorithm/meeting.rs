@@ -7,19 +7,21 @@
 //!
 //! # Protocol
 //! Meetings are numbered. One word says which is the present one, its phase (filling, acting,
-//! broken) and how the one before ended. It is changed under an [`OwnerLock`] alone, and each change
-//! is one store. The lock is held for some stores and never while anybody sleeps or acts.
+//! broken) and how the one before ended. It is changed under an [`OwnerLock`] alone, and each
+//! change is one store. The lock is held for some stores and never while anybody sleeps or acts.
 //!
-//! Each that takes part has a *place*: two words, who it is and at which meeting. How many are there
-//! is not a count that a death could falsify but the number of places taken at the present meeting.
+//! Each that takes part has a *place*: two words, who it is and at which meeting. How many are
+//! there is not a count that a death could falsify but the number of places taken at the present
+//! meeting.
 //! - To arrive: with the lock, write the meeting into a free place and then oneself: there one is.
 //!   Who completes the number needs no place, unless there is something to do before all may go on:
 //!   then it takes one, makes the phase acting, releases the lock, acts, and ends the meeting.
-//! - To end a meeting: write into the places still taken at the one *before* how that had ended, then
-//!   store the word: next number, phase, how this one ended. Then wake all.
+//! - To end a meeting: write into the places still taken at the one *before* how that had ended,
+//!   then store the word: next number, phase, how this one ended. Then wake all.
 //! - To wait: sleep until the number has changed. If it is the next, the word says how the meeting
-//!   ended; if it is a later one, one's place does: it was written before the word changed twice. Then
-//!   make the place free, which takes no lock, as nobody else writes to it but to note the end.
+//!   ended; if it is a later one, one's place does: it was written before the word changed twice.
+//!   Then make the place free, which takes no lock, as nobody else writes to it but to note the
+//!   end.
 //!
 //! There are more places than parties for those who are slow to leave. Should all be taken, an
 //! arrival takes that of a dead process, or waits for one.
@@ -180,8 +182,8 @@ enum Attempt {
     Full,
 }
 
-/// The sleepers of a meeting, each of whom is also woken by the death of the next that takes part: so
-/// one of them learns of a death at once, whoever it is, and each looks at one other only.
+/// The sleepers of a meeting, each of whom is also woken by the death of the next that takes part:
+/// so one of them learns of a death at once, whoever it is, and each looks at one other only.
 struct Circle<'a, L, P> {
     meeting: &'a Meeting<'a, L, P>,
     seat: Seat,
@@ -339,8 +341,8 @@ impl<L: Places, P: Probe> Meeting<'_, L, P> {
             .filter_map(|(_, place)| place.taken_at(state.meeting))
             .map(|(_, index)| index)
             .collect();
-        // The first number that is free: somebody may have left again by an exception, so it need not
-        // be the count.
+        // The first number that is free: somebody may have left again by an exception, so it need
+        // not be the count.
         here.sort_unstable();
         let gap = here.iter().zip(0..).find(|(taken, number)| *taken != number);
         let index = gap.map_or(here.len() as u32, |(_, number)| number);

@@ -44,8 +44,8 @@ const LOOK: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// The parent has ended, or it is time to look again.
 extern "C" fn look_at_watched(_signal: libc::c_int) {
     // Only async-signal-safe calls; errno stays what it was for the code that is interrupted.
-    // SAFETY: the address of this thread's errno is valid as long as the thread is; the structures are
-    // initialised whole, and what is written to has its type.
+    // SAFETY: the address of this thread's errno is valid as long as the thread is; the structures
+    // are initialised whole, and what is written to has its type.
     unsafe {
         let errno = *libc::__errno_location();
         let mut watched =
@@ -68,11 +68,11 @@ extern "C" fn look_at_watched(_signal: libc::c_int) {
     }
 }
 
-/// Binds this process's life to that of `watched`, which is not its parent: the parent `parent`, whose
-/// first thread forked this process, ends it when the watched process ends. If the parent itself ends
-/// before, this process looks at the watched one from then on, within a second and without a thread: by
-/// a timer (`timer_create(2)`) of the highest real-time signal, which it must leave as it is, as in
-/// [`die_with_parent`].
+/// Binds this process's life to that of `watched`, which is not its parent: the parent `parent`,
+/// whose first thread forked this process, ends it when the watched process ends. If the parent
+/// itself ends before, this process looks at the watched one from then on, within a second and
+/// without a thread: by a timer (`timer_create(2)`) of the highest real-time signal, which it must
+/// leave as it is, as in [`die_with_parent`].
 ///
 /// # Errors
 /// As `prctl(2)`, `sigaction(2)` and `pthread_sigmask(3)`.
@@ -115,16 +115,16 @@ extern "C" fn parent_thread_ended(_signal: libc::c_int) {
 /// ends, by whatever cause.
 ///
 /// `PR_SET_PDEATHSIG` (`prctl(2)`) follows the *thread* that forked. If that was the parent's main
-/// thread (`by_main_thread`), whose end is the process's, the signal is SIGKILL. Otherwise it is the
-/// highest real-time signal, whose handler looks whether the process is still there. If it is, the
-/// kernel has made its main thread the parent, and the signal is SIGKILL from then on.
+/// thread (`by_main_thread`), whose end is the process's, the signal is SIGKILL. Otherwise it is
+/// the highest real-time signal, whose handler looks whether the process is still there. If it is,
+/// the kernel has made its main thread the parent, and the signal is SIGKILL from then on.
 ///
-/// A parent whose first thread ends while others run (`pthread_exit(3)`) takes the processes that are
-/// bound to it along: the kernel tells of that thread only.
+/// A parent whose first thread ends while others run (`pthread_exit(3)`) takes the processes that
+/// are bound to it along: the kernel tells of that thread only.
 ///
 /// So as long as a thread of the parent lives that started this process and is not its first, this
-/// process must leave SIGRTMAX alone: not block it, not handle it, and not `execve(2)`. It is unblocked
-/// here, as the thread that forked may have had it blocked.
+/// process must leave SIGRTMAX alone: not block it, not handle it, and not `execve(2)`. It is
+/// unblocked here, as the thread that forked may have had it blocked.
 ///
 /// # Errors
 /// As `prctl(2)`, `sigaction(2)` and `pthread_sigmask(3)`.

@@ -7,8 +7,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::clock::Monotonic;
 
-/// Waits until there is something to read, or the end of what is. Returns `true` then, and `false` if
-/// the deadline came first; `None` is no deadline.
+/// Waits until there is something to read, or the end of what is. Returns `true` then, and `false`
+/// if the deadline came first; `None` is no deadline.
 ///
 /// # Errors
 /// As `poll(2)`, also `EINTR`.

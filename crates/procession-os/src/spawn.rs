@@ -1,4 +1,5 @@
-//! Starting a program with chosen descriptors (`posix_spawn(3)`): any program, or this same one again.
+//! Starting a program with chosen descriptors (`posix_spawn(3)`): any program, or this same one
+//! again.
 
 #![allow(unsafe_code)]
 
@@ -8,13 +9,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
-/// The number of the first descriptor that is passed on by [`start`]: what follows the standard streams.
+/// The number of the first descriptor that is passed on by [`start`]: what follows the standard
+/// streams.
 pub const FIRST_PASSED: RawFd = 3;
 
-/// Starts a program; returns its number. It has the standard streams of this process, and `pass` (numbers
-/// of descriptors in this process) under the numbers from [`FIRST_PASSED`] on, in this order. All other
-/// descriptors are closed in it, also those that are not `CLOEXEC`. Without `environment` it has this
-/// process's.
+/// Starts a program; returns its number. It has the standard streams of this process, and `pass`
+/// (numbers of descriptors in this process) under the numbers from [`FIRST_PASSED`] on, in this
+/// order. All other descriptors are closed in it, also those that are not `CLOEXEC`. Without
+/// `environment` it has this process's.
 ///
 /// # Errors
 /// As `posix_spawn(3)`: `ENOENT`, `EACCES` for the program; `EBADF`, `EMFILE` for a descriptor.
@@ -31,9 +33,9 @@ pub fn start(
     posix_spawn(program, arguments, environment, &moves, Some(after))
 }
 
-/// Starts `/proc/self/exe` with this process's arguments and an environment; the descriptor `inherit`
-/// is kept open in it under the number `as_number`, beside those that are not `CLOEXEC`. Returns the
-/// child's number.
+/// Starts `/proc/self/exe` with this process's arguments and an environment; the descriptor
+/// `inherit` is kept open in it under the number `as_number`, beside those that are not `CLOEXEC`.
+/// Returns the child's number.
 ///
 /// The path of the running executable is used rather than its name, so that it is the same build
 /// even if the file was replaced or deleted meanwhile.
@@ -71,8 +73,8 @@ fn posix_spawn(
     let envp = environment.map(pointers);
     let mut pid = 0;
     // SAFETY: the arrays are NULL-terminated and outlive the call; `environ` is read as any exec
-    // reads it; the file actions are initialised before use and destroyed after. dup2 clears CLOEXEC
-    // on the number that it makes, in the child only.
+    // reads it; the file actions are initialised before use and destroyed after. dup2 clears
+    // CLOEXEC on the number that it makes, in the child only.
     let error = unsafe {
         let mut actions: libc::posix_spawn_file_actions_t = std::mem::zeroed();
         libc::posix_spawn_file_actions_init(&mut actions);

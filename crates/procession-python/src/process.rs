@@ -271,7 +271,8 @@ impl Child {
         self.0.signal(number).map_err(os_error)
     }
 
-    /// Sends a signal to the process and all that it started, directly or not; returns how many got it.
+    /// Sends a signal to the process and all that it started, directly or not; returns how many got
+    /// it.
     fn signal_tree(&self, py: Python<'_>, number: i32) -> PyResult<usize> {
         py.detach(|| self.0.signal_tree(number)).map_err(os_error)
     }
@@ -281,8 +282,8 @@ impl Child {
         parts_of(&py.detach(|| self.0.state()))
     }
 
-    /// The task that the process has written down and not finished, by its number; also after it was
-    /// waited for, whoever did that.
+    /// The task that the process has written down and not finished, by its number; also after it
+    /// was waited for, whoever did that.
     fn task(&self, py: Python<'_>) -> Option<u64> {
         py.detach(|| self.0.task())
     }

@@ -859,8 +859,9 @@ impl Queue {
             .map_err(|error| with_put(py, error, put))
     }
 
-    /// Gets up to `most` objects, waiting only for the first. If one can't be unpickled, those before
-    /// it are returned, and the next call raises why. If this raises, no other object is lost.
+    /// Gets up to `most` objects, waiting only for the first. If one can't be unpickled, those
+    /// before it are returned, and the next call raises why. If this raises, no other object is
+    /// lost.
     #[pyo3(signature = (most, block=Truth(true), timeout=None), text_signature = "($self, most, block=True, timeout=None)")]
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
@@ -893,9 +894,9 @@ impl Queue {
         jobs.set_item(new_count(job.py(), number)?, job)
     }
 
-    /// Gets a pool's task as (number, bytes), or (number, MemoryError) if there is no memory for it;
-    /// None for the end of all tasks. The number stands in this process's row from before the task is
-    /// taken until `task_done`.
+    /// Gets a pool's task as (number, bytes), or (number, MemoryError) if there is no memory for
+    /// it; None for the end of all tasks. The number stands in this process's row from before the
+    /// task is taken until `task_done`.
     fn _get_task<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let mut buffer = BUFFER;
         let mut room = Room::new(&mut buffer, 0);

@@ -666,8 +666,8 @@ impl Arena {
         self.row(slot.index).map_or(0, Row::started)
     }
 
-    /// The number and name of the process of a slot, also if it was buried, but not once its row has
-    /// another; the name is empty from when the row was taken for another.
+    /// The number and name of the process of a slot, also if it was buried, but not once its row
+    /// has another; the name is empty from when the row was taken for another.
     pub(super) fn process_name(&self, slot: Slot) -> Option<ProcessName> {
         let row = self.row(slot.index).ok()?;
         let pid = row.pid(slot.generation);

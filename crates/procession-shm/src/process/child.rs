@@ -1,10 +1,10 @@
 //! A child, followed by the process that started it.
 //!
 //! # Invariant
-//! A child's status is taken once, together with the task that it had not finished, and remembered: to
-//! all who ask it is the same. Only after that is the child buried, which gives back what it held. A
-//! forked copy of the process leaves the child to the original, and does not touch the mutex, which
-//! another thread may have held when it was made.
+//! A child's status is taken once, together with the task that it had not finished, and remembered:
+//! to all who ask it is the same. Only after that is the child buried, which gives back what it
+//! held. A forked copy of the process leaves the child to the original, and does not touch the
+//! mutex, which another thread may have held when it was made.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -30,8 +30,8 @@ const REPORT_TICK: Duration = Duration::from_millis(5);
 
 const SIGKILL: i32 = 9;
 
-/// A descriptor that is kept free for following a child that is to be started, so that the lack of one
-/// is an error before there is a child.
+/// A descriptor that is kept free for following a child that is to be started, so that the lack of
+/// one is an error before there is a child.
 #[derive(Debug)]
 pub struct SpareDescriptor(#[expect(dead_code, reason = "held, and given up")] PidFd);
 
@@ -95,7 +95,8 @@ impl Child {
         Self { parent, pidfd, slot, shares: None, report: None, end }
     }
 
-    /// Gives the slot `shares`, which was reserved for what the child is to open, back with the child.
+    /// Gives the slot `shares`, which was reserved for what the child is to open, back with the
+    /// child.
     #[must_use]
     pub fn with_shares(self, shares: Option<Slot>) -> Self {
         Self { shares, ..self }
@@ -170,8 +171,8 @@ impl Child {
     }
 
     /// Waits until the child has ended and it is known how. Returns `true` then, and `false` if the
-    /// deadline came first. Twice a second and after each signal handler `look_around` is called, whose
-    /// error ends the wait.
+    /// deadline came first. Twice a second and after each signal handler `look_around` is called,
+    /// whose error ends the wait.
     ///
     /// # Errors
     /// As `poll(2)`, except `EINTR`; what `look_around` returns.
@@ -221,8 +222,8 @@ impl Child {
             })
     }
 
-    /// Whether it is told how the child, which has ended, did so. That comes in a moment, for which also
-    /// a waiter waits whose deadline has passed, unless the sender is stopped.
+    /// Whether it is told how the child, which has ended, did so. That comes in a moment, for which
+    /// also a waiter waits whose deadline has passed, unless the sender is stopped.
     fn is_reported_by(&self, report: &ExitReport, deadline: Monotonic) -> io::Result<bool> {
         loop {
             let now = Monotonic::now();
@@ -242,11 +243,12 @@ impl Child {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the status of the child, at the first call, and returns it, at each; `None` while the child
-    /// runs, and in a copy of this process. What the child held is still there, until [`Self::bury`].
+    /// Takes the status of the child, at the first call, and returns it, at each; `None` while the
+    /// child runs, and in a copy of this process. What the child held is still there, until
+    /// [`Self::bury`].
     ///
-    /// Where someone else has taken the status, and the kernel does not tell it a second time, it is
-    /// what the child itself said before it left.
+    /// Where someone else has taken the status, and the kernel does not tell it a second time, it
+    /// is what the child itself said before it left.
     ///
     /// # Errors
     /// As `waitid(2)`.
@@ -269,8 +271,8 @@ impl Child {
         Ok(Some(status))
     }
 
-    /// The task that the child has written down and not finished, by its number; also after its status
-    /// was taken.
+    /// The task that the child has written down and not finished, by its number; also after its
+    /// status was taken.
     #[must_use]
     pub fn task(&self) -> Option<u64> {
         match self.is_mine().then(|| self.end().status).flatten() {

@@ -20,8 +20,8 @@ impl ExitReport {
         Self(fd)
     }
 
-    /// Waits until the exit code is there, or it is certain that it does not come. Returns `true` then,
-    /// and `false` if the deadline came first.
+    /// Waits until the exit code is there, or it is certain that it does not come. Returns `true`
+    /// then, and `false` if the deadline came first.
     ///
     /// # Errors
     /// As `poll(2)`, also `EINTR`.
@@ -29,8 +29,8 @@ impl ExitReport {
         is_readable_by(&self.0, deadline)
     }
 
-    /// Waits for the exit code; `None` if it does not come, since its sender died. Returns the same to
-    /// everyone who asks.
+    /// Waits for the exit code; `None` if it does not come, since its sender died. Returns the same
+    /// to everyone who asks.
     pub(super) fn status(&self) -> Option<ExitStatus> {
         let mut code = [0; 4];
         match peek(&self.0, &mut code) {

@@ -112,8 +112,8 @@ impl fmt::Display for Blocked {
     }
 }
 
-/// What a child is doing whose pidfd the caller has; its slot, if it is known, says what it waits for.
-/// Works also for a child that is not, or not yet, of the family.
+/// What a child is doing whose pidfd the caller has; its slot, if it is known, says what it waits
+/// for. Works also for a child that is not, or not yet, of the family.
 pub(super) fn state_of(child: &PidFd, slot: Option<Slot>) -> ProcessState {
     if child.has_ended() {
         return if child.is_reaped() { ProcessState::Ended } else { ProcessState::Zombie };
@@ -133,8 +133,8 @@ pub(super) fn state_of(child: &PidFd, slot: Option<Slot>) -> ProcessState {
 }
 
 /// Sends a signal to a process and its descendants, ancestors first; returns how many got it. Who
-/// started whom is known from the kernel and from the process table, so a member of the family whose
-/// parent has died is found as well.
+/// started whom is known from the kernel and from the process table, so a member of the family
+/// whose parent has died is found as well.
 ///
 /// # Errors
 /// As [`procession_os::tree::signal_tree`].

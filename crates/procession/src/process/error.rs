@@ -21,8 +21,8 @@ impl SpawnError {
         Self { name: name.to_owned(), kind }
     }
 
-    /// The name that the child was to have: the [`Builder`](crate::Builder)'s, or the location of the
-    /// spawn.
+    /// The name that the child was to have: the [`Builder`](crate::Builder)'s, or the location of
+    /// the spawn.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

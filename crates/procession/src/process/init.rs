@@ -1,10 +1,10 @@
 //! How a *respawned* child, which is this program started a second time, comes to its function.
 //!
-//! The parent leaves a payload ([`super::payload`]) and names it in the environment. In a program it
-//! is taken up by [`init`], first in `main`. A test can't do so: its `main` is the harness's, which
-//! runs other tests, or none, and has threads by then. So the children of tests are taken over
-//! *before* `main`, by a function in `.init_array` that the linker puts into every program with
-//! this crate; in all other processes it does nothing.
+//! The parent leaves a payload ([`super::payload`]) and names it in the environment. In a program
+//! it is taken up by [`init`], first in `main`. A test can't do so: its `main` is the harness's,
+//! which runs other tests, or none, and has threads by then. So the children of tests are taken
+//! over *before* `main`, by a function in `.init_array` that the linker puts into every program
+//! with this crate; in all other processes it does nothing.
 //!
 //! # Why before `main`
 //! The alternative is that the harness runs the same test in the child (`--exact NAME`), which

@@ -2,9 +2,10 @@
 //!
 //! # How a child starts
 //! Where this process has one thread, [`spawn`] forks it. With several threads a fork would copy
-//! locks that nobody is left to release, so the program is started a second time, and [`init`], the first
-//! thing in its `main`, runs the function there instead of the rest of the program. The function
-//! travels as its distance from a fixed one in the program, the arguments as bytes in the arena.
+//! locks that nobody is left to release, so the program is started a second time, and [`init`], the
+//! first thing in its `main`, runs the function there instead of the rest of the program. The
+//! function travels as its distance from a fixed one in the program, the arguments as bytes in the
+//! arena.
 //!
 //! So the child finds the program's statics as they are in this process now, or as at the program's
 //! start. [`StartMethod`] says what else differs; [`Builder::start_method`] and

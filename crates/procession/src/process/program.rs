@@ -65,7 +65,8 @@ impl FnOffset {
     /// The function that is there; `None` if there is no code.
     ///
     /// # Safety
-    /// The offset was made by [`Self::of`] for the same `A` and `R`, in a process of the same build.
+    /// The offset was made by [`Self::of`] for the same `A` and `R`, in a process of the same
+    /// build.
     pub(super) unsafe fn function<A, R>(self) -> Option<fn(A) -> R> {
         let address = self.address()?;
         // SAFETY: the caller says that a function of this type is there; the same build has the

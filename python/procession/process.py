@@ -20,6 +20,7 @@ from multiprocessing.process import (
 )
 
 from . import _native
+from .replacement import loaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,9 +113,17 @@ class ForkPopen(Popen):
     def _launch(self, process_obj: BaseProcess) -> _native.Child:
         parent = os.getpid()
         by_main_thread = _thread.get_native_id() == parent
-        return _native.fork(
-            lambda: serve_as_copy(lambda: run(process_obj, Parent(parent, by_main_thread)))
-        )
+
+        def be_the_copy() -> int:
+            share_tracker(False)
+            return run(process_obj, Parent(parent, by_main_thread))
+
+        shared = share_tracker(True)
+        try:
+            return _native.fork(lambda: serve_as_copy(be_the_copy))
+        finally:
+            # A signal handler or a hook may start a process while this one is being started.
+            share_tracker(shared)
 
 
 class Parent:
@@ -150,6 +159,20 @@ class Parent:
     def take_along(self) -> None:
         """Have this process end when the parent does."""
         _native.die_with_parent(self.pid, self.by_main_thread)
+
+
+def share_tracker(shared: bool) -> bool:
+    """Choose whether what this thread forks keeps the resource tracker; return what was chosen.
+
+    Newer versions of Python have a copy close its descriptor of the tracker if this is not said.
+    The copy would start a tracker of its own, which deletes the named shared memory that the copy
+    has attached when that ends.
+    """
+    intent = getattr(loaded("resource_tracker"), "_fork_intent", None)
+    before = bool(getattr(intent, "preserve_fd", False))
+    if intent is not None:
+        intent.preserve_fd = shared
+    return before
 
 
 def reap_unjoined() -> None:

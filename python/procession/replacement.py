@@ -177,7 +177,15 @@ def _adapt(module: Any) -> None:
     What it has by reference of its own kind could not be pickled: by its name there is another.
     """
     if module.__name__ == f"{_REPLACED}.managers":
+        module.get_context = get_context
         module.SyncManager.register("Pool", make_pool, module.PoolProxy)
+
+
+def get_context(method: str | None = None) -> Any:
+    """Return the context of a start method, or the default, for those who start a manager."""
+    from .context import _default_context
+
+    return _default_context.get_context(method)
 
 
 def make_pool(*args: Any, **kwds: Any) -> Any:

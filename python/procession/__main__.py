@@ -33,7 +33,8 @@ def _run_source(source: bytes | str, name: str, path: str | None = None) -> None
         main.__file__ = path
         main.__cached__ = None  # type: ignore[attr-defined]
         main.__loader__ = SourceFileLoader("__main__", path)
-    sys.modules["__main__"] = main
+    # The second is the name in a child: what comes from there is pickled by it.
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
     # This module's own ways with annotations are not the program's.
     exec(compile(source, name, "exec", dont_inherit=True), main.__dict__)
 

@@ -175,6 +175,39 @@ def test_the_programs_status_is_the_commands(
     assert (ending.exit_code, ending.stderr) == (status, stderr)
 
 
+COMES_BACK = """
+import multiprocessing, sys
+
+class Found:
+    def __init__(self, value):
+        self.value = value
+
+def find(queue):
+    queue.put(Found(7))
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[-1])
+    queue = multiprocessing.Queue()
+    child = multiprocessing.Process(target=find, args=(queue,))
+    child.start()
+    found = queue.get()
+    child.join()
+    with multiprocessing.Pool(1) as pool:
+        again = pool.apply(Found, (8,))
+    print(type(found) is type(again) is Found, found.value, again.value)
+"""
+
+
+@pytest.mark.parametrize("how", [[], ["-m"]])
+def test_what_a_program_defines_comes_back_from_its_children(
+    tmp_path: Path, method: str, how: list[str]
+) -> None:
+    (tmp_path / "program.py").write_text(COMES_BACK)
+    command = [*RUN, *how, "program" if how else "program.py", method]
+    ending = run_command(command, cwd=tmp_path)
+    assert (ending.exit_code, ending.stdout, ending.stderr) == (0, "True 7 8\n", ""), ending
+
+
 def test_an_uncaught_exception_is_shown_with_its_line(tmp_path: Path) -> None:
     ending = run_text(tmp_path, "def fail():\n    raise LookupError('here')\n\nfail()\n")
     assert ending.exit_code == 1

@@ -22,7 +22,14 @@ _typecodes: dict[str, type] = _stdlib.typecode_to_type
 
 
 def _make(type_: Any) -> Any:
-    return _over(type_, Block(ctypes.sizeof(type_)))
+    try:
+        size = ctypes.sizeof(type_)
+    except TypeError as error:
+        *others, last = _typecodes
+        raise TypeError(
+            f"bad typecode (must be a ctypes type or one of {', '.join(others)} or {last})"
+        ) from error
+    return _over(type_, Block(size))
 
 
 def _over(type_: Any, block: Block) -> Any:

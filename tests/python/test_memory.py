@@ -7,6 +7,7 @@ import os
 import queue as queues
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import procession
@@ -112,3 +113,13 @@ def test_memory_of_a_burst_goes_back_to_the_machine() -> None:
         return bool(memory["resident"] <= memory["used"] + (32 << 20) + (8 << 20))
 
     assert eventually(is_within_bounds), (burst, procession._native.memory())
+
+
+@pytest.mark.parametrize(
+    "make", [procession.RawValue, procession.Value, procession.RawArray, procession.Array]
+)
+def test_a_typecode_that_there_is_not_is_told_with_those_that_there_are(
+    make: Callable[..., object],
+) -> None:
+    with pytest.raises(TypeError, match=r"bad typecode \(must be .* c, .* f or d\)$"):
+        make("x", 2)

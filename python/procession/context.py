@@ -306,17 +306,27 @@ class BaseContext(_stdlib.BaseContext):
 
         standard("spawn").set_executable(executable)
 
-    def set_forkserver_preload(self, module_names: list[str]) -> None:
+    def set_forkserver_preload(self, module_names: list[str], *, on_error: str = "ignore") -> None:
         """Choose what the process that is kept ready imports, when it is started.
+
+        Parameters
+        ----------
+        module_names : list of str
+            The modules; ``"__main__"`` is the program.
+        on_error : {"ignore", "warn", "fail"}
+            What follows if one can't be imported: nothing; an `ImportWarning`; or the error itself,
+            on stderr, and no process can be started so. As in Python 3.15.
 
         Raises
         ------
         TypeError
-            If these are no strings.
+            If the names are no strings.
+        ValueError
+            If `on_error` is none of these.
         """
         from .forkserver import set_forkserver_preload
 
-        set_forkserver_preload(module_names)
+        set_forkserver_preload(module_names, on_error=on_error)
 
     def get_context(self, method: str | None = None) -> Any:
         """Return the context of a start method, or this one.

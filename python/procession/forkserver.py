@@ -157,6 +157,7 @@ class ForkServer:
 
     def __init__(self) -> None:
         self._preload_modules = ["__main__"]
+        self._preload_on_error = "ignore"
         self._inherited_fds: list[int] | None = None
         self._link: Link | None = None
         self._template: _native.Child | None = None
@@ -165,17 +166,30 @@ class ForkServer:
         # A signal handler may start a process while this thread starts the template.
         self._lock = threading.RLock()
 
-    def set_forkserver_preload(self, modules_names: list[str]) -> None:
+    def set_forkserver_preload(self, modules_names: list[str], *, on_error: str = "ignore") -> None:
         """Choose what the template imports, when it is started.
+
+        Parameters
+        ----------
+        modules_names : list of str
+            The modules; ``"__main__"`` is the program.
+        on_error : {"ignore", "warn", "fail"}
+            What follows if one can't be imported: nothing; an `ImportWarning`; or the error itself,
+            with which the template ends.
 
         Raises
         ------
         TypeError
-            If these are no strings.
+            If the names are no strings.
+        ValueError
+            If `on_error` is none of these.
         """
         if not all(type(name) is str for name in modules_names):
             raise TypeError("module_names must be a list of strings")
+        if on_error not in ("ignore", "warn", "fail"):
+            raise ValueError(f"on_error must be 'ignore', 'warn', or 'fail', not {on_error!r}")
         self._preload_modules = modules_names
+        self._preload_on_error = on_error
 
     def get_inherited_fds(self) -> list[int] | None:
         """Return the descriptors that came with this process; None if it was not started so."""
@@ -202,6 +216,7 @@ class ForkServer:
                 data = get_preparation_data("forkserver")
                 keys = ("sys_path", "sys_argv", "init_main_from_path", "installed")
                 wanted = {key: data.get(key) for key in keys}
+                wanted["on_error"] = self._preload_on_error
                 payload = memfd_of(io.BytesIO(pickle.dumps((wanted, self._preload_modules))))
                 try:
                     slot = _native.reserve()
@@ -271,6 +286,8 @@ class ForkServer:
             If it can't be copied.
         RuntimeError
             If the template ends before it answers, and so does the one that takes its place.
+        EOFError
+            The same, if a module that it can't import is to end it.
         """
         lost: _native.Child | None = None
         parent = os.pidfd_open(os.getpid())
@@ -283,12 +300,19 @@ class ForkServer:
                 lost = self._lose(link) or lost
         finally:
             os.close(parent)
-        raise RuntimeError(
+        message = (
             "the forkserver's template ends before it answers, which it did "
             f"{_MAX_TEMPLATES} times in a row; the last {_how_it_ended(lost)}. The process was not "
             f"started. The template imports {self._preload_modules}: what these print, and what "
             "they do when a process forks, may say why"
         )
+        if self._preload_on_error != "fail":
+            raise RuntimeError(message)
+        error = EOFError(message)
+        error.add_note(
+            "Forkserver process may have crashed during module preloading. Check stderr."
+        )
+        raise error
 
     def _ask(
         self, link: Link, needed: list[int], fds: list[int], shares: int, daemon: bool
@@ -442,18 +466,36 @@ def _preload(data: dict[str, Any], modules: list[str]) -> None:
         install()
     sys.path[:] = data["sys_path"]
     sys.argv = data["sys_argv"]
+    on_error = data["on_error"]
     if "__main__" in modules and data["init_main_from_path"] is not None:
         current_process()._inheriting = True  # type: ignore[attr-defined]
         try:
-            # If that fails, each copy tries it itself, and reports why.
-            with contextlib.suppress(Exception, SystemExit, KeyboardInterrupt):
-                import_main_path(data["init_main_from_path"])
+            import_main_path(data["init_main_from_path"])
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            # Each copy tries it itself, and reports why it fails.
+            _handle_import_error(on_error, data["init_main_from_path"], error)
         finally:
             del current_process()._inheriting  # type: ignore[attr-defined]
     for name in modules:
         if name != "__main__":
-            with contextlib.suppress(ImportError):
+            try:
                 __import__(name)
+            except ImportError as error:
+                _handle_import_error(on_error, f"module {name!r}", error)
+    # What stays in the streams would be written by each copy. A reader that is gone is no reason to
+    # go, too.
+    with contextlib.suppress(OSError):
+        util._flush_std_streams()  # type: ignore[attr-defined]
+
+
+def _handle_import_error(on_error: str, what: str, error: BaseException) -> None:
+    """Do what `set_forkserver_preload` was told to do about something that can't be imported."""
+    if on_error == "fail":
+        raise error
+    if on_error == "warn":
+        import warnings
+
+        warnings.warn(f"Failed to preload {what}: {error}", ImportWarning, stacklevel=2)
 
 
 class Requester:

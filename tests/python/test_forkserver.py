@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import procession
 import pytest
 from sessions import Ending
 
@@ -399,3 +400,84 @@ def test_a_start_that_is_interrupted_leaves_no_copy(
     ending = run_with_preloaded(INTERRUPTED, "")
     assert ending.stdout == "_send_request\n_take_answer\n_send\n0\n", ending
     assert ending.stderr == ""
+
+
+PRELOADS = """
+import sys
+import procession
+
+if __name__ == "__main__":
+    context = procession.get_context("forkserver")
+    context.set_forkserver_preload(["preloaded", "is_not_there"]{on_error})
+    for _ in range(2):
+        child = context.Process(target=print, args=("the target runs",))
+        child.start()
+        child.join()
+        print(child.exitcode, flush=True)
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver"])
+def test_what_a_preloaded_module_prints_is_printed_once(
+    run_with_preloaded: Callable[[str, str], Ending], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else it would be written at once.
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    preloaded = "import sys\nprint('once')\nsys.stderr.write('and that, too')\n"
+    ending = run_with_preloaded(PRELOADS.format(on_error=""), preloaded)
+    assert ending.stdout == "once\n" + 2 * "the target runs\n0\n", ending
+    assert ending.stderr == "and that, too"
+
+
+@pytest.mark.parametrize("method", ["forkserver"])
+@pytest.mark.parametrize("on_error", ["ignore", "warn"])
+def test_a_module_that_cannot_be_preloaded_is_ignored_or_told(
+    run_with_preloaded: Callable[[str, str], Ending], on_error: str
+) -> None:
+    preloaded = "import warnings\nwarnings.simplefilter('always', ImportWarning)\n"
+    ending = run_with_preloaded(PRELOADS.format(on_error=f", on_error={on_error!r}"), preloaded)
+    assert ending.stdout == 2 * "the target runs\n0\n", ending
+    warning = "ImportWarning: Failed to preload module 'is_not_there'"
+    assert ending.stderr.count(warning) == (on_error == "warn"), ending
+
+
+@pytest.mark.parametrize("method", ["forkserver"])
+def test_a_module_that_cannot_be_preloaded_is_an_error_of_start_where_that_is_asked_for(
+    run_with_preloaded: Callable[[str, str], Ending],
+) -> None:
+    ending = run_with_preloaded(PRELOADS.format(on_error=", on_error='fail'"), "")
+    assert ending.exit_code == 1
+    assert ending.stdout == ""
+    assert "No module named 'is_not_there'" in ending.stderr
+    assert "EOFError: the forkserver's template ends before it answers" in ending.stderr
+    assert "Forkserver process may have crashed during module preloading." in ending.stderr
+    assert not ending.left_processes
+
+
+@pytest.mark.parametrize("method", ["forkserver"])
+@pytest.mark.parametrize("on_error", ["ignore", "warn", "fail"])
+def test_a_main_module_that_cannot_be_preloaded_is_treated_likewise(
+    run_program: Callable[..., Ending], on_error: str
+) -> None:
+    text = f"""
+import procession
+if __name__ == "__main__":
+    context = procession.get_context("forkserver")
+    context.set_forkserver_preload(["__main__"], on_error={on_error!r})
+    child = context.Process(target=print)
+    child.start()
+    child.join()
+    print(child.exitcode)
+else:
+    import is_not_there
+"""
+    ending = run_program(text, env={"PYTHONWARNINGS": "always"})
+    assert ending.stdout == ("" if on_error == "fail" else "1\n"), ending
+    assert "No module named 'is_not_there'" in ending.stderr
+    assert ending.stderr.count("Failed to preload") == (on_error == "warn")
+    assert not ending.left_processes
+
+
+def test_how_errors_of_preloading_are_treated_is_one_of_three() -> None:
+    with pytest.raises(ValueError, match="on_error must be 'ignore', 'warn', or 'fail'"):
+        procession.set_forkserver_preload([], on_error="pass")

@@ -374,9 +374,20 @@ class DefaultContext(BaseContext):
 
     Process = Process
 
-    def __init__(self, default: BaseContext) -> None:
-        self._default_context = default
+    def __init__(self, context: BaseContext | None = None) -> None:
+        self._given_context = context
         self._actual_context: BaseContext | None = None
+
+    @property
+    def _default_context(self) -> BaseContext:
+        """The context until another is set: the one given, or the running interpreter's default.
+
+        The interpreter is asked when the answer is needed: it may have to look at the file system.
+        """
+        if self._given_context is not None:
+            return self._given_context
+        default, *_ = _stdlib._default_context.get_all_start_methods()  # type: ignore[attr-defined]
+        return _concrete_contexts[default]
 
     def get_context(self, method: str | None = None) -> Any:
         """Return the context of a start method; None is the one set or the default."""
@@ -424,10 +435,7 @@ _concrete_contexts: dict[str, BaseContext] = {
     "spawn": SpawnContext(),
     "forkserver": ForkServerContext(),
 }
-# As the running interpreter has it.
-_default_context = DefaultContext(
-    _concrete_contexts[_stdlib._default_context._default_context._name]  # type: ignore[attr-defined]
-)
+_default_context = DefaultContext()
 
 
 def _force_start_method(method: str) -> None:

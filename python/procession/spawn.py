@@ -42,6 +42,9 @@ __all__ = [
 _ARENA, _PAYLOAD, _FIRST_OTHER = 3, 4, 5
 """The descriptors that a program is started with."""
 
+_LEAVES_METHOD_OPEN = sys.version_info >= (3, 14)
+"""Whether a process that is started by a context of its own leaves the default method open."""
+
 
 class PassedFd:
     """A descriptor that goes to the child."""
@@ -256,7 +259,7 @@ def get_preparation_data(name: str) -> dict[str, Any]:
         "sys_argv": sys.argv,
         "orig_dir": _process.ORIGINAL_DIR,  # type: ignore[attr-defined]
         "dir": os.getcwd(),
-        "start_method": _default_context.get_start_method(),
+        "start_method": _default_context.get_start_method(_LEAVES_METHOD_OPEN),
         "installed": sys.modules.get("multiprocessing") is procession,
     }
     if util._logger is not None:  # type: ignore[attr-defined]

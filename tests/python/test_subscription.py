@@ -16,7 +16,8 @@ from procession import pool, queues
 def takes_arguments(thing: Any) -> bool:
     try:
         return isinstance(thing, type) and get_args(thing[int]) == (int,)
-    except TypeError:
+    except (TypeError, AttributeError):
+        # AttributeError: the class of a proxy may have a method of that name, for its objects.
         return False
 
 

@@ -56,8 +56,10 @@ def wait_until_ended(pid: int) -> None:
 
 
 def main() -> None:
-    # A zombie: its parent has not asked for its status yet. Joining does.
-    child = procession.Process(target=nothing)
+    # A zombie: its parent has not asked for its status yet. Joining does. (A child by forkserver,
+    # which newer versions of Python have as the default, is no zombie: its template asks at once.)
+    context = procession.get_context("fork")
+    child = context.Process(target=nothing)
     child.start()
     while child.state != "zombie":
         time.sleep(0.001)
@@ -66,7 +68,7 @@ def main() -> None:
     print(f"joined: {child.state}")
 
     # Nobody joins this one: it goes when the next child starts.
-    forgotten = procession.Process(target=nothing)
+    forgotten = context.Process(target=nothing)
     forgotten.start()
     while forgotten.state != "zombie":
         time.sleep(0.001)

@@ -386,7 +386,7 @@ class DefaultContext(BaseContext):
         """
         if self._given_context is not None:
             return self._given_context
-        default, *_ = _stdlib._default_context.get_all_start_methods()  # type: ignore[attr-defined]
+        default, *_ = _stdlib._default_context.get_all_start_methods()
         return _concrete_contexts[default]
 
     def get_context(self, method: str | None = None) -> Any:

@@ -473,7 +473,7 @@ def _preload(data: dict[str, Any], modules: list[str]) -> None:
             import_main_path(data["init_main_from_path"])
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             # Each copy tries it itself, and reports why it fails.
-            _handle_import_error(on_error, data["init_main_from_path"], error)
+            _handle_import_error(on_error, f"__main__ from {data['init_main_from_path']!r}", error)
         finally:
             del current_process()._inheriting  # type: ignore[attr-defined]
     for name in modules:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -45,6 +46,13 @@ PARTS = [
     "Flags",
 ]
 """What of the suite is run if nothing else is said: parts of its classes' names."""
+
+OTHER_SUITES = [
+    "test.test_multiprocessing_main_handling",
+    # Since Python 3.15; the other class of this module is about a private function of the template.
+    "test.test_multiprocessing_forkserver.test_preload.TestForkserverPreload",
+]
+"""What is run as well: how the main module is prepared, and what the forkserver imports."""
 
 CLASS_SECONDS = 300
 """How long a class of tests may take before it counts as hung."""
@@ -184,14 +192,22 @@ def run_method(method: str, patterns: list[str], verbose: bool) -> bool:
     return not counts["failed"]
 
 
-def run_main_handling() -> bool:
-    """Run the suite of how the main module is prepared, for all start methods."""
-    name = "test.test_multiprocessing_main_handling"
+def run_suite(name: str) -> bool:
+    """Run a suite that chooses the start methods itself."""
     with tempfile.TemporaryDirectory() as temporary:
         output = run_class(name, [], Path(temporary)).output
     good = re.search(r"^OK", output, re.M) is not None
     print(f"{name}: passed" if good else output, flush=True)
     return good
+
+
+def is_there(name: str) -> bool:
+    """Return whether the interpreter has a module or class of tests."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def main() -> None:
@@ -207,7 +223,7 @@ def main() -> None:
     # All of them, also after a failure.
     results = [run_method(method, patterns, given.verbose) for method in methods]
     if not given.patterns:
-        results.append(run_main_handling())
+        results += [run_suite(name) for name in OTHER_SUITES if is_there(name)]
     sys.exit(not all(results))
 
 

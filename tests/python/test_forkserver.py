@@ -474,7 +474,7 @@ else:
     ending = run_program(text, env={"PYTHONWARNINGS": "always"})
     assert ending.stdout == ("" if on_error == "fail" else "1\n"), ending
     assert "No module named 'is_not_there'" in ending.stderr
-    assert ending.stderr.count("Failed to preload") == (on_error == "warn")
+    assert ending.stderr.count("Failed to preload __main__ from") == (on_error == "warn")
     assert not ending.left_processes
 
 

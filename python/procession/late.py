@@ -66,7 +66,10 @@ def _stand_in(name: str) -> ModuleType:
     """Return what stands for a module, with what is bound while others are imported."""
     late: ModuleType = LateThreading(name) if name == "threading" else LateModule(name)
     bound = vars(late)
-    if name == "subprocess":
+    if name == "multiprocessing.reduction":
+        # Asked for where the default start method is chosen; on Linux it is so.
+        bound["HAVE_SEND_HANDLE"] = True
+    elif name == "subprocess":
         bound["_args_from_interpreter_flags"] = _args_from_interpreter_flags
     elif name == "threading":
         bound["local"] = _thread._local

@@ -53,6 +53,24 @@ def test_the_interpreter_is_asked_for_its_default_when_that_is_needed() -> None:
     assert (ending.stdout, ending.stderr) == ("0 spawn True\n", "")
 
 
+LIGHT = """
+import sys
+before = set(sys.modules)
+import procession
+procession.get_start_method()
+procession.get_all_start_methods()
+heavy = {"multiprocessing.reduction", "pickle", "socket", "subprocess", "tempfile", "threading"}
+print(heavy & set(sys.modules) - before)
+import multiprocessing.reduction
+print(procession.reducer.HAVE_SEND_HANDLE, multiprocessing.reduction.HAVE_SEND_HANDLE)
+"""
+
+
+def test_choosing_the_default_loads_no_module_that_a_child_may_never_need() -> None:
+    ending = run_text(LIGHT)
+    assert (ending.stdout, ending.stderr) == ("set()\nTrue True\n", "")
+
+
 OPEN = """
 import sys
 import procession

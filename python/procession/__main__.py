@@ -26,12 +26,16 @@ main()
 def _run_source(source: bytes | str, name: str, path: str | None = None) -> None:
     """Run source text as the main module, which lives as long as the process does."""
     main = types.ModuleType("__main__")
-    main.__annotations__ = {}
+    if "__annotate__" not in vars(types.ModuleType):
+        # Newer versions make them when they are asked for.
+        main.__annotations__ = {}
     main.__builtins__ = builtins  # type: ignore[attr-defined]
     main.__loader__ = BuiltinImporter
     if path is not None:
         main.__file__ = path
-        main.__cached__ = None  # type: ignore[attr-defined]
+        if "__cached__" in globals():
+            # Newer versions have no such name.
+            main.__cached__ = None  # type: ignore[attr-defined]
         main.__loader__ = SourceFileLoader("__main__", path)
     # The second is the name in a child: what comes from there is pickled by it.
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main

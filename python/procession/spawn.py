@@ -336,7 +336,10 @@ def import_main_path(path: str) -> None:
         return
     old_main_modules.append(before)
     main = type(sys)("__mp_main__")
-    main.__dict__.update(__file__=path, __cached__=None, __package__="", __builtins__=__builtins__)
+    main.__dict__.update(__file__=path, __package__="", __builtins__=__builtins__)
+    if "__cached__" in globals():
+        # Newer versions have no such name.
+        main.__dict__["__cached__"] = None
     sys.modules["__mp_main__"] = main
     argument, sys.argv[0] = sys.argv[0], path
     try:

@@ -380,6 +380,21 @@ def test_a_programs_annotations_are_its_own(tmp_path: Path) -> None:
         assert ending.stdout == "{'x': <class 'int'>}\n", ending
 
 
+@pytest.mark.parametrize("how", ["program.py", "-c '{}'"])
+def test_a_program_has_the_names_and_annotations_that_it_has_without(
+    tmp_path: Path, how: str
+) -> None:
+    text = "x: int = 1\nimport __main__\nprint(__main__.__annotations__, sorted(globals()))\n"
+    (tmp_path / "program.py").write_text(text)
+    program = how.format(text)
+    usual, ending = (
+        run_command(["sh", "-c", f"{' '.join(command)} {program}"], cwd=tmp_path)
+        for command in (COMMAND[:1], RUN)
+    )
+    assert (ending.exit_code, ending.stdout) == (0, usual.stdout), ending
+    assert "<class 'int'>" in ending.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

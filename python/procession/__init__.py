@@ -30,7 +30,7 @@ from ._native import (
     OwnerDiedError,
     StaleHandleError,
     __version__,
-    prepare_pickling,
+    end_preparing,
 )
 from .context import Process
 from .errors import PoolTerminatedError, RemoteExceptionError, WorkerDiedError
@@ -40,7 +40,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-os.register_at_fork(before=prepare_pickling)
+os.register_at_fork(before=end_preparing)
 
 _default = context._default_context
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from multiprocessing import context as _stdlib
+from multiprocessing import process as _process
 from multiprocessing.context import (
     AuthenticationError,
     BufferTooShort,
@@ -57,6 +59,7 @@ class Process(BaseProcess):
     """
 
     _start_method: str | None = None
+    _popen: Any
 
     def __init__(
         self,
@@ -80,15 +83,28 @@ class Process(BaseProcess):
     def start(self) -> None:
         """Start the process; once for each object."""
         config = current_process()._config  # type: ignore[attr-defined]
-        if not (config.get("daemon") and config.get("may_have_children")):
+        if config.get("daemon") and config.get("may_have_children"):
+            self._start_by_daemon()
+        else:
             super().start()
-            return
-        # A daemon is refused children by this entry alone.
-        del config["daemon"]
-        try:
-            super().start()
-        finally:
-            config["daemon"] = True
+        # From here on somebody knows it: an exception before ends it.
+        keep = getattr(self._popen, "keep", None)
+        if keep is not None:
+            keep()
+
+    def _start_by_daemon(self) -> None:
+        """Do what `BaseProcess.start` does, which would refuse a daemon."""
+        self._check_closed()  # type: ignore[attr-defined]
+        assert self._popen is None, "cannot start a process twice"
+        assert self._parent_pid == os.getpid(), (  # type: ignore[attr-defined]
+            "can only start a process object created by current process"
+        )
+        _process._cleanup()  # type: ignore[attr-defined]
+        self._popen = self._Popen(self)
+        self._sentinel = self._popen.sentinel
+        # What they refer to may be large, or refer to this object.
+        del self._target, self._args, self._kwargs  # type: ignore[attr-defined]
+        _process._children.add(self)  # type: ignore[attr-defined]
 
     @property
     def state(self) -> ProcessState:
@@ -98,16 +114,16 @@ class Process(BaseProcess):
         self._check_closed()  # type: ignore[attr-defined]
         if self is current_process():
             return ProcessState("running")
-        if self._popen is None:  # type: ignore[attr-defined]
+        if self._popen is None:
             return ProcessState("new")
-        state: ProcessState = self._popen.state()  # type: ignore[attr-defined]
+        state: ProcessState = self._popen.state()
         return state
 
     def terminate(self, *, tree: bool = False) -> None:
         """Send SIGTERM to the process, with `tree` to all that it started as well."""
         if tree:
             self._check_closed()  # type: ignore[attr-defined]
-            self._popen.terminate_tree()  # type: ignore[attr-defined]
+            self._popen.terminate_tree()
         else:
             super().terminate()
 
@@ -115,19 +131,18 @@ class Process(BaseProcess):
         """Send SIGKILL to the process, with `tree` to all that it started as well."""
         if tree:
             self._check_closed()  # type: ignore[attr-defined]
-            self._popen.kill_tree()  # type: ignore[attr-defined]
+            self._popen.kill_tree()
         else:
             super().kill()
 
     def interrupt(self) -> None:
         """Send SIGINT to the process, as Ctrl-C does."""
         self._check_closed()  # type: ignore[attr-defined]
-        self._popen.interrupt()  # type: ignore[attr-defined]
+        self._popen.interrupt()
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Popen:
-        popen: Popen = _default_context.get_context().Process._Popen(process_obj)
-        return popen
+        return _default_context.get_context().Process._Popen(process_obj)  # type: ignore[no-any-return]
 
 
 def _own_state(process_obj: BaseProcess) -> ProcessState:

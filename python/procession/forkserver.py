@@ -233,6 +233,8 @@ class ForkServer:
             ours.close()
             raise
         atexit.register(self._leave)
+        # Without a way to it, it leaves by itself.
+        template.keep()
         return link, template
 
     def _leave(self) -> None:
@@ -388,7 +390,7 @@ def _take_answer(link: Link, answers: socket.socket, shares: int) -> _native.Chi
     if not pidfds:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     report = os.dup(answers.fileno())
-    return _native.follow(pid, slot or None, shares=shares, pidfd=pidfds[0], report=report)
+    return _native.follow(pid, slot or None, shares, pidfds[0], report)
 
 
 def _how_it_ended(template: _native.Child | None) -> str:

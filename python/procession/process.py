@@ -45,12 +45,22 @@ class Popen:
         self.returncode: int | None = None
         # Whether this process sent it a signal by these methods: then its end says little about it.
         self.was_signalled = False
-        self._child = self._launch(process_obj)
-        self.pid = self._child.pid
-        self.sentinel = self._child.fileno()
+        try:
+            self._child = self._launch(process_obj)
+            self.pid = self._child.pid
+            self.sentinel = self._child.fileno()
+        except BaseException:
+            # A handler of a signal has raised. The exception holds this object, which is to end the
+            # child at once.
+            self.__dict__.pop("_child", None)
+            raise
 
     def _launch(self, process_obj: BaseProcess) -> _native.Child:
         raise NotImplementedError
+
+    def keep(self) -> None:
+        """Let the process live on when nobody refers to this object: its start has succeeded."""
+        self._child.keep()
 
     def duplicate_for_child(self, fd: int) -> int:
         return fd

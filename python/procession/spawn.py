@@ -137,13 +137,7 @@ class SpawnPopen(PreparedPopen):
 
 def start_program(command: list[str | bytes], slot: int, fds: list[int]) -> _native.Child:
     """Start an interpreter that is to take a reserved slot."""
-    arguments = [os.fsencode(word) for word in command]
-    try:
-        pid = _native.start_program(arguments[0], arguments, fds)
-    except BaseException:
-        _native.unreserve(slot)
-        raise
-    return _native.follow(pid, slot)
+    return _native.start_program([os.fsencode(word) for word in command], slot, fds)
 
 
 def main_seems_unguarded() -> bool:

@@ -61,7 +61,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(queues::split_task, module)?)?;
     module.add_function(wrap_pyfunction!(queues::peek_task, module)?)?;
     module.add_function(wrap_pyfunction!(pickling::dumps, module)?)?;
-    module.add_function(wrap_pyfunction!(pickling::prepare_pickling, module)?)?;
+    module.add_function(wrap_pyfunction!(pickling::end_preparing, module)?)?;
     module.add_function(wrap_pyfunction!(arena::found, module)?)?;
     module.add_function(wrap_pyfunction!(arena::processes, module)?)?;
     module.add_function(wrap_pyfunction!(arena::objects, module)?)?;

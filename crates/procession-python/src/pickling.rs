@@ -3,6 +3,8 @@
 //! A message's kind says how its bytes are meant. `BYTES` messages are the bytes themselves, which
 //! is what programs in other languages read and write.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -56,6 +58,7 @@ fn pickle(py: Python<'_>) -> PyResult<&'static Pickle> {
     if let Some(pickle) = PICKLE.get(py) {
         return Ok(pickle);
     }
+    let _preparing = Preparing::begin();
     let pickle = py.import("pickle")?;
     let copyreg = py.import("copyreg")?;
     let reduction = py.import("multiprocessing.reduction")?;
@@ -78,11 +81,35 @@ fn pickle(py: Python<'_>) -> PyResult<&'static Pickle> {
     Ok(PICKLE.get_or_init(py, || found))
 }
 
-/// Looks up what this module needs of the interpreter's: before a fork, so that no other thread is
-/// in the middle of it then, and with each queue, while there is memory.
-#[pyfunction]
+/// How many threads look up what this module needs.
+static PREPARING: AtomicUsize = AtomicUsize::new(0);
+
+struct Preparing;
+
+impl Preparing {
+    fn begin() -> Self {
+        PREPARING.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Preparing {
+    fn drop(&mut self) {
+        PREPARING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Looks up what this module needs of the interpreter's: before a fork of ours, so that the child
+/// need not, and with each queue, while there is memory.
 pub(crate) fn prepare_pickling(py: Python<'_>) -> PyResult<()> {
     pickle(py).map(|_| ())
+}
+
+/// Before any other fork: waits for a thread that is in the middle of it, which the child would not
+/// have. It does nothing else, since what a handler of a signal raises here is lost.
+#[pyfunction]
+pub(crate) fn end_preparing(py: Python<'_>) -> PyResult<()> {
+    if PREPARING.load(Ordering::Relaxed) == 0 { Ok(()) } else { prepare_pickling(py) }
 }
 
 /// Pickles as `multiprocessing.reduction.ForkingPickler` does, with the reducers registered there.

@@ -3,14 +3,15 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use procession_os::clock::Monotonic;
 use procession_os::parent_death;
 use procession_os::pidfd::PidFd;
 use procession_os::process;
 use procession_os::spawn::{inherited, start};
-use procession_shm::arena::{self, FollowedFork, Slot, is_founded, leave_without_row};
+use procession_shm::arena::{self, Arena, FollowedFork, Slot, is_founded, leave_without_row};
 use procession_shm::process::{
     Child as Followed, ExitReport, ExitStatus, Member, ProcessState, SpareDescriptor,
 };
@@ -18,17 +19,50 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::errors::{arena_error, os_error, text_of};
+use crate::pickling::prepare_pickling;
 use crate::waiting::{deadline, look_around};
 
-/// A child process, followed by pidfd.
+/// A child process, followed by pidfd. Until [`Child::keep`] is called, it ends with its object: the
+/// exception of a signal handler may lose that at any point of a start.
 #[pyclass(frozen, module = "procession._native")]
-pub(crate) struct Child(Followed);
+pub(crate) struct Child {
+    followed: Followed,
+    is_kept: AtomicBool,
+}
+
+impl From<Followed> for Child {
+    fn from(followed: Followed) -> Self {
+        Self { followed, is_kept: AtomicBool::new(false) }
+    }
+}
+
+/// How long the end of a child that nobody has kept is waited for.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if *self.is_kept.get_mut() || !self.followed.is_mine() {
+            return;
+        }
+        let _ = self.followed.signal(SIGKILL);
+        let deadline = Some(Monotonic::now().after(LAST_WAIT));
+        if let Ok(true) = self.followed.wait::<io::Error>(deadline, || Ok(()))
+            && let Ok(Some(_)) = self.followed.take_status()
+        {
+            self.followed.bury();
+        }
+    }
+}
+
+const SIGKILL: i32 = 9;
 
 /// Forks by `os.fork`, with its hooks; the copy calls `run` and leaves with the status that it
 /// returns, or with 1 if it raises. All in one call, so that a signal's handler runs neither
 /// between the fork and its being known here, nor outside of `run` in the copy.
 fn forked(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<(u32, PidFd, Option<Slot>)> {
     let os = py.import("os")?;
+    // So that the child finds no other thread in the middle of it.
+    prepare_pickling(py)?;
     // Children share the family's memory whatever is made first.
     arena::family().map_err(arena_error)?;
     let spare = SpareDescriptor::reserve().map_err(os_error)?;
@@ -63,7 +97,7 @@ fn forked(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<(u32, PidFd, Optio
 #[pyfunction]
 pub(crate) fn fork(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<Child> {
     let (_, pidfd, slot) = forked(py, run)?;
-    Ok(Child(Followed::new(pidfd, slot)))
+    Ok(Followed::new(pidfd, slot).into())
 }
 
 /// As `fork`, for another process that is to follow the child: gives the child's number, its pidfd
@@ -100,53 +134,66 @@ pub(crate) fn unreserve(slot: u64) -> PyResult<()> {
     Ok(())
 }
 
-/// Starts a program; it has the arena's descriptor as number 3 and those of `fds` behind it.
+/// Starts a program that is to take a reserved slot, which is given back if it can't be started;
+/// returns the child to follow. It has the arena's descriptor as number 3 and those of `fds` behind
+/// it.
 #[pyfunction]
 pub(crate) fn start_program(
     py: Python<'_>,
-    program: Vec<u8>,
+    arguments: Vec<Vec<u8>>,
+    slot: u64,
+    fds: Vec<i32>,
+) -> PyResult<Child> {
+    let slot = unpacked(slot);
+    let arena = arena::family().map_err(arena_error)?;
+    let started = spawned(py, arena, arguments, fds);
+    let pidfd = started.inspect_err(|_| arena.unreserve(slot))?;
+    arena.follow(slot, pidfd.pid());
+    Ok(Followed::new(pidfd, Some(slot)).into())
+}
+
+fn spawned(
+    py: Python<'_>,
+    arena: &Arena,
     arguments: Vec<Vec<u8>>,
     fds: Vec<i32>,
-) -> PyResult<u32> {
+) -> PyResult<PidFd> {
     let text = |bytes| CString::new(bytes).map_err(|_| PyValueError::new_err("embedded null byte"));
-    let program = text(program)?;
     let arguments = arguments.into_iter().map(text).collect::<PyResult<Vec<_>>>()?;
     let arguments: Vec<&CStr> = arguments.iter().map(CString::as_c_str).collect();
-    let arena = arena::family().map_err(arena_error)?;
+    let program = arguments.first().ok_or_else(|| PyValueError::new_err("no program"))?;
     let mut pass = vec![arena.descriptor().map_err(arena_error)?.as_raw_fd()];
     pass.extend(fds);
-    let started = py.detach(|| start(&program, &arguments, None, &pass));
-    started.map_err(|error| match error.raw_os_error() {
+    let spare = SpareDescriptor::reserve().map_err(os_error)?;
+    let pid = py.detach(|| start(program, &arguments, None, &pass));
+    let pid = pid.map_err(|error| match error.raw_os_error() {
         Some(number) => {
             let name = String::from_utf8_lossy(program.to_bytes()).into_owned();
             PyOSError::new_err((number, text_of(&error), name))
         }
         None => error.into(),
-    })
+    })?;
+    spare.follow(pid).map_err(os_error)
 }
 
-/// The parent's side of a start: gives the child to follow. `pidfd` and `report` become the
-/// child's; the latter is where another process, that forked it, tells its exit code.
+/// Follows a child that another process has forked for this one; returns it. `pidfd` and `report`
+/// become the child's; the latter is where the other process tells its exit code.
 #[pyfunction]
-#[pyo3(signature = (pid, slot, *, shares=None, pidfd=None, report=None))]
 pub(crate) fn follow(
     pid: u32,
     slot: Option<u64>,
-    shares: Option<u64>,
-    pidfd: Option<i32>,
-    report: Option<i32>,
+    shares: u64,
+    pidfd: i32,
+    report: i32,
 ) -> PyResult<Child> {
     let slot = slot.map(unpacked);
     if let Some(slot) = slot {
         arena::family().map_err(arena_error)?.follow(slot, pid);
     }
-    let pidfd = match pidfd {
-        Some(number) => PidFd::from_fd(pid, inherited(number).map_err(os_error)?),
-        None => Followed::pidfd_of(pid).map_err(os_error)?,
-    };
-    let report = report.map(inherited).transpose().map_err(os_error)?.map(ExitReport::from_fd);
-    let followed = Followed::new(pidfd, slot).with_shares(shares.map(unpacked));
-    Ok(Child(followed.with_report(report)))
+    let pidfd = PidFd::from_fd(pid, inherited(pidfd).map_err(os_error)?);
+    let report = ExitReport::from_fd(inherited(report).map_err(os_error)?);
+    let followed = Followed::new(pidfd, slot).with_shares(unpacked(shares));
+    Ok(followed.with_report(report).into())
 }
 
 /// The first step of a process that was not forked: joins the family whose arena a descriptor is,
@@ -227,31 +274,36 @@ pub(crate) fn die_with(watched: i32, parent: u32) -> PyResult<()> {
 impl Child {
     #[getter]
     fn pid(&self) -> u32 {
-        self.0.pid()
+        self.followed.pid()
     }
 
     /// A descriptor that is readable once the process has ended.
     fn fileno(&self) -> i32 {
-        self.0.as_fd().as_raw_fd()
+        self.followed.as_fd().as_raw_fd()
+    }
+
+    /// Lets the child live on when this object goes: its owner knows it from now on.
+    fn keep(&self) {
+        self.is_kept.store(true, Ordering::Relaxed);
     }
 
     /// Waits for the end; returns the exit code (negative for a signal, 255 where someone else took
     /// it and nothing tells), or None if the timeout came first.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
-        if !self.0.is_mine() {
+        if !self.followed.is_mine() {
             // In a copy of the parent: what is to be known of it the parent finds out.
             return Ok(None);
         }
         let deadline = deadline(timeout);
         let attached_look = || Python::attach(look_around).map_err(Stop::Raised);
         let status = py.detach(|| {
-            if !self.0.wait(deadline, attached_look)? {
+            if !self.followed.wait(deadline, attached_look)? {
                 return Ok(None);
             }
-            let status = self.0.take_status()?;
+            let status = self.followed.take_status()?;
             if status.is_some() {
-                self.0.bury();
+                self.followed.bury();
             }
             Ok(status)
         });
@@ -268,24 +320,24 @@ impl Child {
 
     /// Sends a signal; nothing happens if the process is over.
     fn signal(&self, number: i32) -> PyResult<()> {
-        self.0.signal(number).map_err(os_error)
+        self.followed.signal(number).map_err(os_error)
     }
 
     /// Sends a signal to the process and all that it started, directly or not; returns how many got
     /// it.
     fn signal_tree(&self, py: Python<'_>, number: i32) -> PyResult<usize> {
-        py.detach(|| self.0.signal_tree(number)).map_err(os_error)
+        py.detach(|| self.followed.signal_tree(number)).map_err(os_error)
     }
 
     /// What the process is doing.
     fn state(&self, py: Python<'_>) -> StateParts {
-        parts_of(&py.detach(|| self.0.state()))
+        parts_of(&py.detach(|| self.followed.state()))
     }
 
     /// The task that the process has written down and not finished, by its number; also after it
     /// was waited for, whoever did that.
     fn task(&self, py: Python<'_>) -> Option<u64> {
-        py.detach(|| self.0.task())
+        py.detach(|| self.followed.task())
     }
 }
 

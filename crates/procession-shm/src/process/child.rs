@@ -98,14 +98,14 @@ impl Child {
     /// Gives the slot `shares`, which was reserved for what the child is to open, back with the
     /// child.
     #[must_use]
-    pub fn with_shares(self, shares: Option<Slot>) -> Self {
-        Self { shares, ..self }
+    pub fn with_shares(self, shares: Slot) -> Self {
+        Self { shares: Some(shares), ..self }
     }
 
     /// Has another process, which forked the child, tell how it ended.
     #[must_use]
-    pub fn with_report(self, report: Option<ExitReport>) -> Self {
-        Self { report, ..self }
+    pub fn with_report(self, report: ExitReport) -> Self {
+        Self { report: Some(report), ..self }
     }
 
     /// Says which slot the child has, where that was not known before.

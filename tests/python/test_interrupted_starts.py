@@ -1,0 +1,176 @@
+"""Signals while processes are started and looked at: no child is lost, and no call fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import procession
+import pytest
+from conftest import template
+from processes import children_of
+
+
+class Interruption(Exception):
+    """What a handler raises, as Ctrl-C does."""
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[float], None]]:
+    """Have this process interrupted after some seconds, once."""
+
+    def handler(*_: object) -> None:
+        raise Interruption
+
+    before = signal.signal(signal.SIGALRM, handler)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds) and None
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def sleep_for_ever() -> None:
+    while True:
+        time.sleep(60)
+
+
+def unknown_children() -> set[int]:
+    known = {child.pid for child in procession.active_children()}
+    return children_of(os.getpid()) - known - template()
+
+
+def test_a_start_that_a_handler_interrupts_leaves_no_child(
+    ctx: Any, interrupt: Callable[[float], None]
+) -> None:
+    longest = 0.003 if ctx._name == "fork" else 0.05
+    for step in range(60):
+        process = ctx.Process(target=sleep_for_ever)
+        try:
+            try:
+                interrupt(longest * (step + 1) / 60)
+                process.start()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Interruption:
+            # Or somebody knows it.
+            unknown = unknown_children()
+            assert process._popen is not None or not unknown
+        del process
+        for child in procession.active_children():
+            child.kill()
+            child.join()
+    assert not unknown_children()
+
+
+def test_a_pool_that_a_handler_interrupts_as_it_is_made_leaves_no_worker(
+    ctx: Any, interrupt: Callable[[float], None]
+) -> None:
+    longest = 0.01 if ctx._name == "fork" else 0.1
+    for step in range(30):
+        pool = None
+        try:
+            try:
+                interrupt(longest * (step + 1) / 30)
+                pool = ctx.Pool(3)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Interruption:
+            pass
+        if pool is not None:
+            pool.terminate()
+            pool.join()
+        del pool
+    assert not unknown_children()
+    assert not procession.active_children()
+
+
+def test_a_handler_that_returns_makes_no_look_at_a_process_fail(ctx: Any) -> None:
+    process = ctx.Process(target=sleep_for_ever)
+    process.start()
+    came = 0
+
+    def handler(*_: object) -> None:
+        nonlocal came
+        came += 1
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0002)
+    try:
+        while came < 300:
+            assert process.is_alive()
+            assert process.exitcode is None
+            process.join(0)
+            process.join(0.001)
+            assert process in procession.active_children()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        process.kill()
+        process.join()
+
+
+FIRST_FORK = """
+import os, signal, sys
+import procession
+
+class Interruption(Exception):
+    pass
+
+def handler(*_):
+    raise Interruption
+
+signal.signal(signal.SIGALRM, handler)
+try:
+    signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]))
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+    while True:
+        signal.pause()
+except Interruption:
+    print("interrupted")
+"""
+
+
+def test_what_a_handler_raises_during_the_first_fork_is_raised() -> None:
+    for step in range(20):
+        command = [sys.executable, "-c", FIRST_FORK, str(0.0002 * (step + 1))]
+        ending = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert (ending.stdout, ending.stderr) == ("interrupted\n", "")
+
+
+def start_from_threads(queue: Any) -> None:
+    wrong: list[object] = []
+
+    def start_some() -> None:
+        for _ in range(30):
+            child = procession.get_context("fork").Process(target=os.getpid)
+            if not child.daemon:
+                wrong.append("not a daemon")
+            try:
+                child.start()
+                child.join()
+            except BaseException as error:
+                wrong.append(repr(error))
+
+    threads = [threading.Thread(target=start_some) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    queue.put(wrong)
+
+
+def test_the_children_of_a_daemon_are_daemons_whichever_threads_start_them(ctx: Any) -> None:
+    queue = ctx.Queue()
+    process = ctx.Process(
+        target=start_from_threads, args=(queue,), daemon=True, may_have_children=True
+    )
+    process.start()
+    assert queue.get() == []
+    process.join()

@@ -8,30 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import procession
 import pytest
-from conftest import template
-from processes import children_of
-
-
-class Interruption(Exception):
-    """What a handler raises, as Ctrl-C does."""
-
-
-@pytest.fixture
-def interrupt() -> Iterator[Callable[[float], None]]:
-    """Have this process interrupted after some seconds, once."""
-
-    def handler(*_: object) -> None:
-        raise Interruption
-
-    before = signal.signal(signal.SIGALRM, handler)
-    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds) and None
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+from sessions import run
 
 
 def sleep_for_ever() -> None:
@@ -39,54 +21,89 @@ def sleep_for_ever() -> None:
         time.sleep(60)
 
 
-def unknown_children() -> set[int]:
+# In programs of their own: a handler that raises within a hook of the logging module, which a test
+# run has loaded, would leave its lock taken.
+INTERRUPTED = """
+import os, signal, sys, time
+import procession
+from processes import children_of
+
+class Interruption(Exception):
+    pass
+
+def handler(*_):
+    raise Interruption
+
+def sleep_for_ever():
+    while True:
+        time.sleep(60)
+
+def template():
+    forkserver = sys.modules.get("procession.forkserver")
+    child = forkserver._forkserver._template if forkserver is not None else None
+    return set() if child is None else {child.pid}
+
+def unknown_children():
     known = {child.pid for child in procession.active_children()}
     return children_of(os.getpid()) - known - template()
 
+def interrupted_after(seconds, work):
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            return work()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except Interruption:
+        return None
 
-def test_a_start_that_a_handler_interrupts_leaves_no_child(
-    ctx: Any, interrupt: Callable[[float], None]
-) -> None:
-    longest = 0.003 if ctx._name == "fork" else 0.05
+if __name__ == "__main__":
+    ctx = procession.get_context(sys.argv[1])
+    signal.signal(signal.SIGALRM, handler)
+"""
+
+STARTS = (
+    INTERRUPTED
+    + """
+    longest = 0.003 if sys.argv[1] == "fork" else 0.05
     for step in range(60):
         process = ctx.Process(target=sleep_for_ever)
-        try:
-            try:
-                interrupt(longest * (step + 1) / 60)
-                process.start()
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except Interruption:
-            # Or somebody knows it.
-            unknown = unknown_children()
-            assert process._popen is not None or not unknown
+        interrupted_after(longest * (step + 1) / 60, process.start)
+        # Or somebody knows it.
+        assert process._popen is not None or not unknown_children()
         del process
         for child in procession.active_children():
             child.kill()
             child.join()
     assert not unknown_children()
+"""
+)
 
-
-def test_a_pool_that_a_handler_interrupts_as_it_is_made_leaves_no_worker(
-    ctx: Any, interrupt: Callable[[float], None]
-) -> None:
-    longest = 0.01 if ctx._name == "fork" else 0.1
+POOLS = (
+    INTERRUPTED
+    + """
+    longest = 0.01 if sys.argv[1] == "fork" else 0.1
     for step in range(30):
-        pool = None
-        try:
-            try:
-                interrupt(longest * (step + 1) / 30)
-                pool = ctx.Pool(3)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except Interruption:
-            pass
+        pool = interrupted_after(longest * (step + 1) / 30, lambda: ctx.Pool(3))
         if pool is not None:
             pool.terminate()
             pool.join()
         del pool
     assert not unknown_children()
     assert not procession.active_children()
+"""
+)
+
+
+@pytest.mark.parametrize("code", [STARTS, POOLS], ids=["a process", "a pool"])
+def test_a_start_that_a_handler_interrupts_leaves_no_child(
+    ctx: Any, code: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    ending = run("python", program, [ctx._name], env={"PYTHONPATH": str(Path(__file__).parent)})
+    assert ending.exit_code == 0, ending.stderr
+    assert not ending.left_processes
 
 
 def test_a_handler_that_returns_makes_no_look_at_a_process_fail(ctx: Any) -> None:

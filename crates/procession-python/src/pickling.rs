@@ -49,8 +49,6 @@ struct Pickle {
     loads: Py<PyAny>,
     copyreg_table: Py<PyDict>,
     forking_pickler: Py<PyAny>,
-    empty: Py<PyAny>,
-    full: Py<PyAny>,
 }
 
 fn pickle(py: Python<'_>) -> PyResult<&'static Pickle> {
@@ -62,7 +60,6 @@ fn pickle(py: Python<'_>) -> PyResult<&'static Pickle> {
     let pickle = py.import("pickle")?;
     let copyreg = py.import("copyreg")?;
     let reduction = py.import("multiprocessing.reduction")?;
-    let queue = py.import("queue")?;
     let found = Pickle {
         bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
         pickler: pickle.getattr("Pickler")?.unbind(),
@@ -70,8 +67,6 @@ fn pickle(py: Python<'_>) -> PyResult<&'static Pickle> {
         loads: pickle.getattr("loads")?.unbind(),
         copyreg_table: copyreg.getattr("dispatch_table")?.cast_into::<PyDict>()?.unbind(),
         forking_pickler: reduction.getattr("ForkingPickler")?.unbind(),
-        empty: queue.getattr("Empty")?.unbind(),
-        full: queue.getattr("Full")?.unbind(),
     };
     // They are made once, and end the process if there is no memory for them then.
     for name in [extra_reducers, dispatch_table, dump, getvalue, put] {
@@ -329,9 +324,32 @@ fn new_str<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     }
 }
 
+struct QueueErrors {
+    empty: Py<PyAny>,
+    full: Py<PyAny>,
+}
+
+/// Looks up the exceptions of the module `queue`, which a program without queues need not import.
+fn queue_errors(py: Python<'_>) -> PyResult<&'static QueueErrors> {
+    static QUEUE_ERRORS: PyOnceLock<QueueErrors> = PyOnceLock::new();
+    if let Some(errors) = QUEUE_ERRORS.get(py) {
+        return Ok(errors);
+    }
+    let queue = py.import("queue")?;
+    let (empty, full) = (queue.getattr("Empty")?.unbind(), queue.getattr("Full")?.unbind());
+    Ok(QUEUE_ERRORS.get_or_init(py, || QueueErrors { empty, full }))
+}
+
+/// As [`prepare_pickling`], for a queue.
+pub(crate) fn prepare_queues(py: Python<'_>) -> PyResult<()> {
+    queue_errors(py)?;
+    prepare_pickling(py)
+}
+
 /// An exception of the module `queue`, `Full` or `Empty`.
 pub(crate) fn queue_error(py: Python<'_>, name: &str) -> PyErr {
-    let class = pickle(py).map(|found| if name == "Full" { &found.full } else { &found.empty });
+    let class =
+        queue_errors(py).map(|found| if name == "Full" { &found.full } else { &found.empty });
     match class.and_then(|class| class.bind(py).call0()) {
         Ok(error) => PyErr::from_value(error),
         Err(error) => error,

@@ -17,7 +17,7 @@ use crate::message::{
 };
 use crate::objects::{Made, Truth};
 use crate::pickling::{
-    self, OBJECT_HEAD, decode, encode, object_head, peek, prepare_pickling, queue_error, split,
+    self, OBJECT_HEAD, decode, encode, object_head, peek, prepare_queues, queue_error, split,
     unpickling,
 };
 use crate::waiting::{deadline, look_around};
@@ -762,7 +762,7 @@ impl Queue {
 
     #[pyo3(signature = (maxsize, name, *, joinable=false))]
     fn _make(&self, py: Python<'_>, maxsize: i64, name: &str, joinable: bool) -> PyResult<()> {
-        prepare_pickling(py)?;
+        prepare_queues(py)?;
         let most = u64::try_from(maxsize).ok().filter(|&most| most > 0);
         let make = if joinable { queue::Queue::joinable } else { queue::Queue::new };
         self.queue.set(crate::waiting::make(py, |arena| make(arena, name, most))?)
@@ -773,7 +773,7 @@ impl Queue {
     }
 
     fn __setstate__(&self, py: Python<'_>, state: &str) -> PyResult<()> {
-        prepare_pickling(py)?;
+        prepare_queues(py)?;
         self.queue.set(queue::Queue::open(handle(state)?).map_err(arena_error)?)
     }
 

@@ -32,6 +32,7 @@ extern "C" fn in_parent() {
 
 extern "C" fn in_child() {
     crate::process::forget_after_fork();
+    crate::per_process::count_fork();
     if let Some(handlers) = HANDLERS.get() {
         (handlers.in_child)();
     }

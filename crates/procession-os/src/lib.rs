@@ -4,9 +4,9 @@
 //! from it. Descriptors are owned and always `CLOEXEC`; nothing is given out as a raw number except
 //! where another program must be told it.
 //!
-//! What this crate does *not* do: it has no process-private futexes (use `std::sync`), no named
-//! semaphores or POSIX shared memory (a memfd needs no name, so nothing can leak), and it runs on
-//! Linux only.
+//! What this crate does *not* do: it has no process-private futexes (use `std::sync`, or
+//! [`per_process`] where another thread may fork), no named semaphores or POSIX shared memory (a
+//! memfd needs no name, so nothing can leak), and it runs on Linux only.
 
 #![deny(unsafe_code)]
 
@@ -17,6 +17,7 @@ pub mod holders;
 pub mod load;
 pub mod memory;
 pub mod parent_death;
+pub mod per_process;
 pub mod pidfd;
 pub mod poll;
 pub mod process;

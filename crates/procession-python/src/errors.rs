@@ -16,14 +16,14 @@ create_exception!(
 
 Exactly one is told: of all threads and processes that wait for the lock, or for a condition with
 that lock, the one that finds the death, a moment later; if none waits, the next to acquire. The
-others go on as if the lock had been released. So what is told has to be dealt with by its receiver:
-what the lock guards may be half changed.
+others go on as if the lock had been released. So what is told has to be dealt with by its
+receiver: what the lock guards may be half changed.
 
-`acquire` raises this with the lock free again, so that the receiver may acquire it as usual, repair
-what it guards, and go on. Others may be faster; where nobody may see what is half changed, a lock
-is made with ``on_owner_death=\"recover\"``: then `acquire` and ``with`` acquire it with a
-`RuntimeWarning` instead of this error. `Condition.wait` raises this with the lock held,
-as it always ends.
+`acquire` raises this with the lock free again, so that the receiver may acquire it as usual,
+repair what it guards, and go on. Others may be faster; where nobody may see what is half changed,
+a lock is made with ``on_owner_death=\"recover\"``: then `acquire` and ``with`` acquire it with a
+`RuntimeWarning` instead of this error. `Condition.wait` raises this with the lock held, as it
+always ends.
 
 `JoinableQueue.join` raises this once for tasks that nobody will do any more; they count as done.
 
@@ -96,9 +96,8 @@ create_exception!(
     "Shared memory can not do what was asked."
 );
 
-/// Adds the exceptions to the module; what is not known of one is None.
-pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let py = module.py();
+/// Adds the attributes to the exceptions: what is not known of one is None.
+pub(crate) fn add_attributes(py: Python<'_>) -> PyResult<()> {
     let owner_died = py.get_type::<OwnerDiedError>();
     for attribute in ["pid", "process", "thread", "kind", "name", "handle"] {
         owner_died.setattr(attribute, py.None())?;
@@ -107,9 +106,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     for attribute in ["kind", "name", "handle"] {
         stale_handle.setattr(attribute, py.None())?;
     }
-    module.add("OwnerDiedError", owner_died)?;
-    module.add("StaleHandleError", stale_handle)?;
-    module.add("ArenaError", py.get_type::<ArenaError>())
+    Ok(())
 }
 
 /// An arena error as an exception.

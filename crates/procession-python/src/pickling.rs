@@ -1,10 +1,11 @@
 //! Python objects as messages: the plain ones by hand, the others by pickle.
 //!
-//! A message's kind says how its bytes are meant. `BYTES` messages are the bytes themselves, which
-//! is what programs in other languages read and write.
+//! A message's kind says how its bytes are meant. [`BYTES`] messages are the bytes themselves,
+//! which is what programs in other languages read and write; the kinds below are only Python's.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use procession_shm::queue::kind::BYTES;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -18,12 +19,11 @@ const NONE: u8 = 1;
 const TRUE: u8 = 2;
 const FALSE: u8 = 3;
 const INT: u8 = 4;
-const BYTES: u8 = 5;
 const STR: u8 = 6;
 const FLOAT: u8 = 7;
 /// A tuple of plain objects: each with its kind, its length in four bytes, and its bytes.
 const TUPLE: u8 = 8;
-const TUPLE_MOST: usize = 8;
+const TUPLE_MAX: usize = 8;
 
 // Names of attributes.
 macro_rules! names {
@@ -72,7 +72,7 @@ fn pickle(py: Python<'_>) -> PyResult<&'static Pickle> {
     for name in [extra_reducers, dispatch_table, dump, getvalue, put] {
         name(py);
     }
-    // Made outside the lock, which no other thread's fork can find taken for long then.
+    // InitOnce outside the lock, which no other thread's fork can find taken for long then.
     Ok(PICKLE.get_or_init(py, || found))
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn end_preparing(py: Python<'_>) -> PyResult<()> {
 pub(crate) fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let py = object.py();
     let pickle = pickle(py)?;
-    if is_plain(object, &mut { PLAIN_MOST }) {
+    if is_plain(object, &mut { PLAIN_MAX }) {
         return Ok(pickle.dumps.bind(py).call1((object,))?.cast_into::<PyBytes>()?);
     }
     let reducers = pickle.forking_pickler.bind(py).getattr(extra_reducers(py))?;
@@ -129,9 +129,9 @@ pub(crate) fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBy
 }
 
 /// How many objects are looked at before one is taken to be not plain.
-const PLAIN_MOST: u32 = 64;
+const PLAIN_MAX: u32 = 64;
 
-/// Whether an object is made of built-in types alone, for which no reducer can be registered.
+/// Whether an object is made of built-in types only, for which no reducer can be registered.
 fn is_plain(object: &Bound<'_, PyAny>, left: &mut u32) -> bool {
     if *left == 0 {
         return false;
@@ -178,7 +178,7 @@ pub(crate) fn encode<T>(
     } else if let Ok(float) = object.cast_exact::<PyFloat>() {
         return put(FLOAT, &float.value().to_le_bytes());
     } else if let Ok(tuple) = object.cast_exact::<PyTuple>()
-        && tuple.len() <= TUPLE_MOST
+        && tuple.len() <= TUPLE_MAX
         && tuple.iter().all(|item| is_scalar(&item))
     {
         let mut bytes = Vec::new();
@@ -288,10 +288,10 @@ pub(crate) fn decode<'py>(
         STR => new_str(py, bytes),
         FLOAT => new_float(py, f64::from_le_bytes(eight()?)),
         TUPLE => {
-            let (mut rest, mut items, mut len) = (bytes, [const { None }; TUPLE_MOST], 0);
+            let (mut rest, mut items, mut len) = (bytes, [const { None }; TUPLE_MAX], 0);
             while !rest.is_empty() {
                 let (kind, bytes) = split_bytes(&mut rest)?;
-                if len == TUPLE_MOST || kind == TUPLE {
+                if len == TUPLE_MAX || kind == TUPLE {
                     return Err(value_error(format_args!("a tuple that is none of plain objects")));
                 }
                 items[len] = Some(decode(py, kind, bytes, None)?);

@@ -22,8 +22,8 @@ use crate::errors::{arena_error, os_error, text_of};
 use crate::pickling::prepare_pickling;
 use crate::waiting::{deadline, look_around};
 
-/// A child process, followed by pidfd. Until [`Child::keep`] is called, it ends with its object: the
-/// exception of a signal handler may lose that at any point of a start.
+/// A child process, followed by pidfd. Until [`Child::keep`] is called, it ends with its object:
+/// the exception of a signal handler may lose that at any point of a start.
 #[pyclass(frozen, module = "procession._native")]
 pub(crate) struct Child {
     followed: Followed,
@@ -92,16 +92,16 @@ fn forked(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<(u32, PidFd, Optio
     Ok((pid, pidfd, slot))
 }
 
-/// Makes a copy of this process that calls `run` and leaves with the status that it returns; gives
-/// the child to follow.
+/// Makes a copy of this process that calls `run` and leaves with the status that `run` returns.
+/// Returns the child to follow.
 #[pyfunction]
 pub(crate) fn fork(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<Child> {
     let (_, pidfd, slot) = forked(py, run)?;
     Ok(Followed::new(pidfd, slot).into())
 }
 
-/// As `fork`, for another process that is to follow the child: gives the child's number, its pidfd
-/// and its slot. Until the other follows it, this process does.
+/// As `fork`, for another process that is to follow the child: returns the child's number, its
+/// pidfd and its slot. Until the other follows it, this process does.
 #[pyfunction]
 pub(crate) fn fork_for_another(
     py: Python<'_>,
@@ -127,7 +127,7 @@ pub(crate) fn reserve() -> PyResult<u64> {
     arena.reserve_for_child().map(packed).map_err(arena_error)
 }
 
-/// Gives back what `reserve` gave, for a child that was not started.
+/// Gives back what `reserve` returned, for a child that was not started.
 #[pyfunction]
 pub(crate) fn unreserve(slot: u64) -> PyResult<()> {
     arena::family().map_err(arena_error)?.unreserve(unpacked(slot));

@@ -6,7 +6,8 @@ use procession_shm::wait::{Acquired, Owner, Stopped, Waiting};
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
 
-use super::{Lock, RLock, owner_died};
+use super::robust::owner_died;
+use super::{Lock, RLock};
 use crate::errors::{Death, arena_error, handle};
 use crate::waiting::{deadline, wait};
 
@@ -152,11 +153,11 @@ impl Condition {
         }
     }
 
-    /// Lets `n` of those who wait go on.
+    /// Lets `n` of the waiters go on.
     fn notify(&self, n: i64) -> PyResult<()> {
-        let most = u32::try_from(n.max(0)).unwrap_or(u32::MAX);
+        let max = u32::try_from(n.max(0)).unwrap_or(u32::MAX);
         self.condition
-            .notify(&self.lock, most)
+            .notify(&self.lock, max)
             .map_err(|NotOwner| PyAssertionError::new_err("lock is not owned"))
     }
 

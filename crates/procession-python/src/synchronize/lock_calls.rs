@@ -42,7 +42,7 @@ static METHODS: Methods = Methods([
     method(c"__exit__", ffi::PyMethodDefPointer { PyCFunctionFast: exit }, ffi::METH_FASTCALL),
 ]);
 
-/// Gives the class the four methods.
+/// Adds the four methods to the class.
 pub(crate) fn add_to(class: &Bound<'_, PyType>) -> PyResult<()> {
     for definition in &METHODS.0 {
         // SAFETY: the definition is static and well-formed, the class is a type object; a method

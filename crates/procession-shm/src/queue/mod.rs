@@ -26,6 +26,7 @@
 mod buffer;
 mod chunks;
 mod end;
+pub mod kind;
 mod tasks;
 
 use std::iter::Peekable;
@@ -78,8 +79,8 @@ struct Control {
 // SAFETY: atomics alone.
 unsafe impl Shared for Control {}
 
-/// A queue of byte messages between processes. Each message has a `kind`, a number for the caller's
-/// own use.
+/// A queue of byte messages between processes. Each message has a [`kind`], which says how
+/// its bytes are meant.
 #[derive(Clone, Debug)]
 pub struct Queue {
     object: ObjectRef,

@@ -15,10 +15,5 @@ pub use bytes::{ByteQueue, Message};
 pub use error::{GetError, PutError, PutManyError, TasksLost};
 pub use joinable::JoinableQueue;
 pub use procession_shm::queue::DoneTooOften;
+pub use procession_shm::queue::kind::{BYTES, POSTCARD};
 pub use typed::{Iter, Queue, TryIter};
-
-/// The kind of a message that is plain bytes.
-pub const BYTES: u8 = 5;
-
-/// The kind of a message that is a value in `postcard`'s format, as a [`Queue`] puts it.
-pub const POSTCARD: u8 = 32;

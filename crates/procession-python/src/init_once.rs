@@ -9,15 +9,15 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 /// What an instance is about, once it is made.
-pub(crate) struct Made<T>(OnceLock<T>);
+pub(crate) struct InitOnce<T>(OnceLock<T>);
 
-impl<T> Default for Made<T> {
+impl<T> Default for InitOnce<T> {
     fn default() -> Self {
         Self(OnceLock::new())
     }
 }
 
-impl<T> Made<T> {
+impl<T> InitOnce<T> {
     #[inline]
     pub(crate) fn get(&self) -> PyResult<&T> {
         self.0.get().ok_or_else(|| {
@@ -26,22 +26,11 @@ impl<T> Made<T> {
     }
 
     #[inline]
-    pub(crate) fn if_made(&self) -> Option<&T> {
+    pub(crate) fn get_if_set(&self) -> Option<&T> {
         self.0.get()
     }
 
     pub(crate) fn set(&self, made: T) -> PyResult<()> {
         self.0.set(made).map_err(|_| PyRuntimeError::new_err("__init__ was called before"))
-    }
-}
-
-/// An argument that is only asked whether it is true, as Python does.
-pub(crate) struct Truth(pub(crate) bool);
-
-impl<'py> FromPyObject<'_, 'py> for Truth {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        object.is_truthy().map(Self)
     }
 }

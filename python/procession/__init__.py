@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from . import late as late
+from . import _lazy as _lazy
 
 # isort: split
 # Only now: what is imported with it is less.
@@ -25,6 +25,7 @@ from multiprocessing import (
 
 from . import context as context
 from . import process as process
+from ._install import install
 from ._native import (
     ArenaError,
     OwnerDiedError,
@@ -32,9 +33,9 @@ from ._native import (
     __version__,
     end_preparing,
 )
+from ._stdlib import standard
 from .context import Process
 from .errors import PoolTerminatedError, RemoteExceptionError, WorkerDiedError
-from .replacement import install, standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,36 +43,36 @@ if TYPE_CHECKING:
 
 os.register_at_fork(before=end_preparing)
 
-_default = context._default_context
+_context = context._default_context
 
-Array = _default.Array
-Barrier = _default.Barrier
-BoundedSemaphore = _default.BoundedSemaphore
-Condition = _default.Condition
-Event = _default.Event
-JoinableQueue = _default.JoinableQueue
-Lock = _default.Lock
-Manager = _default.Manager
-Pipe = _default.Pipe
-Pool = _default.Pool
-Queue = _default.Queue
-RawArray = _default.RawArray
-RawValue = _default.RawValue
-RLock = _default.RLock
-Semaphore = _default.Semaphore
-SimpleQueue = _default.SimpleQueue
-Value = _default.Value
-allow_connection_pickling = _default.allow_connection_pickling
-cpu_count = _default.cpu_count
-freeze_support = _default.freeze_support
-get_all_start_methods = _default.get_all_start_methods
-get_context = _default.get_context
-get_logger = _default.get_logger
-get_start_method = _default.get_start_method
-log_to_stderr = _default.log_to_stderr
-set_executable = _default.set_executable
-set_forkserver_preload = _default.set_forkserver_preload
-set_start_method = _default.set_start_method
+Array = _context.Array
+Barrier = _context.Barrier
+BoundedSemaphore = _context.BoundedSemaphore
+Condition = _context.Condition
+Event = _context.Event
+JoinableQueue = _context.JoinableQueue
+Lock = _context.Lock
+Manager = _context.Manager
+Pipe = _context.Pipe
+Pool = _context.Pool
+Queue = _context.Queue
+RawArray = _context.RawArray
+RawValue = _context.RawValue
+RLock = _context.RLock
+Semaphore = _context.Semaphore
+SimpleQueue = _context.SimpleQueue
+Value = _context.Value
+allow_connection_pickling = _context.allow_connection_pickling
+cpu_count = _context.cpu_count
+freeze_support = _context.freeze_support
+get_all_start_methods = _context.get_all_start_methods
+get_context = _context.get_context
+get_logger = _context.get_logger
+get_start_method = _context.get_start_method
+log_to_stderr = _context.log_to_stderr
+set_executable = _context.set_executable
+set_forkserver_preload = _context.set_forkserver_preload
+set_start_method = _context.set_start_method
 
 __all__ = [
     "ArenaError",

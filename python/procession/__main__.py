@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.machinery import BuiltinImporter, SourceFileLoader
 
 from . import _native
-from .replacement import install
+from ._install import install
 
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _AGAIN = f"""

@@ -16,6 +16,8 @@ from multiprocessing.context import (
 )
 from multiprocessing.process import BaseProcess, current_process
 
+from ._default import set_default_context
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -317,7 +319,7 @@ class BaseContext(_stdlib.BaseContext):
 
     def set_executable(self, executable: str) -> None:
         """Choose the interpreter that spawn and forkserver start."""
-        from .replacement import standard
+        from ._stdlib import standard
 
         standard("spawn").set_executable(executable)
 
@@ -453,8 +455,7 @@ _concrete_contexts: dict[str, BaseContext] = {
 _default_context = DefaultContext()
 
 
-def _force_start_method(method: str) -> None:
-    _default_context._actual_context = _concrete_contexts[method]
+set_default_context(_default_context)
 
 
 def __getattr__(name: str) -> Any:

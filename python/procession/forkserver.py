@@ -463,7 +463,7 @@ def main(slot: int) -> None:
 
 def _preload(data: dict[str, Any], modules: list[str]) -> None:
     if data["installed"]:
-        from .replacement import install
+        from ._install import install
 
         install()
     sys.path[:] = data["sys_path"]

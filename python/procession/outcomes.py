@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _native
+from ._stdlib import standard
 from .calls import Brief, line
 from .decoding import comes_from_a_handler
 from .errors import RemoteExceptionError, WorkerDiedError
 from .queues import Queue
-from .replacement import standard
 
 # Of the standard library's, so that programs that catch or rebuild them know ours.
 ExceptionWithTraceback: Any = standard("pool").ExceptionWithTraceback

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing import util
 from typing import Any
 
+from ._default import default_context
+from ._stdlib import standard
 from .crew import (
     CLOSE,
     DONE,
@@ -21,7 +23,6 @@ from .crew import (
 )
 from .errors import WorkerDiedError
 from .outcomes import ExceptionWithTraceback, MaybeEncodingError, RemoteTraceback
-from .replacement import standard
 from .results import AsyncResult, Chunks, IMapIterator, IMapUnorderedIterator, MapResult
 
 __all__ = [
@@ -91,9 +92,7 @@ class Pool:
         context: Any = None,
     ) -> None:
         if context is None:
-            from .context import _default_context
-
-            context = _default_context.get_context()
+            context = default_context().get_context()
         size = len(os.sched_getaffinity(0)) if processes is None else processes
         if size < 1:
             raise ValueError("Number of processes must be at least 1")

@@ -20,7 +20,8 @@ from multiprocessing.process import (
 )
 
 from . import _native
-from .replacement import loaded
+from ._default import force_start_method
+from ._stdlib import loaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -210,14 +211,12 @@ def run(process_obj: BaseProcess, parent: Any) -> int:
     parent : Parent
         Or what has its `sentinel` and `take_along`.
     """
-    from .context import _force_start_method
-
     _native.begin(process_obj.name)
     if dies_with_parent(process_obj):
         parent.take_along()
     method = getattr(process_obj, "_start_method", None)
     if method is not None:
-        _force_start_method(method)
+        force_start_method(method)
     code: int = process_obj._bootstrap(parent_sentinel=parent.sentinel)  # type: ignore[attr-defined]
     return code
 

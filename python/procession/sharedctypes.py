@@ -8,8 +8,9 @@ from __future__ import annotations
 import ctypes
 from multiprocessing.reduction import ForkingPickler
 
+from ._default import default_context
 from ._native import Block
-from .replacement import standard
+from ._stdlib import standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,9 +133,7 @@ def synchronized(obj: Any, lock: Any = None, ctx: Any = None) -> Any:
     """
     assert not isinstance(obj, _stdlib.SynchronizedBase), "object already synchronized"
     if lock is None:
-        from .context import _default_context
-
-        lock = (ctx or _default_context.get_context()).RLock()
+        lock = (ctx or default_context().get_context()).RLock()
     if isinstance(obj, ctypes._SimpleCData):
         return Synchronized(obj, lock)
     if isinstance(obj, ctypes.Array):

@@ -20,9 +20,10 @@ from multiprocessing.context import set_spawning_popen
 from multiprocessing.process import BaseProcess, current_process
 
 from . import _native
-from .late import reduction
+from ._default import default_context
+from ._lazy import reduction
+from ._stdlib import loaded, standard
 from .process import Parent, Popen, run
-from .replacement import loaded, standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -240,10 +241,6 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     RuntimeError
         If this process is itself still being prepared.
     """
-    import procession
-
-    from .context import _default_context
-
     standard("spawn")._check_not_importing_main()
     data: dict[str, Any] = {
         "name": name,
@@ -253,8 +250,8 @@ def get_preparation_data(name: str) -> dict[str, Any]:
         "sys_argv": sys.argv,
         "orig_dir": _process.ORIGINAL_DIR,  # type: ignore[attr-defined]
         "dir": os.getcwd(),
-        "start_method": _default_context.get_start_method(_LEAVES_METHOD_OPEN),
-        "installed": sys.modules.get("multiprocessing") is procession,
+        "start_method": default_context().get_start_method(_LEAVES_METHOD_OPEN),
+        "installed": sys.modules.get("multiprocessing") is sys.modules["procession"],
     }
     if util._logger is not None:  # type: ignore[attr-defined]
         data["log_level"] = util._logger.getEffectiveLevel()  # type: ignore[attr-defined]
@@ -281,10 +278,8 @@ def prepare(data: dict[str, Any]) -> None:
     data : dict
         What `get_preparation_data` returned in the parent; all keys are optional.
     """
-    from .context import _default_context
-
     if data.get("installed"):
-        from .replacement import install
+        from ._install import install
 
         install()
     if "tracker" in data:
@@ -309,7 +304,7 @@ def prepare(data: dict[str, Any]) -> None:
     if "orig_dir" in data:
         _process.ORIGINAL_DIR = data["orig_dir"]  # type: ignore[attr-defined]
     if "start_method" in data:
-        _default_context.set_start_method(data["start_method"], force=True)
+        default_context().set_start_method(data["start_method"], force=True)
     if "init_main_from_name" in data:
         standard("spawn")._fixup_main_from_name(data["init_main_from_name"])
     elif "init_main_from_path" in data:

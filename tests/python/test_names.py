@@ -31,7 +31,7 @@ def run_text(tmp_path: Path, beginning: str, text: str) -> Ending:
 EVERYTHING = """
 import importlib, pkgutil, sys
 import multiprocessing
-from procession.replacement import STANDARD
+from procession._stdlib import STANDARD
 
 for module in pkgutil.walk_packages(sys.modules[STANDARD].__path__, "multiprocessing."):
     if "win32" not in module.name:

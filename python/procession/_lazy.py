@@ -21,7 +21,7 @@ else:
     ModuleType = type(sys)
 
 
-class LateModule(ModuleType):
+class LazyModule(ModuleType):
     """Stands for a module until something of it is asked for."""
 
     def __getattr__(self, attribute: str) -> Any:
@@ -42,12 +42,12 @@ class LateModule(ModuleType):
         return import_module(self.__name__)
 
 
-class LateThreading(LateModule):
-    """Stands for `threading`, of which a process asks at its begin and end."""
+class LazyThreading(LazyModule):
+    """Stands for `threading`, which a process asks for something as it begins and as it ends."""
 
     def __getattr__(self, attribute: str) -> Any:
         if "threading" not in sys.modules:
-            # Who never had threads has none to put right after a fork, nor to wait for.
+            # A process that never had threads has none to put right after a fork, nor to wait for.
             if attribute == "_HAVE_THREAD_NATIVE_ID":
                 return False
             if attribute == "_shutdown":
@@ -64,8 +64,8 @@ def _args_from_interpreter_flags() -> list[str]:
 
 def _stand_in(name: str) -> ModuleType:
     """Return what stands for a module, with what is bound while others are imported."""
-    late: ModuleType = LateThreading(name) if name == "threading" else LateModule(name)
-    bound = vars(late)
+    module: ModuleType = LazyThreading(name) if name == "threading" else LazyModule(name)
+    bound = vars(module)
     if name == "multiprocessing.reduction":
         # Asked for where the default start method is chosen; on Linux it is so.
         bound["HAVE_SEND_HANDLE"] = True
@@ -80,13 +80,13 @@ def _stand_in(name: str) -> ModuleType:
         bound.update(
             (signal, number) for signal, number in vars(_signal).items() if signal[:3] == "SIG"
         )
-    return late
+    return module
 
 
-class Absent:
-    """A ``with`` block in which modules have stand-ins, as far as they are not imported yet.
+class StandIns:
+    """A ``with`` block in which modules that are not imported yet have stand-ins.
 
-    Other threads would find the stand-ins: where there are some, there are none.
+    Other threads would find them: in a process with several threads it does nothing.
 
     Parameters
     ----------
@@ -102,21 +102,21 @@ class Absent:
         sys.modules.update(self.stand_ins)
 
     def __exit__(self, *_: object) -> None:
-        for name, late in self.stand_ins.items():
-            if sys.modules.get(name) is late:
+        for name, module in self.stand_ins.items():
+            if sys.modules.get(name) is module:
                 del sys.modules[name]
             if name == "signal":
                 # From now on its numbers are enumerated.
-                bound = vars(late)
+                bound = vars(module)
                 for signal in [signal for signal in bound if signal[:3] == "SIG"]:
                     del bound[signal]
 
 
 if "multiprocessing" not in sys.modules:
-    with Absent("multiprocessing.reduction", "subprocess", "threading", "signal"):
+    with StandIns("multiprocessing.reduction", "subprocess", "threading", "signal"):
         from multiprocessing import util as util
 if "_pickle" not in sys.modules:
-    with Absent("functools"):
+    with StandIns("functools"):
         import _pickle as _pickle
 
 multiprocessing: Any = sys.modules["multiprocessing"]

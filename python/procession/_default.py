@@ -1,0 +1,29 @@
+"""The default context, for the modules on which contexts rest.
+
+`procession.context` makes it and puts it here; whatever is imported of this package, that is
+imported first.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_context: Any = None
+
+
+def set_default_context(context: Any) -> None:
+    """Say which context is the default one."""
+    global _context
+    _context = context
+
+
+def default_context() -> Any:
+    """Return the default context, a `procession.context.DefaultContext`."""
+    return _context
+
+
+def force_start_method(method: str) -> None:
+    """Have the default context use a start method, whatever was chosen before."""
+    _context._actual_context = _context.get_context(method)

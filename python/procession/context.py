@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .pool import Pool
-    from .process import Popen
     from .queues import JoinableQueue, Queue, SimpleQueue
+    from .start.popen import Popen
     from .states import ProcessState
     from .synchronize import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 
@@ -167,7 +167,7 @@ class ForkProcess(Process):
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Popen:
-        from .process import ForkPopen
+        from .start.fork import ForkPopen
 
         return ForkPopen(process_obj)
 

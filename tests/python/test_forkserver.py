@@ -13,19 +13,19 @@ KILLED_AT = {
     "before the fork": "os.register_at_fork(before=die)",
     "between its fork and its answer": "os.register_at_fork(after_in_parent=die)",
     "between its answer and the word to begin": """
-send = forkserver._send
+send = request.send
 def send_and_die(sock, message, *rest):
     send(sock, message, *rest)
-    if len(message) == forkserver._ANSWER.size:
+    if len(message) == request.ANSWER.size:
         die()
-forkserver._send = send_and_die
+request.send = send_and_die
 """,
     "after the word to begin": "",
 }
 
 PRELOADED = """
 import os, signal, sys
-from procession import forkserver
+from procession.start import request
 
 def die():
     # Once each time that somebody asks for it.
@@ -42,6 +42,7 @@ PROGRAM = """
 import os, select, signal, sys, threading
 import procession
 from procession import _native, forkserver
+from procession.start import request
 from processes import eventually, members_of, stat
 
 STEP = {step!r}
@@ -78,7 +79,7 @@ def main():
     start_and_join(tell, queue)
     queue.get()
     before = descriptors()
-    take = forkserver._take_answer
+    take = request._take_answer
     for _ in range(3):
         awaited = []
 
@@ -88,11 +89,11 @@ def main():
                 awaited.append(select.select([link.sentinel], [], []))
             return child
 
-        forkserver._take_answer = take_late
+        request._take_answer = take_late
         template = forkserver._forkserver._forkserver_pid
         open("to-be-killed", "w").close()
         start_and_join(kill_the_template, lock, queue)
-        forkserver._take_answer = take
+        request._take_answer = take
         assert eventually(lambda: (stat(template) or "Z")[0] in "ZX"), "the template lives"
         start_and_join(tell, queue)
         assert len({{queue.get() for _ in range(2)}}) == 2
@@ -136,6 +137,7 @@ NEVER_ANSWERS = """
 import os, sys
 import procession
 from procession import _native, forkserver
+from procession.start import request
 from processes import eventually, members_of
 
 if __name__ == "__main__":
@@ -183,6 +185,7 @@ STARTED_BY = """
 import os, sys, threading
 import procession
 from procession import forkserver
+from procession.start import request
 from processes import eventually, members_of
 
 context = procession.get_context("forkserver")
@@ -254,15 +257,16 @@ REQUESTER_DIES_TOO = """
 import os, signal, sys, time
 import procession
 from procession import forkserver
+from procession.start import request
 from processes import descendants_of, eventually, is_running, stat
 
 context = procession.get_context("forkserver")
 
 def ask_and_die(queue):
-    send = forkserver._send
+    send = request.send
 
     def keep(sock, message, *rest):
-        if message == forkserver._GO:
+        if message == request.GO:
             # What is forked while the answer is under way has the socket for it.
             if (helper := os.fork()) == 0:
                 time.sleep(600)
@@ -271,7 +275,7 @@ def ask_and_die(queue):
             os.kill(os.getpid(), signal.SIGKILL)
         send(sock, message, *rest)
 
-    take = forkserver._take_answer
+    take = request._take_answer
 
     def note(*args):
         nonlocal child
@@ -279,7 +283,7 @@ def ask_and_die(queue):
         return child
 
     child = None
-    forkserver._send, forkserver._take_answer = keep, note
+    request.send, request._take_answer = keep, note
     context.Process(target=queue.put, args=("the target runs",)).start()
 
 if __name__ == "__main__":
@@ -348,6 +352,7 @@ INTERRUPTED = """
 import os, signal, sys
 import procession
 from procession import _native, forkserver
+from procession.start import request
 from processes import eventually, members_of
 
 class Interrupted(Exception):
@@ -365,21 +370,21 @@ if __name__ == "__main__":
     first.join()
     signal.signal(signal.SIGUSR1, interrupt)
     before = len(os.listdir("/proc/self/fd"))
-    for name in ("_send_request", "_take_answer", "_send"):
-        plain = getattr(forkserver, name)
+    for name in ("_send_request", "_take_answer", "send"):
+        plain = getattr(request, name)
 
         def and_interrupt(*args, plain=plain):
             value = plain(*args)
-            if plain.__name__ != "_send" or args[1] == forkserver._GO:
+            if plain.__name__ != "send" or args[1] == request.GO:
                 os.kill(os.getpid(), signal.SIGUSR1)
             return value
 
-        setattr(forkserver, name, and_interrupt)
+        setattr(request, name, and_interrupt)
         try:
             context.Process(target=queue.get).start()
         except Interrupted:
             print(name)
-        setattr(forkserver, name, plain)
+        setattr(request, name, plain)
 
     def only_the_template_is_left():
         forkserver._forkserver._reap()
@@ -398,7 +403,7 @@ def test_a_start_that_is_interrupted_leaves_no_copy(
     run_with_preloaded: Callable[[str, str], Ending],
 ) -> None:
     ending = run_with_preloaded(INTERRUPTED, "")
-    assert ending.stdout == "_send_request\n_take_answer\n_send\n0\n", ending
+    assert ending.stdout == "_send_request\n_take_answer\nsend\n0\n", ending
     assert ending.stderr == ""
 
 

@@ -33,13 +33,14 @@ from ._native import (
     __version__,
     end_preparing,
 )
-from ._stdlib import standard
 from .context import Process
 from .errors import PoolTerminatedError, RemoteExceptionError, WorkerDiedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from .states import BlockedOn, Member, ProcessState, family
 
 os.register_at_fork(before=end_preparing)
 
@@ -79,6 +80,7 @@ __all__ = [
     "Array",
     "AuthenticationError",
     "Barrier",
+    "BlockedOn",
     "BoundedSemaphore",
     "BufferTooShort",
     "Condition",
@@ -86,12 +88,14 @@ __all__ = [
     "JoinableQueue",
     "Lock",
     "Manager",
+    "Member",
     "OwnerDiedError",
     "Pipe",
     "Pool",
     "PoolTerminatedError",
     "Process",
     "ProcessError",
+    "ProcessState",
     "Queue",
     "RLock",
     "RawArray",
@@ -108,6 +112,7 @@ __all__ = [
     "allow_connection_pickling",
     "cpu_count",
     "current_process",
+    "family",
     "freeze_support",
     "get_all_start_methods",
     "get_context",
@@ -123,22 +128,32 @@ __all__ = [
 ]
 
 
-_LATE = {"BlockedOn", "Member", "ProcessState", "family"}
-_OURS = {"forkserver", "pool", "queues", "sharedctypes", "spawn", "states", "synchronize"}
-_STANDARD = {
+_STATES = {"BlockedOn", "Member", "ProcessState", "family"}
+_SUBMODULES = {
     "connection",
+    "context",
     "dummy",
+    "errors",
+    "forkserver",
     "heap",
     "managers",
+    "pool",
     "popen_fork",
     "popen_forkserver",
     "popen_spawn_posix",
+    "process",
+    "queues",
     "reduction",
     "resource_sharer",
     "resource_tracker",
     "shared_memory",
+    "sharedctypes",
+    "spawn",
+    "states",
+    "synchronize",
     "util",
 }
+"""Those with a name of `multiprocessing`, and what is documented beside them."""
 
 SUBDEBUG = 5
 SUBWARNING = 25
@@ -146,14 +161,16 @@ SUBWARNING = 25
 
 def __getattr__(name: str) -> Any:
     # Submodules come when they are asked for: what is imported is copied at each fork.
-    if name in _LATE:
+    if name in _STATES:
         from . import states
 
         return getattr(states, name)
-    if name in _OURS:
+    if name in _SUBMODULES:
         from importlib import import_module
 
         return import_module(f".{name}", __name__)
-    if name in _STANDARD:
-        return standard(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_SUBMODULES})

@@ -1,0 +1,11 @@
+"""The standard library's :mod:`multiprocessing.popen_fork`, by this package's name."""
+
+import sys
+
+from ._stdlib import standard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from multiprocessing.popen_fork import *  # noqa: F403
+else:
+    sys.modules[__name__] = standard("popen_fork")

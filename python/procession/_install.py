@@ -39,11 +39,13 @@ class _OtherName:
         self.own = own
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module by its own name."""
         module = import_module(self.own)
         self.spec = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
+        """Leave the module as it is: it has been run by its own name."""
         # The import system has given it the name by which it was asked for.
         module.__spec__ = self.spec
 
@@ -54,6 +56,7 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """Return how the module is loaded, or None if it is for others to find."""
         # What is imported here would be loaded a second time: the import system takes a module that
         # has come meanwhile for one that it still has to load.
         package, _, module = name.partition(".")

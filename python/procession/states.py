@@ -1,4 +1,4 @@
-"""What processes are doing, for who looks from outside."""
+"""What processes are doing, as seen from outside."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BlockedOn(NamedTuple):
     seconds: float
     """How long it has waited."""
     pid: int | None
-    """On whom: who holds the lock, or the process that is joined."""
+    """The process that it waits for: the lock's holder, or the one that is joined."""
     process: str | None
     """The name of that process."""
 

@@ -1,6 +1,6 @@
 """Locks, semaphores, events, conditions and barriers between processes.
 
-A lock knows who holds it. When the holder dies, exactly one of those who wait is told, by
+A lock knows its holder. When the holder dies, exactly one waiter is told, by
 `procession.OwnerDiedError`, and the lock is free again; with ``on_owner_death="recover"`` it is
 acquired instead, with a warning.
 """
@@ -24,7 +24,7 @@ SEM_VALUE_MAX = 2**31 - 1
 
 
 def _owner(lock: Lock | RLock) -> str:
-    """Return who holds a lock, in the words of `multiprocessing`."""
+    """Return the holder of a lock, in the words of `multiprocessing`."""
     if lock._is_mine():
         name = current_process().name
         thread = threading.current_thread()
@@ -57,7 +57,7 @@ class Lock(_native.Lock):
 
 
 class RLock(_native.RLock):
-    """A lock that the thread which holds it may acquire again, and alone may release.
+    """A lock that its holder, a thread, may acquire again; only that thread may release it.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ class Condition:
     """Waiting, beside a lock, until another process says that something has changed.
 
     A killed waiter blocks nobody and takes no notification with it. When the process that holds the
-    lock dies, exactly one of those who wait or acquire is told, by `procession.OwnerDiedError`.
+    lock dies, exactly one process that waits or acquires is told, by `procession.OwnerDiedError`.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ class Condition:
         return self._condition.wait(timeout)
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
-        """Wait until `predicate` is true, or for `timeout` seconds; return what it gave last."""
+        """Wait until `predicate` is true, or for `timeout` seconds; return its last result."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not (result := predicate()):
             left = None if deadline is None else deadline - time.monotonic()
@@ -228,11 +228,11 @@ class Condition:
         return result
 
     def notify(self, n: int = 1) -> None:
-        """Let `n` of those who wait go on, or all if they are fewer."""
+        """Let `n` waiters go on, or all if they are fewer."""
         self._condition.notify(min(n, SEM_VALUE_MAX))
 
     def notify_all(self) -> None:
-        """Let all who wait go on."""
+        """Let all waiters go on."""
         self.notify(n=sys.maxsize)
 
     # What others read of the standard library's condition.
@@ -254,8 +254,8 @@ class Condition:
 class Barrier(threading.Barrier):
     """A point at which a number of parties wait for each other.
 
-    It breaks for the rest when the process of one who waits dies, or of the one who runs the
-    action. Who is slow to leave holds up nobody.
+    It breaks for the rest when a process dies that waits at it, or that runs the action. A process
+    that is slow to leave holds up nobody.
 
     Parameters
     ----------
@@ -322,11 +322,11 @@ class Barrier(threading.Barrier):
         return self._barrier.wait(timeout, self._action or None)
 
     def reset(self) -> None:
-        """Make the barrier as new; those who wait get `threading.BrokenBarrierError`."""
+        """Make the barrier as new; its waiters get `threading.BrokenBarrierError`."""
         self._barrier.reset()
 
     def abort(self) -> None:
-        """Break the barrier for all who wait or come, until it is reset."""
+        """Break the barrier for all waiters, present and to come, until it is reset."""
         self._barrier.abort()
 
     @property

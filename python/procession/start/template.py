@@ -49,7 +49,7 @@ def main(slot: int) -> None:
     os.close(null)
     requests = socket.socket(fileno=_SOCKET)
     requests.set_inheritable(False)
-    # From now on an interrupt at the terminal is for those who do something.
+    # From now on an interrupt at the terminal is for processes that do something.
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open(_PAYLOAD, "rb") as file:
         data, modules = pickle.load(file)
@@ -103,6 +103,7 @@ class Requester:
         self.template = template
 
     def take_along(self) -> None:
+        """Have this process end when the requester does."""
         # The template sees to that, and the copy itself if the template dies before.
         _native.die_with(os.dup(self.sentinel), self.template)
 
@@ -140,7 +141,7 @@ class Template:
         self.selector.register(requests, selectors.EVENT_READ, self._take_request)
 
     def serve(self) -> None:
-        # Once nobody can make requests it stays for those whose end it is to see.
+        """Serve requests until nobody can make any, and all copies have ended."""
         with self.requests:
             while self.open or self.copies:
                 for key, _ in self.selector.select():

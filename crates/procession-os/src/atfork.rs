@@ -31,7 +31,7 @@ extern "C" fn in_parent() {
 }
 
 extern "C" fn in_child() {
-    crate::process::forget_after_fork();
+    crate::wiped::wipe_in_child();
     crate::per_process::count_fork();
     if let Some(handlers) = HANDLERS.get() {
         (handlers.in_child)();

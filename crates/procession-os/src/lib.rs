@@ -27,3 +27,4 @@ pub mod spawn;
 pub mod stat;
 pub mod thread_end;
 pub mod tree;
+pub mod wiped;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::pidfd::PidFd;
 use crate::stat::{RunState, Stat};
+use crate::wiped;
 
 /// This process's number.
 #[must_use]
@@ -24,27 +25,30 @@ pub fn parent_id() -> u32 {
 }
 
 thread_local! {
-    static THREAD: Cell<u32> = const { Cell::new(0) };
+    /// The number of this thread, below the stamp of the process that it was asked in.
+    static THREAD: Cell<u64> = const { Cell::new(0) };
 }
 
-/// This thread's number in the kernel (`gettid(2)`), remembered for the thread's life.
+/// This thread's number in the kernel (`gettid(2)`), remembered for the thread's life. A copy of
+/// the process does not take its thread for the one that it is a copy of, whatever it runs first.
 #[inline]
 #[must_use]
 pub fn thread_id() -> u32 {
     let known = THREAD.get();
-    if known != 0 {
-        return known;
-    }
+    if known != 0 && known >> 32 == wiped::stamp() { known as u32 } else { ask_thread_id() }
+}
+
+#[cold]
+fn ask_thread_id() -> u32 {
+    let stamp = wiped::make_stamp(forget_namespace);
     // SAFETY: gettid has no preconditions.
     let id = unsafe { libc::syscall(libc::SYS_gettid) as u32 };
-    THREAD.set(id);
+    THREAD.set(stamp << 32 | u64::from(id));
     id
 }
 
-/// Forgets what a forked child has not inherited: the number of its thread, and the PID namespace
-/// if its parent made one for its children.
-pub(crate) fn forget_after_fork() {
-    THREAD.set(0);
+/// In a copy of a process: forgets its PID namespace if it made one for its children.
+fn forget_namespace() {
     // The parent can't be seen from another namespace than its own.
     if parent_id() == 0 {
         NAMESPACE.store(0, Ordering::Relaxed);
@@ -57,6 +61,7 @@ static NAMESPACE: AtomicU64 = AtomicU64::new(0);
 /// the kernel doesn't tell. Async-signal-safe.
 #[must_use]
 pub fn pid_namespace() -> u64 {
+    wiped::make_stamp(forget_namespace);
     match NAMESPACE.load(Ordering::Relaxed) {
         0 => {
             // SAFETY: the path is NUL-terminated, and stat writes the whole structure.

@@ -244,6 +244,11 @@ fn store_text(words: &[AtomicU64], text: &str) {
 fn load_text(words: &[AtomicU64]) -> String {
     let bytes: Vec<u8> =
         words.iter().flat_map(|word| word.load(Ordering::Acquire).to_le_bytes()).collect();
+    text_of(&bytes)
+}
+
+/// The text in bytes that end with it, or with zeroes behind it.
+fn text_of(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }

@@ -4,14 +4,13 @@
 //! the tables keep names until a row is taken for the next, and each name goes with the generation
 //! that it is of: what can't be told is left out, and no name is ever that of another.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Mutex;
 
 use super::Arena;
 use super::handle::Handle;
 use super::objects::Kind;
-use super::processes::{ProcessInfo, Slot};
+use super::processes::{NAME_WORDS, NameBytes, ProcessInfo, Slot};
 use crate::wait::Owner;
 
 /// A process of the family, by number and name.
@@ -73,24 +72,43 @@ impl Arena {
 /// How many of the processes that this one has buried it remembers.
 const REMEMBERED: usize = 64;
 
-/// A process that this one has buried: of which family, and which slot it had.
-type Buried = (u64, Slot, ProcessName);
+/// A process that this one has buried: of which family, which slot and number it had, and its name.
+#[derive(Clone, Copy)]
+struct Buried {
+    family: u64,
+    slot: Slot,
+    pid: u32,
+    name: NameBytes,
+}
+
+/// The last of them, and where the next one goes. A place of its own each: whoever buries may be in
+/// a signal's handler, where nothing may be allocated.
+struct LastBuried {
+    processes: [Buried; REMEMBERED],
+    next: usize,
+}
+
+const NOBODY: Buried =
+    Buried { family: 0, slot: Slot { index: 0, generation: 0 }, pid: 0, name: [0; NAME_WORDS * 8] };
 
 /// The processes that this one buried last, whose rows may have others by now: its children, most
 /// of all. Nobody waits for it, since in the copy of a process whose thread had it nobody gives it
 /// back.
-static BURIED: Mutex<VecDeque<Buried>> = Mutex::new(VecDeque::new());
+static BURIED: Mutex<LastBuried> =
+    Mutex::new(LastBuried { processes: [NOBODY; REMEMBERED], next: 0 });
 
 /// Remembers who had a slot that is about to be freed: a lock that it held may be found later.
-pub(super) fn remember(family: u64, slot: Slot, process: ProcessName) {
+pub(super) fn remember(family: u64, slot: Slot, pid: u32, name: NameBytes) {
     if let Ok(mut buried) = BURIED.try_lock() {
-        buried.truncate(REMEMBERED - 1);
-        buried.push_front((family, slot, process));
+        let next = buried.next % REMEMBERED;
+        buried.processes[next] = Buried { family, slot, pid, name };
+        buried.next = next + 1;
     }
 }
 
 fn buried(family: u64, slot: Slot) -> Option<ProcessName> {
     let buried = BURIED.try_lock().ok()?;
-    let (.., process) = buried.iter().find(|(of, had, _)| (*of, *had) == (family, slot))?;
-    Some(process.clone())
+    let is_it = |buried: &&Buried| (buried.family, buried.slot) == (family, slot);
+    let found = buried.processes.iter().find(is_it)?;
+    Some(ProcessName { pid: found.pid, name: super::text_of(&found.name) })
 }

@@ -41,6 +41,7 @@ use crate::slots::{Census, Rites, SlotWords, State, Status, UnknownStatus};
 use crate::wait::Owner;
 
 pub(super) const NAME_WORDS: usize = 6;
+pub(super) type NameBytes = [u8; NAME_WORDS * 8];
 
 /// The slot of a process without a row: it is in the table nowhere, and its death can't be seen.
 pub(super) const NOBODY: u16 = Owner::SLOTS;
@@ -164,13 +165,21 @@ impl Row {
     /// What the process with this generation is called; empty if it has no name, or the row was
     /// taken for another.
     fn name(&self, generation: u32) -> String {
+        super::text_of(&self.name_bytes(generation))
+    }
+
+    /// The same, with zeroes behind it.
+    fn name_bytes(&self, generation: u32) -> NameBytes {
+        let mut name = [0; NAME_WORDS * 8];
         if self.named.load(Ordering::Acquire) != u64::from(generation) {
-            return String::new();
+            return name;
         }
-        let name = super::load_text(&self.name);
+        for (bytes, word) in name.chunks_exact_mut(8).zip(&self.name) {
+            bytes.copy_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
+        }
         // Looked at behind the name: the row has its next generation before it has another name.
         let is_same = self.state().is_ok_and(|state| state.generation == generation);
-        if is_same { name } else { String::new() }
+        if is_same { name } else { [0; NAME_WORDS * 8] }
     }
 
     fn set_name(&self, generation: u32, name: &str) {
@@ -323,8 +332,10 @@ impl Rites for Burial<'_> {
         let row = self.row;
         if let Ok(state) = row.state() {
             let slot = Slot { index: self.slot, generation: state.generation };
-            if let Some(process) = self.arena.process_name(slot) {
-                names::remember(self.arena.family(), slot, process);
+            let pid = row.pid(state.generation);
+            if pid != 0 {
+                let name = row.name_bytes(state.generation);
+                names::remember(self.arena.family(), slot, pid, name);
             }
         }
         let words = [
@@ -775,17 +786,19 @@ impl Arena {
 
     /// Whether a process has the arena that is not in the table, or this can't be told.
     fn is_anybody_unclaimed(&self) -> bool {
-        let holders = self.memory.file_id().and_then(holders::of);
-        let Ok(holders) = holders else { return true };
-        let known: Vec<u32> = (0..self.slots_used())
-            .filter_map(|index| {
-                let row = self.row(index).ok()?;
-                let state = row.state().ok()?;
-                let known = state.status == Status::Live && row.is_of_this_namespace();
-                known.then(|| row.pid(state.generation))
+        let is_known = |pid| {
+            (0..self.slots_used()).any(|index| {
+                self.row(index).is_ok_and(|row| {
+                    row.state().is_ok_and(|state| {
+                        state.status == Status::Live
+                            && row.is_of_this_namespace()
+                            && row.pid(state.generation) == pid
+                    })
+                })
             })
-            .collect();
-        holders.iter().any(|holder| !known.contains(holder))
+        };
+        let file = self.memory.file_id();
+        file.and_then(|file| holders::any(file, |pid| !is_known(pid))).unwrap_or(true)
     }
 
     fn runs(&self, slot: u16) -> bool {

@@ -33,6 +33,7 @@ use procession_os::memory::Shared;
 use super::super::Arena;
 use super::super::error::{Error, Result};
 use super::block::{Block, BlockOwner, Place};
+use super::free::{COLLECTED, Offsets};
 use super::slabs::CLASSES;
 use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
@@ -43,6 +44,7 @@ pub(super) const KEPT: usize = 16;
 pub(super) const BATCH: usize = KEPT / 2;
 /// Blocks that wait to be freed.
 const PUT_OFF: usize = 32;
+const _: () = assert!(KEPT * CLASSES + PUT_OFF <= COLLECTED, "a burial looks at all at once");
 /// Generations that a process takes at once; a power of two.
 const RANGE: u64 = 1024;
 
@@ -149,15 +151,13 @@ impl Arena {
     pub(in super::super) fn free_cache_of(&self, slot: u16) -> Result<()> {
         let Ok(cache) = self.cache(slot) else { return Ok(()) };
         let cells = || cache.kept.iter().flatten().chain(&cache.put_off);
-        let kept: Vec<u64> = cells()
-            .map(|cell| cell.load(Ordering::Acquire))
-            .filter(|&offset| offset != 0)
-            .collect();
+        let mut kept = Offsets::NONE;
+        cells().for_each(|cell| kept.push(cell.load(Ordering::Acquire)));
         if kept.is_empty() {
             return Ok(());
         }
         let guard = self.lock_heap_briefly()?;
-        self.free_found(guard, &kept, &|word| word.cached_by() == Some(slot))?;
+        self.free_found(guard, &mut kept, &|word| word.cached_by() == Some(slot))?;
         for cell in cells() {
             cell.store(0, Ordering::Release);
         }

@@ -4,6 +4,7 @@ use super::super::Arena;
 use super::super::error::{Error, Result};
 use super::block::{BlockState, Word};
 use super::extents::Temperature;
+use super::free::Offsets;
 use crate::atomics::Ordering;
 
 impl Arena {
@@ -80,18 +81,14 @@ impl Arena {
         Ok(count)
     }
 
-    /// The offsets of blocks, up to a number. The heap's lock is held.
-    pub(super) fn blocks_that(
-        &self,
-        are_meant: &impl Fn(Word) -> bool,
-        most: usize,
-    ) -> Result<Vec<u64>> {
-        let mut found = Vec::new();
+    /// The offsets of blocks, as many as there is room for. The heap's lock is held.
+    pub(super) fn blocks_that(&self, are_meant: &impl Fn(Word) -> bool) -> Result<Offsets> {
+        let mut found = Offsets::NONE;
         self.each_extent(|unit, word| {
-            if found.len() >= most {
+            if found.is_full() {
             } else if word.state == BlockState::Slab {
                 self.each_in_slab(unit, word.owner, |offset, word| {
-                    if are_meant(word) && found.len() < most {
+                    if are_meant(word) {
                         found.push(offset);
                     }
                 })?;

@@ -14,11 +14,57 @@ use super::{HeapGuard, IDLE, Memory, WARM_FLOOR, WARM_MOST};
 use crate::atomics::Ordering;
 use crate::failpoint::failpoint;
 
-/// How many blocks one look at the heap collects to be freed.
-const COLLECTED: usize = 1024;
+/// How many blocks one look at the heap collects to be freed: they are on the stack, since a burial
+/// may be part of a fork in a signal's handler, where nothing may be allocated.
+pub(super) const COLLECTED: usize = 512;
 
 /// How many extents one call gives back to the machine.
 const TRIMMED_AT_ONCE: usize = 64;
+
+/// Offsets of blocks, up to [`COLLECTED`].
+pub(super) struct Offsets {
+    offsets: [u64; COLLECTED],
+    count: usize,
+}
+
+impl Offsets {
+    pub(super) const NONE: Self = Self { offsets: [0; COLLECTED], count: 0 };
+
+    /// Adds one, if it is not 0 and there is room.
+    pub(super) fn push(&mut self, offset: u64) {
+        if offset != 0
+            && let Some(place) = self.offsets.get_mut(self.count)
+        {
+            *place = offset;
+            self.count += 1;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.count == COLLECTED
+    }
+
+    pub(super) fn as_slice(&self) -> &[u64] {
+        &self.offsets[..self.count]
+    }
+
+    /// Keeps those for which `keep` says so.
+    fn retain(&mut self, mut keep: impl FnMut(u64) -> Result<bool>) -> Result<()> {
+        let mut kept = 0;
+        for at in 0..self.count {
+            if keep(self.offsets[at])? {
+                self.offsets[kept] = self.offsets[at];
+                kept += 1;
+            }
+        }
+        self.count = kept;
+        Ok(())
+    }
+}
 
 impl Arena {
     /// Frees a block of this process.
@@ -162,8 +208,9 @@ impl Arena {
         let unsettled = &self.row(me)?.unsettled;
         // Meanwhile the blocks have no cells.
         unsettled.fetch_add(1, Ordering::SeqCst);
-        let found: Vec<u64> = self.all_put_off(me)?.collect();
-        self.free_found(guard, &found, &|word| word.cached_by() == Some(me))?;
+        let mut found = Offsets::NONE;
+        self.all_put_off(me)?.for_each(|offset| found.push(offset));
+        self.free_found(guard, &mut found, &|word| word.cached_by() == Some(me))?;
         unsettled.fetch_sub(1, Ordering::SeqCst);
         for cell in &self.visits.unfinished {
             let noted = cell.swap(0, Ordering::Relaxed);
@@ -224,9 +271,10 @@ impl Arena {
     fn free_all(&self, is_meant: impl Fn(Word) -> bool) -> Result<()> {
         loop {
             let guard = self.lock_heap_briefly()?;
-            let found = self.blocks_that(&is_meant, COLLECTED)?;
-            let freed = self.free_found(guard, &found, &is_meant)?;
-            if found.len() < COLLECTED {
+            let mut found = self.blocks_that(&is_meant)?;
+            let are_all = !found.is_full();
+            let freed = self.free_found(guard, &mut found, &is_meant)?;
+            if are_all {
                 return Ok(());
             }
             if freed == 0 {
@@ -236,25 +284,30 @@ impl Arena {
     }
 
     /// Frees those of the blocks that were found which still are meant, the small ones with the
-    /// lock that the caller has; says how many.
+    /// lock that the caller has; says how many. Allocates nothing.
     pub(super) fn free_found(
         &self,
         guard: HeapGuard<'_>,
-        found: &[u64],
+        found: &mut Offsets,
         is_meant: &impl Fn(Word) -> bool,
     ) -> Result<usize> {
         let mut freed = 0;
-        let mut extents = Vec::new();
-        for &offset in found {
-            match self.words_at(offset)? {
-                Some(words) if words.place == Place::Extent => extents.push((offset, words)),
-                _ => freed += usize::from(self.free_in_slab(offset, is_meant)?),
+        found.retain(|offset| match self.words_at(offset)? {
+            Some(words) if words.place == Place::Extent => Ok(true),
+            _ => {
+                freed += usize::from(self.free_in_slab(offset, is_meant)?);
+                Ok(false)
             }
-        }
+        })?;
         drop(guard);
         let me = self.me().index;
         let unsettled = &self.row(me)?.unsettled;
-        for (offset, words) in extents {
+        for &offset in found.as_slice() {
+            // It may have become something else without the lock.
+            let words = match self.words_at(offset)? {
+                Some(words) if words.place == Place::Extent => words,
+                _ => continue,
+            };
             let word = words.load()?;
             if word.state == BlockState::Slab || !is_meant(word) {
                 continue;

@@ -146,7 +146,7 @@ fn a_consumers_death_frees_no_message_that_came_65536_blocks_later() {
 fn messages_in_slabs(arena: &Arena) -> Vec<Block> {
     let guard = arena.lock_heap(Waiting::FOREVER).unwrap();
     let in_use = |word: block::Word| matches!(word.owner(), Some(BlockOwner::Object(_)));
-    let found = arena.blocks_that(&in_use, 1000).unwrap();
+    let found = arena.blocks_that(&in_use).unwrap().as_slice().to_vec();
     drop(guard);
     let blocks = found.into_iter().filter(|&offset| arena.size_at(offset).unwrap() == 8192);
     blocks.map(|offset| arena.block_at(offset).unwrap()).collect()
@@ -297,7 +297,7 @@ fn a_child_has_no_part_in_what_its_parent_keeps() {
     }
     let guard = arena.lock_heap(Waiting::FOREVER).unwrap();
     let is_kept = |word: block::Word| word.cached_by() == Some(arena.me().index);
-    let kept = arena.blocks_that(&is_kept, 1000).unwrap();
+    let kept = arena.blocks_that(&is_kept).unwrap().as_slice().to_vec();
     drop(guard);
     assert!(kept.len() >= BATCH);
     let child = Child::fork(

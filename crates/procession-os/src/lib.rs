@@ -22,6 +22,7 @@ pub mod pidfd;
 pub mod poll;
 pub mod process;
 pub mod robust;
+pub mod signals;
 pub mod socket;
 pub mod spawn;
 pub mod stat;

@@ -20,7 +20,7 @@ mod processes;
 mod registry;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::AtomicU64 as PrivateU64;
+use std::sync::atomic::{AtomicBool, AtomicU32 as PrivateU32, AtomicU64 as PrivateU64};
 
 use procession_os::memory::{PrivateCells, SharedMemory};
 use procession_os::process;
@@ -44,6 +44,9 @@ use crate::slots::Status;
 use crate::wait::Owner;
 use layout::{Header, LEAST, Layout, MAGIC, MOST, VERSION};
 
+/// What an arena has for a slot that its process is not yet part of.
+static NO_SLOT_YET: PrivateU64 = PrivateU64::new(0);
+
 /// A family's shared memory, as this process sees it.
 ///
 /// It stays mapped for the life of the process, so it is handed about as `&'static Arena`.
@@ -52,9 +55,18 @@ pub struct Arena {
     memory: SharedMemory,
     layout: Layout,
     family: u64,
-    /// This process's slot and its generation, as [`Owner::process`] packs them.
-    me: PrivateU64,
+    /// This process's slot and its generation, as [`Owner::process`] packs them; 0 in a copy that
+    /// has not found out yet.
+    me: &'static PrivateU64,
+    /// Which of the process's arenas it is.
+    place: usize,
+    /// Whether this process, or the one that it is a copy of, has been in the table.
+    joined: AtomicBool,
     counts: PrivateCells,
+    /// At least one more than the highest index of `counts` that was ever changed.
+    counted: PrivateU32,
+    /// Objects + 1 that a thread of the parent was opening when it forked this process.
+    late: [PrivateU32; objects::LATE],
     visits: heap::HeapVisits,
 }
 
@@ -118,19 +130,47 @@ impl Arena {
         let counts = PrivateCells::new(layout.objects as usize)
             .map_err(|source| Error::Os { what: "making the table of references", source })?;
         let visits = heap::HeapVisits::default();
-        Ok(Self { memory, layout, family, me: PrivateU64::new(0), counts, visits })
+        Ok(Self {
+            memory,
+            layout,
+            family,
+            me: &NO_SLOT_YET,
+            place: 0,
+            joined: AtomicBool::new(false),
+            counts,
+            counted: PrivateU32::new(0),
+            late: Default::default(),
+            visits,
+        })
     }
 
     fn joined(self) -> Result<&'static Self> {
         self.joined_by(|arena| arena.join().map(|_| ()))
     }
 
-    fn joined_by(self, join: impl FnOnce(&'static Self) -> Result<()>) -> Result<&'static Self> {
+    fn joined_by(
+        mut self,
+        join: impl FnOnce(&'static Self) -> Result<()>,
+    ) -> Result<&'static Self> {
+        (self.place, self.me) = registry::place()?;
         let arena: &'static Self = Box::leak(Box::new(self));
-        let _unforked = registry::unforked();
-        registry::add(arena)?;
+        registry::add(arena.place, arena);
         join(arena)?;
+        arena.joined.store(true, Ordering::SeqCst);
         Ok(arena)
+    }
+
+    fn place(&self) -> usize {
+        self.place
+    }
+
+    fn is_joined(&self) -> bool {
+        self.joined.load(Ordering::SeqCst)
+    }
+
+    /// Whether this process has a slot already, if it is about to join.
+    fn has_slot(&self) -> bool {
+        self.me.load(Ordering::SeqCst) != 0
     }
 
     fn header(&self) -> &Header {
@@ -160,16 +200,33 @@ impl Arena {
 
     /// This process's slot.
     #[must_use]
+    #[inline]
     pub fn me(&self) -> Slot {
-        let owner = Owner::from_bits(self.me.load(Ordering::Relaxed));
+        let owner = Owner::from_bits(self.my_word());
         owner.map_or(Slot { index: 0, generation: 0 }, |owner| Slot {
             index: owner.slot(),
             generation: owner.generation(),
         })
     }
 
+    #[inline]
+    fn my_word(&self) -> u64 {
+        match self.me.load(Ordering::Relaxed) {
+            0 => self.find_me(),
+            word => word,
+        }
+    }
+
+    #[cold]
+    fn find_me(&self) -> u64 {
+        if self.is_joined() {
+            registry::settle();
+        }
+        self.me.load(Ordering::Relaxed)
+    }
+
     fn set_me(&self, slot: Slot) {
-        self.me.store(Owner::process(slot.index, slot.generation), Ordering::Relaxed);
+        self.me.store(Owner::process(slot.index, slot.generation), Ordering::SeqCst);
     }
 
     /// The calling thread, as the owner of a lock.
@@ -179,7 +236,7 @@ impl Arena {
         if self.is_unwatched() {
             registry::watch();
         }
-        let word = self.me.load(Ordering::Relaxed) | u64::from(process::thread_id());
+        let word = self.my_word() | u64::from(process::thread_id());
         Owner::from_bits(word).expect("a thread's number is not 0")
     }
 

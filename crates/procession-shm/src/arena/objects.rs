@@ -26,8 +26,10 @@
 //!
 //! Within a process the references are counted in private memory. The first and the last have a
 //! `BUSY` mark while the bit is being changed; a child that was forked meanwhile takes it away. No
-//! bit is set between the copying of the bits for a child and its fork ([`registry::unforked`]), so
-//! that no child can have a count without the bit.
+//! child has a count without the bit: who opens an object while a fork is under way sets the
+//! child's bit too, before it takes its mark away ([`registry`]).
+
+use std::sync::atomic::AtomicU32 as PrivateU32;
 
 use procession_os::clock::Monotonic;
 use procession_os::memory::Shared;
@@ -186,6 +188,10 @@ pub struct ObjectInfo {
 
 /// This process's private count for an object: a mark, or how many references there are.
 const BUSY: u32 = u32::MAX;
+
+/// How many objects a forked process remembers that its parent may come to hold on its behalf. Of
+/// more it keeps its share until it ends.
+pub(super) const LATE: usize = 8;
 
 /// An object that this process has open; a clone is a further reference.
 #[derive(Debug)]
@@ -424,10 +430,11 @@ impl Arena {
             match count.load(Ordering::Acquire) {
                 BUSY => std::thread::yield_now(),
                 0 => {
-                    let _unforked = registry::unforked();
+                    self.drop_late();
+                    self.counted.fetch_max(index + 1, Ordering::SeqCst);
                     let order = Ordering::Acquire;
                     if count.compare_exchange(0, BUSY, order, Ordering::Relaxed).is_ok() {
-                        return self.set_held(self.me().index, index).inspect_err(|_| {
+                        return self.set_first_held(index).inspect_err(|_| {
                             count.store(0, Ordering::Release);
                         });
                     }
@@ -440,6 +447,13 @@ impl Arena {
                 }
             }
         }
+    }
+
+    /// Sets this process's bit, and those of the children that are being forked.
+    fn set_first_held(&self, index: u32) -> Result<()> {
+        self.set_held(self.me().index, index)?;
+        registry::hold_for_children_to_come(self, index);
+        Ok(())
     }
 
     fn close(&self, index: u32) {
@@ -508,7 +522,7 @@ impl Arena {
     /// Gives one slot a share in all that another holds. Async-signal-safe.
     pub(super) fn copy_held(&self, from: u16, to: u16) -> Result<()> {
         let high = self.row(from)?.held_high.load(Ordering::SeqCst);
-        self.row(to)?.held_high.store(high, Ordering::SeqCst);
+        self.row(to)?.held_high.fetch_max(high, Ordering::SeqCst);
         for ((_, from), (_, to)) in self.held_words(from)?.zip(self.held_words(to)?) {
             to.fetch_or(from.load(Ordering::SeqCst), Ordering::SeqCst);
         }
@@ -519,21 +533,71 @@ impl Arena {
     /// in this process they are no more. Async-signal-safe.
     pub(super) fn forget_half_open(&self) {
         let me = self.me().index;
+        self.late.iter().for_each(|late| late.store(0, Ordering::Relaxed));
+        let mut late = self.late.iter();
+        for (index, count) in self.changed_counts() {
+            if count.load(Ordering::Relaxed) == BUSY {
+                count.store(0, Ordering::Relaxed);
+                // The thread may still be about to set this process's bit.
+                if !self.has_bit(me, index)
+                    && let Some(late) = late.next()
+                {
+                    late.store(index + 1, Ordering::Relaxed);
+                }
+            }
+        }
         let (Ok(row), Ok(words)) = (self.row(me), self.held_words(me)) else { return };
         for (first, word) in words {
             let bits = word.load(Ordering::SeqCst);
             for bit in 0..64 {
                 let Some(count) = self.counts.get((first + bit) as usize) else { break };
-                if !matches!(count.load(Ordering::Relaxed), 0 | BUSY) {
-                    continue;
-                }
-                count.store(0, Ordering::Relaxed);
-                if bits & 1 << bit != 0 {
+                if count.load(Ordering::Relaxed) == 0 && bits & 1 << bit != 0 {
                     // Whether this was the last holder is looked at when this process is buried:
                     // freeing takes a lock, and this is a fresh child.
                     row.unsettled.fetch_add(1, Ordering::SeqCst);
                     word.fetch_and(!(1 << bit), Ordering::SeqCst);
                 }
+            }
+        }
+    }
+
+    /// The private counts that may be other than 0.
+    fn changed_counts(&self) -> impl Iterator<Item = (u32, &PrivateU32)> {
+        let counted = self.counted.load(Ordering::SeqCst).min(self.layout.objects);
+        (0..counted).filter_map(|index| Some((index, self.counts.get(index as usize)?)))
+    }
+
+    fn has_bit(&self, slot: u16, index: u32) -> bool {
+        self.layout.held(slot, index).is_ok_and(|(word, bit)| {
+            let word = self.memory.cell::<AtomicU64>(word);
+            word.is_ok_and(|word| word.load(Ordering::SeqCst) & bit != 0)
+        })
+    }
+
+    /// Takes a share in what this process has open, as a copy whose slot came with none.
+    /// Async-signal-safe.
+    pub(super) fn hold_what_is_open(&self) {
+        let me = self.me().index;
+        for (index, count) in self.changed_counts() {
+            if count.load(Ordering::Relaxed) != 0 && self.set_held(me, index).is_ok() {
+                let _ = self.live_state(index);
+            }
+        }
+    }
+
+    /// Lets go what a thread of the parent, that was opening it when this process was forked, has
+    /// had this process hold since then.
+    pub(super) fn drop_late(&self) {
+        for late in &self.late {
+            let Some(index) = late.load(Ordering::Relaxed).checked_sub(1) else { return };
+            let me = self.me().index;
+            let Some(count) = self.counts.get(index as usize) else { continue };
+            let order = Ordering::Acquire;
+            if self.has_bit(me, index)
+                && count.compare_exchange(0, BUSY, order, Ordering::Relaxed).is_ok()
+            {
+                let _ = self.release_held(me, index);
+                count.store(0, Ordering::Release);
             }
         }
     }
@@ -579,12 +643,7 @@ impl Arena {
         // Behind the table is the row that holds for processes without one.
         let rowless = self.header().rowless.load(Ordering::SeqCst) != 0;
         let pinned = rowless.then_some(self.layout.slots as u16);
-        (0..self.slots_used()).chain(pinned).filter(move |&slot| {
-            self.layout.held(slot, index).is_ok_and(|(word, bit)| {
-                let word = self.memory.cell::<AtomicU64>(word);
-                word.is_ok_and(|word| word.load(Ordering::SeqCst) & bit != 0)
-            })
-        })
+        (0..self.slots_used()).chain(pinned).filter(move |&slot| self.has_bit(slot, index))
     }
 
     fn is_held(&self, index: u32) -> bool {

@@ -35,6 +35,7 @@ use super::blocked::SleepsOn;
 use super::error::{Error, Result};
 use super::names;
 use super::names::ProcessName;
+use super::registry::Announcement;
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
 use crate::slots::{Census, Rites, SlotWords, State, Status, UnknownStatus};
@@ -418,11 +419,19 @@ impl Arena {
 
     /// Takes a slot for a child that is about to be forked, with a share in all that this process
     /// holds. `follows` says whether this process will read what the child leaves.
-    pub(super) fn reserve(&self, follows: bool) -> Result<Slot> {
+    /// Who opens objects meanwhile is told by way of the announcement, if there is one.
+    pub(super) fn reserve(
+        &self,
+        follows: bool,
+        announcement: Option<Announcement>,
+    ) -> Result<Slot> {
         let me = self.me();
         let slot = self.take_slot(Some(me.index))?;
         let (from, to) = (self.row(me.index)?, self.row(slot.index)?);
         to.slot.follow(follows.then(|| Owner::process(me.index, me.generation)));
+        if let Some(announcement) = announcement {
+            announcement.tell(slot);
+        }
         self.copy_held(me.index, slot.index)?;
         to.copy_name(slot.generation, from, me.generation);
         // Here, as a child that is orphaned before its first step could not tell any more.
@@ -440,7 +449,7 @@ impl Arena {
     /// [`Error::TooManyProcesses`].
     pub fn reserve_for_child(&self) -> Result<Slot> {
         self.sweep();
-        self.reserve(true)
+        self.reserve(true, None)
     }
 
     /// The parent's side of a fork, whether it came about or not: its reservation is the child's,
@@ -487,6 +496,22 @@ impl Arena {
         let _ = self.copy_held(self.me().index, self.layout.slots as u16);
     }
 
+    /// As [`Self::pin_for_rowless`], for one object.
+    pub(super) fn pin_one_for_rowless(&self, object: u32) {
+        self.header().rowless.store(1, Ordering::SeqCst);
+        let _ = self.set_held(self.layout.slots as u16, object);
+    }
+
+    /// Has the process to come hold an object, for which a slot is reserved.
+    pub(super) fn hold_for(&self, slot: Slot, object: u32) {
+        if let Ok(row) = self.row(slot.index)
+            && row.slot.is_reserved(slot.generation)
+        {
+            failpoint!("object.held.late");
+            let _ = self.set_held(slot.index, object);
+        }
+    }
+
     /// Takes a share in all that a reserved slot holds, and frees the slot. Does nothing if it is
     /// reserved no more.
     ///
@@ -502,6 +527,7 @@ impl Arena {
 
     /// Looks at some rows, the next in turn, so that dead strangers are buried in time.
     pub(super) fn sweep(&self) {
+        self.drop_late();
         self.look_after_heap();
         let used = self.slots_used();
         for _ in 0..SWEEP.min(used.into()) {
@@ -539,17 +565,20 @@ impl Arena {
 
     /// The child's side: makes the slot that the parent reserved its own. Async-signal-safe.
     ///
-    /// Without a reservation, for which the table had no room, it takes a slot if there is one now.
+    /// Without a reservation it takes a slot if there is one now, and a share in what it has open:
+    /// for which the parent holds it, or [`Self::pin_for_rowless`].
     pub(super) fn adopt(&'static self, slot: Option<Slot>) {
+        self.joined.store(true, Ordering::SeqCst);
         if slot.is_some_and(|slot| self.claim_slot(slot).unwrap_or(false)) {
             self.forget_half_open();
             return;
         }
         let nobody = Slot { index: NOBODY, generation: NOBODYS };
         self.set_me(nobody);
-        if self.join().is_ok() {
-            let _ = self.copy_held(self.layout.slots as u16, self.me().index);
-            self.forget_half_open();
+        let _ = self.join();
+        self.forget_half_open();
+        if self.is_member() {
+            self.hold_what_is_open();
         }
     }
 

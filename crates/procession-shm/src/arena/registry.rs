@@ -2,8 +2,26 @@
 //!
 //! At a fork each arena reserves a slot for the child before it exists, with a share in all that
 //! the parent holds; the child's first step is to make it its own. So there is no moment at which
-//! the child could use an object that nobody holds for it. Meanwhile no other thread of the parent
-//! may begin to hold anything ([`unforked`]): the child would believe to hold it as well.
+//! the child could use an object that nobody holds for it.
+//!
+//! # Threads that open objects meanwhile
+//! Nobody waits for a fork, nor a fork for anybody: between our handlers run those of others, which
+//! may wait for a thread of this process. So a fork that is under way is *announced* in private
+//! memory, with the slots of its child, before what the parent holds is copied to them. A thread
+//! that opens an object sets its own bit first and looks for forks then; it sets the bit of each
+//! child to come as well. All this is sequentially consistent, so the copying sees the thread's
+//! bit, or the thread sees the fork. Only after that the private count says that the object is
+//! open, and the child's copy of the count is what the child goes by: one that is marked as being
+//! changed counts for nothing there.
+//!
+//! The bit may come to the child's row later than the child itself. Then the child holds an object
+//! that it has not open, and lets it go when it next comes by (`drop_late`).
+//!
+//! # Who one is
+//! A process's slot is in a [word that is 0 in every copy](wiped) of it. A copy that finds 0 claims
+//! what was reserved for it: in our handler, or before that, where a handler of others uses an
+//! arena first. Where nothing was reserved, since no handler of ours ran or the table was full, it
+//! takes a slot by itself, and a share in what it has open.
 //!
 //! A reservation is made, and left to its child, between the two handlers of one fork, which may be
 //! nested: a handler of another library, or a signal's, may fork in between. A parent that wants to
@@ -17,23 +35,30 @@ use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use procession_os::atfork::{self, Handlers};
 use procession_os::pidfd::PidFd;
 use procession_os::process::{self, Fork};
-use procession_os::thread_end;
+use procession_os::{signals, thread_end, wiped};
 
 use super::error::{Error, Result};
 use super::processes::NAME_WORDS;
 use super::{Arena, Handle, Slot, load_text, store_text};
+use crate::wait::Owner;
 
 /// How many arenas a process may be part of.
 const MOST: usize = if cfg!(test) { 64 } else { 16 };
 
 /// How deep forks of a thread may be nested with a reservation for each.
-const DEPTH: usize = 4;
+const DEPTH: usize = 8;
+
+/// How many forks a process may make at once with a reservation for each: the bits of a word.
+const FORKS: usize = 64;
+
+/// How many forks that come about within one that is followed are told from it.
+const FOLLOWED_MOST: usize = 8;
 
 static ARENAS: [AtomicPtr<Arena>; MOST] = [const { AtomicPtr::new(ptr::null_mut()) }; MOST];
 static USED: AtomicUsize = AtomicUsize::new(0);
@@ -41,40 +66,116 @@ static USED: AtomicUsize = AtomicUsize::new(0);
 /// The slots that were reserved for a child, one in each arena.
 type Reserved = [Option<Slot>; MOST];
 
+/// A fork that is under way.
+struct Announced {
+    /// How many arenas it knows of, + 1; 0 until it knows.
+    arenas: AtomicUsize,
+    /// The slot that is reserved for the child in each, packed as [`Owner::process`] does; 0 until
+    /// it is.
+    slots: [AtomicU64; MOST],
+}
+
+/// In place of a slot: the child will have none that is reserved.
+const NO_SLOT: u64 = u64::MAX;
+
+static ANNOUNCED: [Announced; FORKS] = [const {
+    Announced { arenas: AtomicUsize::new(0), slots: [const { AtomicU64::new(0) }; MOST] }
+}; FORKS];
+
+/// Which of them are in use.
+static UNDER_WAY: AtomicU64 = AtomicU64::new(0);
+
 thread_local! {
-    /// The reservations of the forks that this thread is making, each nested in the one before, and
-    /// how many they are.
-    static FORKS: Cell<([Reserved; DEPTH], usize)> =
-        const { Cell::new(([[None; MOST]; DEPTH], 0)) };
+    /// The forks that this thread is making, each nested in the one before, and how many they are.
+    static MINE: Cell<([Option<u8>; DEPTH], usize)> = const { Cell::new(([None; DEPTH], 0)) };
 
-    /// Those of the forks that this thread has made since it said that it will follow a child;
-    /// `None` if it has not.
-    static FOLLOWED: RefCell<Option<Vec<Reserved>>> = const { RefCell::new(None) };
+    /// Those that this thread has made since it said that it will follow a child; `None` if it has
+    /// not.
+    static FOLLOWED: RefCell<Option<Followed>> = const { RefCell::new(None) };
+}
 
-    /// How many times this thread is within [`unforked`]: a signal handler may fork there.
-    static HOLDS: Cell<u32> = const { Cell::new(0) };
+/// The reservations of forks that were made.
+#[derive(Clone, Copy, Debug)]
+struct Followed {
+    forks: [Reserved; FOLLOWED_MOST],
+    count: usize,
+}
+
+impl Followed {
+    const NONE: Self = Self { forks: [[None; MOST]; FOLLOWED_MOST], count: 0 };
+
+    fn push(&mut self, reserved: &Reserved) -> bool {
+        let Some(place) = self.forks.get_mut(self.count) else { return false };
+        *place = *reserved;
+        self.count += 1;
+        true
+    }
+
+    fn as_slice(&self) -> &[Reserved] {
+        &self.forks[..self.count]
+    }
+}
+
+/// The word of a process that says whether it knows its slots; the arenas' follow.
+const SETTLED: usize = 1;
+const FIRST_SLOT: usize = 2;
+const _: () = assert!(FIRST_SLOT + MOST <= wiped::WORDS);
+
+/// The process knows its slots. Before that the word has the number of the thread that finds out.
+const YES: u64 = u64::MAX;
+
+/// An arena, also one that this process is about to join.
+fn arena_at(at: usize) -> Option<&'static Arena> {
+    // SAFETY: a non-null entry was leaked in `joined_by` and is never freed.
+    unsafe { ARENAS.get(at)?.load(Ordering::SeqCst).as_ref() }
 }
 
 fn arenas() -> impl Iterator<Item = (usize, &'static Arena)> {
-    ARENAS.iter().enumerate().filter_map(|(at, arena)| {
-        // SAFETY: a non-null entry was leaked in `add` and is never freed.
-        unsafe { arena.load(Ordering::Acquire).as_ref() }.map(|arena| (at, arena))
-    })
+    (0..MOST).filter_map(|at| arena_at(at).filter(|arena| arena.is_joined()).map(|it| (at, it)))
 }
 
-pub(super) fn add(arena: &'static Arena) -> Result<()> {
+/// Called before `main`, or when the library is loaded, so that no fork of the program can have
+/// begun before. [`place`] does the same, if the linker has left this out.
+#[used]
+// SAFETY: the section has pointers to functions of the C convention.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = before_main;
+
+extern "C" fn before_main() {
+    // Tried again where the error can be told.
+    let _ = register();
+}
+
+fn register() -> Result<()> {
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if REGISTERED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    // What is a copy from now on finds 0.
+    wiped::word(SETTLED).store(YES, Ordering::SeqCst);
     let handlers = Handlers {
         before: before_fork,
         in_parent: after_fork_in_parent,
         in_child: after_fork_in_child,
     };
-    atfork::register(handlers).map_err(|source| Error::Os { what: "pthread_atfork", source })?;
+    atfork::register(handlers).map_err(|source| {
+        REGISTERED.store(false, Ordering::SeqCst);
+        Error::Os { what: "pthread_atfork", source }
+    })
+}
+
+/// A place for one more arena, and the word that has this process's slot in it.
+pub(super) fn place() -> Result<(usize, &'static AtomicU64)> {
+    register()?;
+    settle();
     thread_end::register(release_watches);
-    let at = USED.fetch_add(1, Ordering::Relaxed);
+    let at = USED.fetch_add(1, Ordering::SeqCst);
     let too_many = Error::TooMany { what: "arenas", asked: 1 + MOST as u64, most: MOST as u64 };
-    let entry = ARENAS.get(at).ok_or(too_many)?;
-    entry.store(ptr::from_ref(arena).cast_mut(), Ordering::Release);
-    Ok(())
+    if at < MOST { Ok((at, wiped::word(FIRST_SLOT + at))) } else { Err(too_many) }
+}
+
+pub(super) fn add(at: usize, arena: &'static Arena) {
+    ARENAS[at].store(ptr::from_ref(arena).cast_mut(), Ordering::SeqCst);
 }
 
 /// The calling thread is about to end.
@@ -84,107 +185,183 @@ fn release_watches() {
     }
 }
 
-/// Threads of this process that are forking, and those that do what no fork may cut in two.
-static FORKING: AtomicU32 = AtomicU32::new(0);
-static UNFORKED: AtomicU32 = AtomicU32::new(0);
+fn pack(slot: Slot) -> u64 {
+    Owner::process(slot.index, slot.generation)
+}
 
-/// While it lives, no other thread of this process forks.
-///
-/// Neither side is a lock that a child could inherit: the child begins with both counts at zero.
-pub(super) struct Unforked(u32);
+fn unpack(word: u64) -> Option<Slot> {
+    let owner = if word == NO_SLOT { None } else { Owner::from_bits(word) };
+    owner.map(|owner| Slot { index: owner.slot(), generation: owner.generation() })
+}
 
-pub(super) fn unforked() -> Unforked {
-    let me = process::id();
-    // Each side raises its own count before it looks at the other's, sequentially consistent, so at
-    // least one of two sees the other; the one that isn't forking steps back.
-    loop {
-        HOLDS.set(HOLDS.get() + 1);
-        UNFORKED.fetch_add(1, Ordering::SeqCst);
-        if FORKING.load(Ordering::SeqCst) == 0 || HOLDS.get() > 1 || is_forking() {
-            return Unforked(me);
-        }
-        drop(Unforked(me));
-        while FORKING.load(Ordering::SeqCst) != 0 {
-            std::thread::yield_now();
-        }
+/// A slot in an arena for a child that is about to be forked.
+pub(super) struct Announcement(&'static AtomicU64);
+
+impl Announcement {
+    /// From now on, who opens an object of the arena opens it for the child too.
+    pub(super) fn tell(self, slot: Slot) {
+        self.0.store(pack(slot), Ordering::SeqCst);
     }
 }
 
-/// Whether this thread is within a fork, in a handler of which it uses an arena.
-fn is_forking() -> bool {
-    FORKS.get().1 > 0
+impl Announced {
+    fn begin() -> Option<u8> {
+        let order = Ordering::SeqCst;
+        let lowest_free = |used: u64| (used != u64::MAX).then(|| used | (used + 1));
+        let before = UNDER_WAY.fetch_update(order, order, lowest_free).ok()?;
+        Some((!before).trailing_zeros() as u8)
+    }
+
+    fn reserve(&'static self, follows: bool) {
+        // Those that are added later know by the number that nothing is reserved for the child.
+        let used = loop {
+            let used = USED.load(Ordering::SeqCst).min(MOST);
+            self.arenas.store(used + 1, Ordering::SeqCst);
+            if USED.load(Ordering::SeqCst).min(MOST) == used {
+                break used;
+            }
+        };
+        for (at, slot) in self.slots.iter().enumerate().take(used) {
+            let joined = || arena_at(at).filter(|arena| arena.has_slot());
+            let reserved = joined().map(|arena| arena.reserve(follows, Some(Announcement(slot))));
+            if !matches!(reserved, Some(Ok(_))) {
+                slot.store(NO_SLOT, Ordering::SeqCst);
+                if let Some(arena) = joined() {
+                    arena.pin_for_rowless();
+                }
+            }
+        }
+    }
+
+    fn reserved(&self) -> Reserved {
+        std::array::from_fn(|at| unpack(self.slots[at].load(Ordering::SeqCst)))
+    }
+
+    fn clear(&self) {
+        self.slots.iter().for_each(|slot| slot.store(0, Ordering::SeqCst));
+        self.arenas.store(0, Ordering::SeqCst);
+    }
+
+    fn end(&self, number: u8) {
+        self.clear();
+        UNDER_WAY.fetch_and(!(1 << number), Ordering::SeqCst);
+    }
 }
 
-impl Drop for Unforked {
-    fn drop(&mut self) {
-        // The copy that a signal handler made of this thread has begun with zero.
-        if process::id() == self.0 {
-            HOLDS.set(HOLDS.get() - 1);
-            UNFORKED.fetch_sub(1, Ordering::SeqCst);
+/// Has the children of the forks that are under way hold an object that this process has come to
+/// hold. Its private count does not say so yet.
+pub(super) fn hold_for_children_to_come(arena: &Arena, object: u32) {
+    let mut forks = UNDER_WAY.load(Ordering::SeqCst);
+    while forks != 0 {
+        let fork = &ANNOUNCED[forks.trailing_zeros() as usize];
+        forks &= forks - 1;
+        let known = fork.arenas.load(Ordering::SeqCst);
+        match fork.slots[arena.place()].load(Ordering::SeqCst) {
+            // It copies what this process holds when it comes to this arena.
+            0 if known == 0 || arena.place() < known - 1 => {}
+            0 | NO_SLOT => arena.pin_one_for_rowless(object),
+            slot => {
+                if let Some(slot) = unpack(slot) {
+                    arena.hold_for(slot, object);
+                }
+            }
         }
     }
 }
 
 fn before_fork() {
+    settle();
     for (_, arena) in arenas() {
         arena.sweep();
     }
-    FORKING.fetch_add(1, Ordering::SeqCst);
-    while UNFORKED.load(Ordering::SeqCst) != HOLDS.get() {
-        std::thread::yield_now();
-    }
     let follows =
         FOLLOWED.with(|followed| followed.try_borrow().is_ok_and(|followed| followed.is_some()));
-    let mut reserved = [None; MOST];
-    for (at, arena) in arenas() {
-        reserved[at] = arena.reserve(follows).ok();
-        if reserved[at].is_none() {
-            arena.pin_for_rowless();
-        }
+    // A copy that a handler makes of this thread must not find a fork half announced.
+    let _signals = signals::block();
+    let (mut mine, depth) = MINE.get();
+    let begun = if depth < DEPTH { Announced::begin() } else { None };
+    match begun {
+        Some(number) => ANNOUNCED[number as usize].reserve(follows),
+        None => arenas().for_each(|(_, arena)| arena.pin_for_rowless()),
     }
-    let (mut forks, depth) = FORKS.get();
-    if let Some(place) = forks.get_mut(depth) {
-        *place = reserved;
+    if let Some(place) = mine.get_mut(depth) {
+        *place = begun;
     }
-    FORKS.set((forks, depth + 1));
+    MINE.set((mine, depth + 1));
 }
 
 fn after_fork_in_parent() {
-    let (forks, depth) = FORKS.get();
+    let signals = signals::block();
+    let (mine, depth) = MINE.get();
     let depth = depth.saturating_sub(1);
-    FORKS.set((forks, depth));
-    FORKING.fetch_sub(1, Ordering::SeqCst);
-    let Some(reserved) = forks.get(depth) else { return };
+    MINE.set((mine, depth));
+    let Some(number) = mine.get(depth).copied().flatten() else { return };
+    let reserved = ANNOUNCED[number as usize].reserved();
+    ANNOUNCED[number as usize].end(number);
+    let is_noted = FOLLOWED.with(|followed| match followed.try_borrow_mut() {
+        Ok(mut followed) => followed.as_mut().is_none_or(|followed| followed.push(&reserved)),
+        Err(_) => true,
+    });
+    drop(signals);
     for (at, arena) in arenas() {
         if let Some(slot) = reserved[at] {
             arena.fork_is_over(slot);
         }
     }
-    let _ = FOLLOWED.try_with(|followed| {
-        if let Ok(mut followed) = followed.try_borrow_mut()
-            && let Some(followed) = followed.as_mut()
-        {
-            followed.push(*reserved);
-        }
-    });
+    if !is_noted {
+        unfollow(&reserved);
+    }
 }
 
 fn after_fork_in_child() {
-    FORKING.store(0, Ordering::SeqCst);
-    UNFORKED.store(0, Ordering::SeqCst);
-    HOLDS.set(0);
-    let (forks, depth) = FORKS.get();
-    FORKS.set((forks, 0));
-    // What the parent follows is no concern of the child's. Not freed: this is a fresh child.
-    let _ = FOLLOWED.try_with(|followed| {
+    settle();
+}
+
+/// Makes sure that this process knows its slots, which a fresh copy does not. Async-signal-safe.
+pub(super) fn settle() {
+    let word = wiped::word(SETTLED);
+    let me = u64::from(process::thread_id());
+    loop {
+        match word.load(Ordering::SeqCst) {
+            YES => return,
+            0 => {
+                let _signals = signals::block();
+                if word.compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                    find_own_slots();
+                    word.store(YES, Ordering::SeqCst);
+                    return;
+                }
+            }
+            // It asks on the way.
+            other if other == me => return,
+            _ => std::thread::yield_now(),
+        }
+    }
+}
+
+fn find_own_slots() {
+    let (mine, depth) = MINE.replace(([None; DEPTH], 0));
+    let number = depth.checked_sub(1).and_then(|top| mine.get(top).copied().flatten());
+    let reserved = number.map_or([None; MOST], |number| ANNOUNCED[number as usize].reserved());
+    // Other threads' forks are the parent's, and what it follows is no concern of the child's.
+    let mut forks = UNDER_WAY.swap(0, Ordering::SeqCst);
+    while forks != 0 {
+        ANNOUNCED[forks.trailing_zeros() as usize].clear();
+        forks &= forks - 1;
+    }
+    FOLLOWED.with(|followed| {
         if let Ok(mut followed) = followed.try_borrow_mut() {
-            std::mem::forget(followed.take());
+            *followed = None;
         }
     });
-    let reserved = depth.checked_sub(1).and_then(|top| forks.get(top)).copied();
-    let reserved = reserved.unwrap_or([None; MOST]);
-    for (at, arena) in arenas() {
-        arena.adopt(reserved[at]);
+    for (at, reserved) in reserved.into_iter().enumerate() {
+        let Some(arena) = arena_at(at) else { continue };
+        if reserved.is_some() || arena.is_joined() {
+            arena.adopt(reserved);
+        } else {
+            // A thread of the parent was about to join.
+            ARENAS[at].store(ptr::null_mut(), Ordering::SeqCst);
+        }
     }
 }
 
@@ -200,7 +377,7 @@ pub struct FollowedFork {
     /// The process that forks.
     parent: u32,
     /// What a fork around this one had noted.
-    outer: Option<Vec<Reserved>>,
+    outer: Option<Followed>,
     /// It is the thread's.
     thread: PhantomData<*const ()>,
 }
@@ -209,16 +386,16 @@ impl FollowedFork {
     /// From here to the end of this value, the children that the thread forks are its own to
     /// follow.
     pub fn begin() -> Self {
-        let outer = FOLLOWED.replace(Some(Vec::new()));
+        let outer = FOLLOWED.replace(Some(Followed::NONE));
         Self { parent: process::id(), outer, thread: PhantomData }
     }
 
-    fn end(&mut self) -> Vec<Reserved> {
+    fn end(&mut self) -> Followed {
         if process::id() != self.parent {
             // A copy of the parent, on its way out.
-            return Vec::new();
+            return Followed::NONE;
         }
-        FOLLOWED.replace(self.outer.take()).unwrap_or_default()
+        FOLLOWED.replace(self.outer.take()).unwrap_or(Followed::NONE)
     }
 
     /// The fork came about: tells the arenas the child's number. Returns the child's slot in the
@@ -245,7 +422,7 @@ impl FollowedFork {
                 arena.started(slot, pid);
             }
         }
-        forks.iter().filter(|other| **other != mine).for_each(unfollow);
+        forks.as_slice().iter().filter(|other| **other != mine).for_each(unfollow);
         match arenas().next() {
             Some((at, arena)) if mine[at].is_none() => Err(arena.is_full()),
             Some((at, _)) => Ok(mine[at]),
@@ -263,14 +440,14 @@ impl FollowedFork {
                 }
             }
         } else {
-            forks.iter().for_each(unfollow);
+            forks.as_slice().iter().for_each(unfollow);
         }
     }
 }
 
 impl Drop for FollowedFork {
     fn drop(&mut self) {
-        self.end().iter().for_each(unfollow);
+        self.end().as_slice().iter().for_each(unfollow);
     }
 }
 

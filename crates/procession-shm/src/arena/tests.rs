@@ -295,11 +295,11 @@ fn a_slot_tells_its_processes_apart() {
     let _alone = alone();
     let arena = Arena::with_capacity(SMALL).unwrap();
     arena.set_name("the first");
-    let first = arena.reserve(true).unwrap();
+    let first = arena.reserve(true, None).unwrap();
     assert_eq!(arena.processes()[1].name, "the first", "a child is called as its parent at first");
     assert_eq!(arena.bury_dead(), 0, "its maker lives");
     arena.unreserve(first);
-    let second = arena.reserve(true).unwrap();
+    let second = arena.reserve(true, None).unwrap();
     assert_eq!(second.index, first.index);
     assert_ne!(second.generation, first.generation);
     assert!(!arena.bury(first), "that process is buried already");
@@ -321,7 +321,7 @@ fn a_full_process_table_is_an_error_that_passes() {
     let arena = Arena::with_capacity(SMALL).unwrap();
     let mut slots = Vec::new();
     let error = loop {
-        match arena.reserve(true) {
+        match arena.reserve(true, None) {
             Ok(slot) => slots.push(slot),
             Err(error) => break error,
         }
@@ -331,7 +331,7 @@ fn a_full_process_table_is_an_error_that_passes() {
     for slot in slots {
         arena.unreserve(slot);
     }
-    arena.unreserve(arena.reserve(true).unwrap());
+    arena.unreserve(arena.reserve(true, None).unwrap());
     assert_eq!(arena.processes().len(), 1);
 }
 
@@ -358,7 +358,7 @@ fn what_a_child_beyond_the_table_has_open_is_never_another_object() {
     let arena = Arena::with_capacity(SMALL).unwrap();
     let queue = crate::queue::Queue::new(arena, "the child's", None).unwrap();
     queue.put(0, b"before", crate::wait::Waiting::FOREVER).unwrap();
-    let slots: Vec<_> = std::iter::from_fn(|| arena.reserve(true).ok()).collect();
+    let slots: Vec<_> = std::iter::from_fn(|| arena.reserve(true, None).ok()).collect();
     let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
     let child = plain_child(|| {
         assert!(!arena.is_member());
@@ -392,7 +392,7 @@ fn a_reservation_is_void_only_if_no_process_is_left_to_claim_it() {
         arena.bury(arena.me());
         let _ = std::io::Read::read_exact(&mut &there, &mut [0]);
     });
-    let slot = arena.reserve(true).unwrap();
+    let slot = arena.reserve(true, None).unwrap();
     let is_there = || arena.processes().iter().any(|process| process.slot == slot);
     arena.bury_abandoned();
     assert!(is_there(), "its maker may yet fork");

@@ -13,6 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, openat, statat};
 use rustix::io::Errno;
 
+use crate::stat;
+
 /// A file, by device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
@@ -31,8 +33,9 @@ pub struct FileId {
 /// meanwhile may be missed.
 ///
 /// # Errors
-/// If `/proc` can't be read.
+/// If `/proc` can't be read, or is that of another PID namespace.
 pub fn any(file: FileId, is_meant: impl Fn(u32) -> bool) -> io::Result<bool> {
+    check_numbers()?;
     let all = directory(CWD, c"/proc")?;
     let me = statat(&all, c"self", AtFlags::empty())?.st_uid;
     // SAFETY: prctl has no preconditions.
@@ -43,6 +46,11 @@ pub fn any(file: FileId, is_meant: impl Fn(u32) -> bool) -> io::Result<bool> {
         let is_mine = statat(&all, name, AtFlags::empty()).is_ok_and(|of| of.st_uid == me);
         Ok(is_mine && is_meant(pid) && has(&all, name, file, hidden))
     })
+}
+
+/// Refuses a `/proc` in which numbers mean other processes. Allocates nothing.
+fn check_numbers() -> io::Result<()> {
+    stat::numbers_are_ours().then_some(()).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 fn has(all: &OwnedFd, name: &CStr, file: FileId, unless_told: bool) -> bool {
@@ -66,8 +74,10 @@ fn has_open(process: &OwnedFd, file: FileId) -> io::Result<bool> {
 /// Whether the process has the file mapped.
 ///
 /// # Errors
-/// If there is no such process, or it may not be looked into.
+/// If there is no such process, it may not be looked into, or `/proc` is that of another PID
+/// namespace.
 pub fn has_mapped(pid: u32, file: FileId) -> io::Result<bool> {
+    check_numbers()?;
     let mut path = [0; 16];
     let mut at = path.len() - 1;
     let mut rest = pid;

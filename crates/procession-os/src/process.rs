@@ -7,7 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::pidfd::PidFd;
-use crate::stat::{RunState, Stat};
+use crate::stat::{self, RunState, Stat};
 use crate::wiped;
 
 /// This process's number.
@@ -47,8 +47,10 @@ fn ask_thread_id() -> u32 {
     id
 }
 
-/// In a copy of a process: forgets its PID namespace if it made one for its children.
+/// In a copy of a process: forgets what it knew of `/proc`, and its PID namespace if it made one for
+/// its children.
 fn forget_namespace() {
+    stat::forget_after_fork();
     // The parent can't be seen from another namespace than its own.
     if parent_id() == 0 {
         NAMESPACE.store(0, Ordering::Relaxed);
@@ -79,8 +81,8 @@ pub fn pid_namespace() -> u64 {
 
 /// When the process started, in clock ticks since boot: see [`Stat::started`].
 ///
-/// `None` if there is no such process, or only its zombie. Allocates nothing, so that it may be
-/// called in a freshly forked child.
+/// `None` if there is no such process, or only its zombie, or `/proc` is that of another PID
+/// namespace. Allocates nothing, so that it may be called in a freshly forked child.
 #[must_use]
 pub fn start_time(pid: u32) -> Option<u64> {
     let stat = Stat::of(pid)?;
@@ -89,7 +91,8 @@ pub fn start_time(pid: u32) -> Option<u64> {
 
 /// Whether the process that had this number and start time still runs. A zombie doesn't.
 ///
-/// A `started` of 0 means that the start time isn't known, and only the number is looked at.
+/// A `started` of 0 means that the start time isn't known, and only the number is looked at; so it
+/// is where `/proc` is that of another PID namespace.
 #[must_use]
 pub fn is_alive(pid: u32, started: u64) -> bool {
     let pidfd = match PidFd::open(pid) {

@@ -1,7 +1,17 @@
 //! What the kernel says of a process: its state, its parent, when it started (`/proc/PID/stat`,
 //! `proc_pid_stat(5)`).
+//!
+//! A process is named by its number, and `/proc` may be that of another PID namespace than this
+//! process's own, as in a container that shares it with its host: there the same number is a
+//! stranger's. So `/proc` is believed only where it [numbers processes as this one
+//! does](numbers_are_ours); elsewhere nothing is known of any process.
 
 #![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::process;
 
 /// What the kernel has a process do. Of a process with several threads it is that of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +46,28 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// Looks at the process with this number; `None` if there is none.
+    /// Looks at the process with this number; `None` if there is none, or `/proc` is that of
+    /// another PID namespace.
     ///
     /// Allocates nothing, so that it may be called in a freshly forked child.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
+        let stat = Self::by_number(pid)?;
+        numbers_are_ours().then_some(stat)
+    }
+
+    /// Looks at this process, in the numbers of whichever PID namespace `/proc` is of.
+    ///
+    /// Allocates nothing, so that it may be called in a freshly forked child.
+    #[must_use]
+    pub fn of_this_process() -> Option<Self> {
         let mut text = [0; 1024];
-        Self::parse(read(pid, &mut text)?)
+        Self::parse(read(c"/proc/self/stat", &mut text)?)
+    }
+
+    fn by_number(pid: u32) -> Option<Self> {
+        let (mut path, mut text) = ([0u8; 32], [0; 1024]);
+        Self::parse(read(path_of_stat(pid, &mut path)?, &mut text)?)
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
@@ -71,15 +96,67 @@ fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Reads `/proc/PID/stat` into a buffer.
-fn read(pid: u32, text: &mut [u8; 1024]) -> Option<&[u8]> {
-    let mut path = [0u8; 32];
-    let mut end = 0;
-    let mut push = |bytes: &[u8]| {
-        path[end..end + bytes.len()].copy_from_slice(bytes);
-        end += bytes.len();
-    };
-    push(b"/proc/");
+/// The process of which the NSpid line was read, and says that `/proc` is of its namespace; 0 if
+/// it was not read yet.
+static OURS: AtomicU32 = AtomicU32::new(0);
+
+/// Forgets what a forked child has not inherited.
+pub(crate) fn forget_after_fork() {
+    OURS.store(0, Ordering::Relaxed);
+}
+
+/// Whether a number in `/proc` means the process that it means to this one: whether `/proc` is
+/// that of this process's PID namespace (`pid_namespaces(7)`). Async-signal-safe.
+#[must_use]
+pub fn numbers_are_ours() -> bool {
+    // A copy forgets first what it has inherited.
+    process::thread_id();
+    let me = process::id();
+    // Asked each time, as another /proc may be mounted at any moment. It is the number in the
+    // namespace of /proc.
+    let mut link = [0u8; 16];
+    // SAFETY: the path is NUL-terminated, and the buffer has its length.
+    let len =
+        unsafe { libc::readlink(c"/proc/self".as_ptr(), link.as_mut_ptr().cast(), link.len()) };
+    let number = usize::try_from(len).ok().and_then(|len| number(link.get(..len)?));
+    if number != Some(me.into()) {
+        return false;
+    }
+    // The number may be the same in both by chance.
+    if OURS.load(Ordering::Relaxed) != me {
+        if numbers_of_this_process() != Some(1) {
+            return false;
+        }
+        OURS.store(me, Ordering::Relaxed);
+    }
+    true
+}
+
+/// In how many PID namespaces this process has a number, from that of `/proc` to its own (`NSpid`
+/// in `/proc/self/status`).
+fn numbers_of_this_process() -> Option<usize> {
+    const NAME: &[u8] = b"\nNSpid:";
+    let file = open(c"/proc/self/status")?;
+    let (mut matched, mut numbers) = (0, 0);
+    let mut chunk = [0u8; 512];
+    loop {
+        let read = file.read(&mut chunk)?;
+        if read.is_empty() {
+            return None;
+        }
+        for &byte in read {
+            if matched < NAME.len() {
+                matched = if byte == NAME[matched] { matched + 1 } else { (byte == b'\n').into() };
+            } else if byte == b'\t' {
+                numbers += 1;
+            } else if byte == b'\n' {
+                return Some(numbers);
+            }
+        }
+    }
+}
+
+fn path_of_stat(pid: u32, path: &mut [u8; 32]) -> Option<&CStr> {
     let mut digits = [0u8; 10];
     let mut first = digits.len();
     let mut rest = pid;
@@ -91,28 +168,50 @@ fn read(pid: u32, text: &mut [u8; 1024]) -> Option<&[u8]> {
             break;
         }
     }
-    push(&digits[first..]);
-    push(b"/stat\0");
+    let mut len = 0;
+    for part in [b"/proc/", &digits[first..], b"/stat\0"] {
+        path.get_mut(len..len + part.len())?.copy_from_slice(part);
+        len += part.len();
+    }
+    CStr::from_bytes_with_nul(&path[..len]).ok()
+}
 
-    // SAFETY: `path` is NUL-terminated; the descriptor is closed below; the buffer has its length.
-    let read = unsafe {
-        let fd = libc::open(path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC);
-        if fd < 0 {
-            return None;
-        }
-        let read = libc::read(fd, text.as_mut_ptr().cast(), text.len());
-        libc::close(fd);
-        read
-    };
-    text.get(..usize::try_from(read).ok()?)
+/// A file of `/proc`, opened without allocating anything.
+struct ProcFile(libc::c_int);
+
+fn open(path: &CStr) -> Option<ProcFile> {
+    // SAFETY: the path is NUL-terminated.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    (fd >= 0).then_some(ProcFile(fd))
+}
+
+impl ProcFile {
+    fn read<'a>(&self, into: &'a mut [u8]) -> Option<&'a [u8]> {
+        // SAFETY: the descriptor is open, and the buffer has its length.
+        let read = unsafe { libc::read(self.0, into.as_mut_ptr().cast(), into.len()) };
+        into.get(..usize::try_from(read).ok()?)
+    }
+}
+
+impl Drop for ProcFile {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is this value's own.
+        unsafe { libc::close(self.0) };
+    }
+}
+
+/// Reads a file of `/proc` into a buffer.
+fn read<'a>(path: &CStr, text: &'a mut [u8; 1024]) -> Option<&'a [u8]> {
+    open(path)?.read(text)
 }
 
 /// All processes that this one can see, each with its number, one after the other: not a picture of
-/// one moment.
+/// one moment. None where `/proc` is that of another PID namespace.
 pub fn all() -> impl Iterator<Item = (u32, Stat)> {
-    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+    let entries = numbers_are_ours().then(|| std::fs::read_dir("/proc"));
+    entries.into_iter().flatten().flatten().flatten().filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
-        Some((pid, Stat::of(pid)?))
+        Some((pid, Stat::by_number(pid)?))
     })
 }
 

@@ -14,6 +14,7 @@ pub mod atfork;
 pub mod clock;
 pub mod futex;
 pub mod holders;
+pub mod image;
 pub mod load;
 pub mod memory;
 pub mod parent_death;

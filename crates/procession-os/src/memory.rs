@@ -136,6 +136,11 @@ impl SharedMemory {
         Ok(crate::holders::FileId { device: stat.st_dev, inode: stat.st_ino })
     }
 
+    /// Which file of its kind it is.
+    pub(crate) fn inode(&self) -> u64 {
+        self.inode
+    }
+
     /// The mapping's size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {

@@ -110,7 +110,7 @@ pub(crate) fn forget_after_fork() {
 #[must_use]
 pub fn numbers_are_ours() -> bool {
     // A copy forgets first what it has inherited.
-    process::thread_id();
+    let _ = process::thread_id();
     let me = process::id();
     // Asked each time, as another /proc may be mounted at any moment. It is the number in the
     // namespace of /proc.

@@ -18,7 +18,7 @@ use crate::atomics::{AtomicU32, AtomicU64};
 /// "processn" in ASCII.
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"processn");
 /// Changes whenever a byte of the layout does.
-pub(super) const VERSION: u64 = 3;
+pub(super) const VERSION: u64 = 4;
 /// The heap's grain in bytes.
 pub const UNIT: u64 = 64 * 1024;
 /// The least capacity that holds the tables and some heap.

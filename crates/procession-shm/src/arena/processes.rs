@@ -1,8 +1,9 @@
 //! The process table: one row for each process of the family.
 //!
 //! What becomes of a row, and who may bury whom, is in [`slots`](crate::slots). Whether a process
-//! is over is told by the kernel in a word of its row ([`LifeWord`]); where no thread of the
-//! process watches over that word, by its pidfd and start time.
+//! is over is told by the kernel in a word of its row ([`LifeWord`]). Where no thread of the process
+//! watches over that word, the kernel is asked whether the process still has its memory
+//! ([`image`]), and for its number, where that means the same here.
 //!
 //! # Reservations
 //! A row is reserved for one fork, and the number of its process is not known before the child has
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use procession_os::clock::Monotonic;
 use procession_os::holders;
+use procession_os::image;
 use procession_os::memory::Shared;
 use procession_os::process;
 use procession_os::robust::{LifeWord, Sign};
@@ -87,8 +89,16 @@ pub(super) struct Row {
     namespace: AtomicU64,
     /// The generation that the name is of.
     named: AtomicU64,
+    /// The generation of the process that has marked its [image](mark_of).
+    marked: AtomicU64,
     /// On a cache line of its own, which is written twice in a process's life.
     life: LifeLine,
+}
+
+/// The byte of the arena's file that the process of a slot marks: far behind the arena's end, and
+/// no other process's ever.
+fn mark_of(slot: Slot) -> u64 {
+    1 << 62 | u64::from(slot.index) << 32 | u64::from(slot.generation)
 }
 
 #[repr(C, align(64))]
@@ -145,9 +155,13 @@ impl Row {
     }
 
     /// Writes who the process is. Only async-signal-safe work, for the child side of a fork.
-    fn introduce_self(&'static self, generation: u32) {
-        let pid = process::id();
-        self.started.store(process::start_time(pid).unwrap_or(0), Ordering::Relaxed);
+    fn introduce_self(&'static self, arena: &Arena, slot: Slot) {
+        let (pid, generation) = (process::id(), slot.generation);
+        if image::mark(&arena.memory, mark_of(slot)).is_ok() {
+            self.marked.store(generation.into(), Ordering::Relaxed);
+        }
+        let started = Stat::of_this_process().map_or(0, |stat| stat.started);
+        self.started.store(started, Ordering::Relaxed);
         self.namespace.store(process::pid_namespace(), Ordering::Relaxed);
         self.pid.store(u64::from(generation) << 32 | u64::from(pid), Ordering::Release);
         self.blocked_on.store(0, Ordering::Relaxed);
@@ -215,30 +229,29 @@ impl Row {
         self.namespace.load(Ordering::Relaxed) == process::pid_namespace()
     }
 
-    /// Whether the process is over, or runs another program by now.
+    /// Whether the process of a slot, which has this row, is over, or runs another program by now.
     #[inline]
-    fn has_left(&self, arena: &Arena, generation: u32) -> bool {
+    fn has_left(&self, arena: &Arena, slot: Slot) -> bool {
         match self.life.0.sign() {
             Sign::Runs => false,
             Sign::Confirmed => true,
-            Sign::Gone => self.confirm_gone(arena, generation),
-            Sign::Unwatched => self.has_ended_by_number(generation),
+            Sign::Gone => self.confirm_gone(arena, slot),
+            Sign::Unwatched => self.is_surely_over(arena, slot),
         }
     }
 
     /// The kernel said that the watching thread is gone. The others may take some more steps.
     #[cold]
-    fn confirm_gone(&self, arena: &Arena, generation: u32) -> bool {
+    fn confirm_gone(&self, arena: &Arena, slot: Slot) -> bool {
         let seen = self.life.0.observe();
-        let over =
-            self.has_ended_by_number(generation) || self.has_no_other_thread(generation) || {
-                if !is_past(&self.gone, LEAVING) {
-                    return false;
-                }
-                // It runs another program by now; or its thread left past the C library, which
-                // would have released the word.
-                !self.still_has(arena, generation)
-            };
+        let over = self.is_surely_over(arena, slot) || self.has_no_other_thread(slot) || {
+            if !is_past(&self.gone, LEAVING) {
+                return false;
+            }
+            // It runs another program by now; or its thread left past the C library, which would
+            // have released the word.
+            !self.still_has(arena, slot)
+        };
         if over {
             self.life.0.confirm(seen);
         } else {
@@ -247,20 +260,33 @@ impl Row {
         over
     }
 
-    /// Whether the process still has the arena mapped, as far as may be looked at.
-    fn still_has(&self, arena: &Arena, generation: u32) -> bool {
-        self.is_of_this_namespace()
-            && arena
-                .memory
-                .file_id()
-                .is_ok_and(|file| holders::has_mapped(self.pid(generation), file).unwrap_or(false))
+    /// Whether the kernel, asked by system calls, says that the process is over or runs another
+    /// program. What it can't say is "no".
+    fn is_surely_over(&self, arena: &Arena, slot: Slot) -> bool {
+        self.has_image(arena, slot) == Some(false) || self.has_ended_by_number(slot.generation)
+    }
+
+    /// Whether the process still has the memory with which it has introduced itself, from which
+    /// another program parts it. `None` if it could not mark that, or this process can't ask.
+    fn has_image(&self, arena: &Arena, slot: Slot) -> Option<bool> {
+        let is_marked = self.marked.load(Ordering::Relaxed) == u64::from(slot.generation);
+        is_marked.then(|| image::is_marked(&arena.memory, mark_of(slot)).ok()).flatten()
+    }
+
+    /// Whether the process still has the arena, unless there is evidence that it hasn't.
+    fn still_has(&self, arena: &Arena, slot: Slot) -> bool {
+        self.has_image(arena, slot).unwrap_or_else(|| {
+            let Ok(file) = arena.memory.file_id() else { return true };
+            self.is_of_this_namespace()
+                && holders::has_mapped(self.pid(slot.generation), file).unwrap_or(true)
+        })
     }
 
     /// Whether the thread that watched is the first of the process and has no others beside it. Its
     /// number stays the process's for as long as there are others, so the program that it was is
     /// gone.
-    fn has_no_other_thread(&self, generation: u32) -> bool {
-        let pid = self.pid(generation);
+    fn has_no_other_thread(&self, slot: Slot) -> bool {
+        let pid = self.pid(slot.generation);
         self.is_of_this_namespace()
             && self.life.0.thread() == pid
             && Stat::of(pid).is_some_and(|stat| stat.threads == 1)
@@ -385,7 +411,7 @@ impl Arena {
             let slot = self.take_slot(None)?;
             let row = self.row(slot.index)?;
             row.parent.store(process::parent_id(), Ordering::Relaxed);
-            row.introduce_self(slot.generation);
+            row.introduce_self(self, slot);
             if row.slot.claim(slot.generation, slot.index) {
                 self.set_me(slot);
                 return Ok(slot);
@@ -557,7 +583,7 @@ impl Arena {
         if let Ok(state) = row.state()
             && state.status == Status::Live
             && seen.sign() == Sign::Runs
-            && row.has_ended_by_number(state.generation)
+            && row.is_surely_over(self, Slot { index, generation: state.generation })
         {
             row.life.0.confirm(seen);
         }
@@ -616,7 +642,7 @@ impl Arena {
     fn claim_slot(&'static self, slot: Slot) -> Result<bool> {
         let row = self.row(slot.index)?;
         if row.slot.is_reserved(slot.generation) {
-            row.introduce_self(slot.generation);
+            row.introduce_self(self, slot);
         }
         let claimed = row.slot.claim(slot.generation, slot.index);
         if claimed {
@@ -723,13 +749,14 @@ impl Arena {
     pub(crate) fn process_info(&self, index: u16) -> Option<ProcessInfo> {
         let row = self.row(index).ok()?;
         let state = row.state().ok()?;
+        let slot = Slot { index, generation: state.generation };
         let alive = match state.status {
             Status::Free => return None,
             Status::Burying | Status::Ended => false,
-            Status::Reserved | Status::Live => !row.has_left(self, state.generation),
+            Status::Reserved | Status::Live => !row.has_left(self, slot),
         };
         Some(ProcessInfo {
-            slot: Slot { index, generation: state.generation },
+            slot,
             pid: row.pid(state.generation),
             foreign: !row.is_of_this_namespace(),
             parent: row.parent.load(Ordering::Relaxed),
@@ -783,7 +810,7 @@ impl Arena {
         let row = self.row(index).ok()?;
         row.slot.to_be_buried(self, |state| match state.status {
             Status::Reserved if row.pid(state.generation) == 0 => self.is_void(index, row, state),
-            _ => row.has_left(self, state.generation),
+            _ => row.has_left(self, Slot { index, generation: state.generation }),
         })
     }
 
@@ -835,7 +862,7 @@ impl Arena {
             || self.row(slot).is_ok_and(|row| {
                 row.state().is_ok_and(|state| match state.status {
                     Status::Free | Status::Ended => false,
-                    _ => !row.has_left(self, state.generation),
+                    _ => !row.has_left(self, Slot { index: slot, generation: state.generation }),
                 })
             })
     }
@@ -922,7 +949,7 @@ impl Arena {
         match state.status {
             Status::Free | Status::Burying | Status::Ended => true,
             Status::Reserved if row.pid(state.generation) == 0 => false,
-            Status::Reserved | Status::Live => row.has_left(self, state.generation),
+            Status::Reserved | Status::Live => row.has_left(self, Slot { index: slot, generation }),
         }
     }
 }

@@ -85,7 +85,7 @@ pub fn child(body: impl FnOnce()) -> Child {
     // SAFETY: the child takes no lock that another thread of the harness could hold; the C
     // library's allocator sees to its own at a fork.
     match unsafe { arena::fork() }.unwrap() {
-        Forked::Parent(pid, slot) => Child { pid, pidfd: PidFd::open(pid).unwrap(), slot },
+        Forked::Parent(pid, slot) => Child::of(pid, slot),
         Forked::Child => {
             let body = || {
                 parent_death::die_with_parent(parent, true).unwrap();
@@ -97,6 +97,11 @@ pub fn child(body: impl FnOnce()) -> Child {
 }
 
 impl Child {
+    /// Follows a child that was forked in another way.
+    pub fn of(pid: u32, slot: Option<Slot>) -> Self {
+        Self { pid, pidfd: PidFd::open(pid).unwrap(), slot }
+    }
+
     pub fn kill(&self) {
         self.signal(SIGKILL);
     }

@@ -47,8 +47,8 @@ fn ask_thread_id() -> u32 {
     id
 }
 
-/// In a copy of a process: forgets what it knew of `/proc`, and its PID namespace if it made one for
-/// its children.
+/// In a copy of a process: forgets what it knew of `/proc`, and its PID namespace if it made one
+/// for its children.
 fn forget_namespace() {
     stat::forget_after_fork();
     // The parent can't be seen from another namespace than its own.

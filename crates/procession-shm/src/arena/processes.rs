@@ -1,8 +1,8 @@
 //! The process table: one row for each process of the family.
 //!
 //! What becomes of a row, and who may bury whom, is in [`slots`](crate::slots). Whether a process
-//! is over is told by the kernel in a word of its row ([`LifeWord`]). Where no thread of the process
-//! watches over that word, the kernel is asked whether the process still has its memory
+//! is over is told by the kernel in a word of its row ([`LifeWord`]). Where no thread of the
+//! process watches over that word, the kernel is asked whether the process still has its memory
 //! ([`image`]), and for its number, where that means the same here.
 //!
 //! # Reservations

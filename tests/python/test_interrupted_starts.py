@@ -191,3 +191,25 @@ def test_the_children_of_a_daemon_are_daemons_whichever_threads_start_them(ctx: 
     process.start()
     assert queue.get() == []
     process.join()
+
+
+def test_a_warning_that_is_an_error_and_comes_behind_the_fork_leaves_no_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fork = os.fork
+    pids = []
+
+    def fork_and_warn() -> int:
+        pid = fork()
+        if pid != 0:
+            pids.append(pid)
+            raise DeprecationWarning("this process is multi-threaded")
+        return pid
+
+    monkeypatch.setattr(os, "fork", fork_and_warn)
+    process = procession.get_context("fork").Process(target=sleep_for_ever)
+    with pytest.raises(DeprecationWarning):
+        process.start()
+    assert process._popen is None
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pids[0], 0)

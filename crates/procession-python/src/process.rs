@@ -72,6 +72,10 @@ fn forked(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<(u32, PidFd, Optio
         Err(error) => {
             if error.is_instance_of::<PyOSError>(py) {
                 fork.failed();
+            } else if let Some(pid) = fork.child_despite_error() {
+                // A warning about threads that is an error comes after the fork.
+                let _ = process::kill(pid, SIGKILL);
+                let _ = process::reap(pid);
             }
             return Err(error);
         }

@@ -39,6 +39,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize
 use std::time::Duration;
 
 use procession_os::atfork::{self, Handlers};
+use procession_os::clock::Monotonic;
 use procession_os::pidfd::PidFd;
 use procession_os::process::{self, Fork};
 use procession_os::{signals, thread_end, wiped};
@@ -428,6 +429,27 @@ impl FollowedFork {
             Some((at, _)) => Ok(mine[at]),
             None => Ok(None),
         }
+    }
+
+    /// The number of a child that has come about though the call that made it returned an error, as
+    /// soon as it claims its row; `None` if the thread made no fork, or others as well, so that it
+    /// can't be told. Waits a second at the most, since a child that is killed before claims
+    /// nothing.
+    #[must_use]
+    pub fn child_despite_error(self) -> Option<u32> {
+        let only = FOLLOWED.with_borrow(|forks| match forks.as_ref()?.as_slice() {
+            [only] => Some(*only),
+            _ => None,
+        })?;
+        let deadline = Monotonic::now().after(Duration::from_secs(1));
+        while Monotonic::now() < deadline {
+            let pid = |(at, arena): (usize, &Arena)| only[at].map(|slot| arena.pid_of(slot));
+            if let Some(pid) = arenas().filter_map(pid).find(|&pid| pid != 0) {
+                return Some(pid);
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        None
     }
 
     /// There is no child.

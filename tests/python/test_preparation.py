@@ -1,4 +1,4 @@
-"""Children that are started anew: what goes wrong before they begin, and what is said of it."""
+"""Children that are not forked: what they are told, and what goes wrong before they begin."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import procession
@@ -14,7 +15,7 @@ import pytest
 from processes import children_of, eventually, is_running
 from sessions import Ending
 
-ANEW = pytest.mark.parametrize("method", ["spawn", "forkserver"])
+NOT_FORKED = pytest.mark.parametrize("method", ["spawn", "forkserver"])
 
 
 def nothing() -> None:
@@ -42,7 +43,7 @@ if __name__ == "__main__":
 """
 
 
-@ANEW
+@NOT_FORKED
 @pytest.mark.parametrize(
     ("statement", "exitcode", "said"),
     [
@@ -106,7 +107,7 @@ class Unpicklable(procession.Process):
         return state
 
 
-@ANEW
+@NOT_FORKED
 @pytest.mark.parametrize("skips", [False, True])
 def test_what_cannot_be_pickled_is_named(method: str, skips: bool) -> None:
     before = procession.get_start_method(allow_none=True)
@@ -126,7 +127,7 @@ def test_what_cannot_be_pickled_is_named(method: str, skips: bool) -> None:
     assert procession.active_children() == []
 
 
-@ANEW
+@NOT_FORKED
 def test_a_target_that_cannot_be_pickled_leaves_no_child(ctx: Any, method: str) -> None:
     ctx.Process(target=nothing).start()
     assert eventually(lambda: procession.active_children() == [])
@@ -369,7 +370,7 @@ procession.set_start_method(sys.argv[1])
 """
 
 
-@ANEW
+@NOT_FORKED
 @pytest.mark.parametrize("launcher", ["python", "procession"])
 @pytest.mark.parametrize("what", UNGUARDED)
 def test_a_missing_guard_is_one_error_of_the_main_process(
@@ -388,7 +389,7 @@ def test_a_missing_guard_is_one_error_of_the_main_process(
     assert not ending.left_processes
 
 
-@ANEW
+@NOT_FORKED
 def test_a_main_module_may_tell_its_children_in_its_own_way(
     run_program: Callable[..., Ending],
 ) -> None:
@@ -405,7 +406,7 @@ if not hasattr(procession.current_process(), "_inheriting"):
     assert (ending.stdout, ending.stderr) == ("0\n[3, 2, 1]\n", ""), ending
 
 
-@ANEW
+@NOT_FORKED
 def test_a_start_method_may_be_chosen_without_a_guard(run_program: Callable[..., Ending]) -> None:
     text = """
 if __name__ == "__main__":
@@ -436,3 +437,38 @@ if __name__ == "__main__":
     ending = run_program("import sys\n" + text)
     assert ending.stdout == "1\n", ending
     assert "RuntimeError: context has already been set" in ending.stderr
+
+
+STOWAWAY = """
+class Stowaway:
+    def __getstate__(self):
+        return {"any": 1}
+
+    def __setstate__(self, state):
+        print("the stowaway is in the child", flush=True)
+"""
+
+ADDS_TO_THE_PREPARATION = """
+import sys
+import procession
+from procession import spawn
+from stowaway import Stowaway
+
+if __name__ == "__main__":
+    original = spawn.get_preparation_data
+    spawn.get_preparation_data = lambda name: original(name) | {"stowaway": Stowaway()}
+    process = procession.get_context(sys.argv[1]).Process(target=print, args=("it runs",))
+    process.start()
+    process.join()
+"""
+
+
+@NOT_FORKED
+def test_what_a_program_adds_to_the_preparation_comes_to_the_child(
+    run_program: Callable[..., Ending], tmp_path: Path
+) -> None:
+    # Tools that measure begin so in each child.
+    (tmp_path / "stowaway.py").write_text(STOWAWAY)
+    ending = run_program(ADDS_TO_THE_PREPARATION, env={"PYTHONPATH": str(tmp_path)})
+    assert ending.stdout == "the stowaway is in the child\nit runs\n", ending
+    assert ending.stderr == ""

@@ -9,7 +9,7 @@ pub enum Unit {
     SecondsEach,
 }
 
-/// One way to do a piece of work; gives how many steps it did (or bytes it moved), in how many
+/// One way to do a piece of work; returns how many steps it did (or bytes it moved), in how many
 /// seconds.
 pub type Run = fn() -> (f64, f64);
 

@@ -43,7 +43,7 @@ pub struct Relative {
 }
 
 /// Sends a signal to a process and its descendants, ancestors first, this process last if it is one
-/// of them; gives how many got it. None do if the process has ended and been reaped.
+/// of them; returns how many got it. None do if the process has ended and been reaped.
 ///
 /// # Errors
 /// The first that a signal met (`EPERM`); all others got it nonetheless. `EINVAL` for a number that
@@ -195,7 +195,7 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
-    /// A shell with two children of its own; gives their numbers too.
+    /// A shell with two children of its own; returns their numbers too.
     fn shell() -> (std::process::Child, Vec<u32>) {
         let script = "sleep 1000 & echo $!; (sleep 1000 & echo $!; wait) & echo $!; wait";
         let mut shell =

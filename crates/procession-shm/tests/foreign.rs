@@ -1,5 +1,5 @@
 //! What another process wrote is input: with garbage anywhere in the arena, every operation works
-//! or gives an error. None crashes, none hangs.
+//! or returns an error. None crashes, none hangs.
 
 #![allow(unsafe_code)]
 #![cfg(not(model))]

@@ -1,7 +1,7 @@
 //! Programs of several processes that cannot hang because one of them died.
 //!
 //! It reads like [`std::thread`] and [`std::sync`], across processes: [`spawn`] runs a function in
-//! a process of its own and gives a [`JoinHandle`]; [`Queue`], [`Lock`], [`Semaphore`] and
+//! a process of its own and returns a [`JoinHandle`]; [`Queue`], [`Lock`], [`Semaphore`] and
 //! [`Event`] live in memory that all processes of a family share, and survive the SIGKILL of any of
 //! them.
 //!

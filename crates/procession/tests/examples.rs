@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use procession_os::stat::{self, RunState};
 
-/// Runs an example in a process group of its own; gives what it printed.
+/// Runs an example in a process group of its own; returns what it printed.
 fn output_of(example: &str) -> String {
     // Beside this test's own program are those that cargo built with it.
     let test = std::env::current_exe().unwrap();

@@ -108,7 +108,7 @@ thread_local! {
     static PAUSED: Cell<(u64, u64, u64)> = const { Cell::new((0, 0, 0)) };
 }
 
-/// Notes a wait that is interrupted, mostly to be gone on with at once.
+/// Notes a wait that is interrupted, usually to be gone on with at once.
 fn remember(word: u64, since: u64) {
     PAUSED.set((word, since, Monotonic::now().as_nanos()));
 }

@@ -143,7 +143,7 @@ impl PutEnd<'_> {
         Ok(())
     }
 
-    /// Makes all written messages part of the queue; gives the number of the last.
+    /// Makes all written messages part of the queue; returns the number of the last.
     pub(super) fn commit(&mut self) -> u64 {
         self.end.at.store(self.position.at, Ordering::Relaxed);
         let count = self.end.count.load(Ordering::Relaxed).wrapping_add(self.written);
@@ -154,7 +154,7 @@ impl PutEnd<'_> {
         count.wrapping_sub(1)
     }
 
-    /// Puts a message whose bytes are in a block of the caller's; gives its number.
+    /// Puts a message whose bytes are in a block of the caller's; returns its number.
     pub(super) fn write_block(&mut self, kind: u8, block: Block, len: usize) -> Result<u64> {
         let at = self.make_room(chunks::BLOCK_RECORD)?;
         Record::write_block(self.arena, at, kind, block, len as u64)?;
@@ -168,7 +168,7 @@ impl PutEnd<'_> {
         Ok(number)
     }
 
-    /// Makes room for a record of `len` bytes; gives where.
+    /// Makes room for a record of `len` bytes; returns where.
     fn make_room(&mut self, len: usize) -> Result<u64> {
         let needed = chunks::record_size(len);
         if self.position.chunk != 0 {

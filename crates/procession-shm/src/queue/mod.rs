@@ -4,7 +4,7 @@
 //! A message is in the queue from the store that raises `put_count` to the store that raises
 //! `got_count`, and neither before nor after. Each of the two is made by the holder of its end's
 //! lock. Everything else about an end (which chunk, where in it) follows from its count and the
-//! chunks, and is derived anew ([`chunks`]) by whoever takes the lock from a dead holder.
+//! chunks, and is derived again ([`chunks`]) by whoever takes the lock from a dead holder.
 //!
 //! # Structure
 //! A chain of chunks; in a chunk, records one behind the other: eight bytes of length and kind,
@@ -48,7 +48,7 @@ pub use tasks::{DoneTooOften, JoinError};
 /// Longer messages have a block of their own.
 pub const INLINE_MOST: usize = 4096;
 
-/// How long even those whose deadline has passed wait for others to leave an end, which mostly
+/// How long even those whose deadline has passed wait for others to leave an end, which usually
 /// takes a microsecond: only a stopped process can stay there for longer.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -212,8 +212,8 @@ impl Queue {
         self.control.get.count()
     }
 
-    /// Puts a message; gives its number, counted from 0. It is in the queue when this returns, come
-    /// what may to this process.
+    /// Puts a message; returns its number, counted from 0. It is in the queue when this returns,
+    /// come what may to this process.
     ///
     /// # Errors
     /// [`QueueError::Stopped`] if the queue stayed full; [`QueueError::Arena`] without memory.
@@ -282,7 +282,7 @@ impl Queue {
     }
 
     /// Puts several messages in a row, with one lock and one wake; on a bounded queue as room comes
-    /// about. Gives how many were put, which is all of them unless the wait ended first.
+    /// about. Returns how many were put, which is all of them unless the wait ended first.
     ///
     /// # Errors
     /// As [`Self::put`], if not a single one was put.
@@ -448,7 +448,7 @@ impl Queue {
         })
     }
 
-    /// Gets the oldest message into `into`, and gives its kind and number. Of several consumers
+    /// Gets the oldest message into `into`, and returns its kind and number. Of several consumers
     /// each message goes to one.
     ///
     /// # Errors
@@ -522,7 +522,7 @@ impl Queue {
         self.if_any(into, claim, Waiting::until(Some(Monotonic::now().after(PATIENCE))))
     }
 
-    /// As [`Self::try_get`], but gives nothing as well if another consumer is in the way at all.
+    /// As [`Self::try_get`], but returns nothing as well if another consumer is in the way at all.
     ///
     /// # Errors
     /// As [`Self::try_get`].
@@ -547,7 +547,7 @@ impl Queue {
     }
 
     /// Takes the oldest message, if there is one, and tells those who wait for what that leaves;
-    /// gives its kind and number.
+    /// returns its kind and number.
     fn take_next(
         &self,
         into: &mut dyn MessageBuffer,
@@ -584,8 +584,8 @@ impl Queue {
     }
 
     /// Gets up to `most` messages at once, waiting only for the first; calls `each` with kind and
-    /// bytes, in order. Gives how many there were. An error that comes after the first shows itself
-    /// again at the next call.
+    /// bytes, in order. Returns how many there were. An error that comes after the first shows
+    /// itself again at the next call.
     ///
     /// # Errors
     /// As [`Self::get`].
@@ -613,7 +613,7 @@ impl Queue {
         Ok(got)
     }
 
-    /// Walks all messages and checks that the queue is whole; gives how many there are.
+    /// Walks all messages and checks that the queue is whole; returns how many there are.
     ///
     /// # Errors
     /// [`Error::Corrupt`], with what is wrong.

@@ -47,7 +47,7 @@ impl Shared {
         }
     }
 
-    /// Comes to the barrier and goes on from it; gives the number of the arrival.
+    /// Comes to the barrier and goes on from it; returns the number of the arrival.
     fn wait(&self, parties: u32, slot: u16, acts: bool, waiting: Waiting) -> Result<u32, Outcome> {
         let meeting = self.meeting(parties, owner(slot));
         self.arrived.fetch_add(1, Ordering::SeqCst);

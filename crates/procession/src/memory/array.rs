@@ -146,7 +146,7 @@ impl<T: Pod> ArrayGuard<'_, T> {
         self.array.parts.store(self.array.offset(at, 1), &value);
     }
 
-    /// Changes the value at an index; gives what it is now.
+    /// Changes the value at an index; returns what it is now.
     ///
     /// # Panics
     /// If there is none, as a slice does.

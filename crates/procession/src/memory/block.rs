@@ -10,7 +10,7 @@ use crate::codec::travels_by_handle;
 
 /// Bytes that all processes see, zero at first.
 ///
-/// Who writes when is up to the caller; mostly a [`Lock`](crate::Lock) beside it decides.
+/// Who writes when is up to the caller; usually a [`Lock`](crate::Lock) beside it decides.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

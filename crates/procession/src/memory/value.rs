@@ -156,7 +156,7 @@ impl<T: Pod> Value<T> {
         Ok(())
     }
 
-    /// Changes the value under the lock; gives what it is now.
+    /// Changes the value under the lock; returns what it is now.
     ///
     /// # Errors
     /// [`OwnerDied`], with the guard; nothing was changed.
@@ -177,7 +177,7 @@ impl<T: Pod> ValueGuard<'_, T> {
         self.parts.store(0, &value);
     }
 
-    /// Changes the value; gives what it is now.
+    /// Changes the value; returns what it is now.
     pub fn update(&mut self, change: impl FnOnce(T) -> T) -> T {
         let value = change(self.load());
         self.store(value);

@@ -239,7 +239,7 @@ impl Builder {
     }
 }
 
-/// Forks; the child runs `work` and leaves with the status that it gives.
+/// Forks; the child runs `work` and leaves with the status that it returns.
 ///
 /// # Safety
 /// As [`process::fork`]: this process has one thread.

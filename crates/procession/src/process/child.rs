@@ -29,7 +29,7 @@ pub(super) struct Call {
     pub(super) outbox: Queue,
 }
 
-/// Runs the function; gives the process's exit status.
+/// Runs the function; returns the process's exit status.
 pub(super) fn respawned<A, R>(call: Call) -> i32
 where
     A: DeserializeOwned,
@@ -42,7 +42,7 @@ where
     }
 }
 
-/// Runs the function with the arguments, reports, and gives the process's exit status.
+/// Runs the function with the arguments, reports, and returns the process's exit status.
 pub(super) fn run<A, R>(function: fn(A) -> R, arguments: &[u8], outbox: &Queue) -> i32
 where
     A: DeserializeOwned,

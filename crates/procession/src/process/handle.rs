@@ -209,8 +209,8 @@ impl<R> JoinHandle<R> {
         self.followed().signal(SIGKILL)
     }
 
-    /// Asks the child and all that it started, directly or not, to end, by SIGTERM; gives how many
-    /// were asked. Each is asked after who started it.
+    /// Asks the child and all that it started, directly or not, to end, by SIGTERM; returns how
+    /// many were asked. Each is asked after who started it.
     ///
     /// Members of the family are found also if who started them has ended; other programs are not.
     ///
@@ -221,7 +221,7 @@ impl<R> JoinHandle<R> {
     }
 
     /// Ends the child and all that it started, directly or not, by SIGKILL, those that are started
-    /// meanwhile included; gives how many there were. Otherwise as [`Self::terminate_tree`].
+    /// meanwhile included; returns how many there were. Otherwise as [`Self::terminate_tree`].
     ///
     /// # Errors
     /// As [`Self::terminate_tree`].
@@ -246,7 +246,7 @@ impl<R> JoinHandle<R> {
 }
 
 impl<R: DeserializeOwned> JoinHandle<R> {
-    /// Waits until the child has ended, and gives what its function returned.
+    /// Waits until the child has ended, and returns what its function returned.
     ///
     /// An object that the result names is open from here on. If the child alone held it, somebody
     /// else may find the child dead and free it first: return what was in the arguments.

@@ -200,7 +200,7 @@ impl ByteQueue {
         Ok(Message { kind, bytes })
     }
 
-    /// Gets the oldest message, waiting for one: appends its bytes to `into` and gives its kind.
+    /// Gets the oldest message, waiting for one: appends its bytes to `into` and returns its kind.
     /// For who wants to use one buffer again and again.
     ///
     /// # Errors

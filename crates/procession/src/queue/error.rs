@@ -14,7 +14,7 @@ pub enum PutError {
     /// The value has no serialized form.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// Shared memory failed; mostly there is none left.
+    /// Shared memory failed; usually there is none left.
     #[error(transparent)]
     Arena(#[from] arena::Error),
 }

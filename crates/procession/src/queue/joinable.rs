@@ -113,7 +113,7 @@ impl<T> JoinableQueue<T> {
         self.join_waiting(Waiting::FOREVER).map(|_| ())
     }
 
-    /// Waits until all messages that were put are done, no longer than `timeout`; gives whether
+    /// Waits until all messages that were put are done, no longer than `timeout`; returns whether
     /// they are.
     ///
     /// # Errors

@@ -168,7 +168,7 @@ impl<T: Serialize + 'static> Queue<T> {
         })
     }
 
-    /// Puts values in a row, waiting for room: faster than one by one. Gives how many there were.
+    /// Puts values in a row, waiting for room: faster than one by one. Returns how many there were.
     ///
     /// # Errors
     /// [`PutManyError`], with how many were put before the one that could not be.

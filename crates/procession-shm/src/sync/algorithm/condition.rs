@@ -117,8 +117,8 @@ impl Notices {
         Word::from_bits(self.word.load(Ordering::SeqCst))
     }
 
-    /// Changes the word in one step, unless `change` gives nothing; gives what it was. A loop only
-    /// for the sake of callers that don't hold the lock they say they do.
+    /// Changes the word in one step, unless `change` returns nothing; returns what it was. A loop
+    /// only for the sake of callers that don't hold the lock they say they do.
     fn change(&self, change: impl Fn(Word) -> Option<Word>) -> Option<Word> {
         let order = Ordering::SeqCst;
         let changed = self

@@ -38,31 +38,37 @@ pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Monotonic>) -> Wak
     }
 }
 
-/// As [`wait`], on either of two words; where the kernel has no such call (before Linux 5.16, or in
-/// a container that forbids it), on the first only.
-pub fn wait_either(
-    first: (&AtomicU32, u32),
-    second: (&AtomicU32, u32),
+/// How many words a thread can sleep on at once (`FUTEX_WAITV_MAX`, `linux/futex.h`).
+pub const MAX_WORDS: usize = 128;
+
+/// As [`wait`], on any of several words, [`MAX_WORDS`] of them at the most; where the kernel has no
+/// such call (before Linux 5.16, or in a container that forbids it), on the first only.
+pub fn wait_any<'a>(
+    first: (&'a AtomicU32, u32),
+    others: impl Iterator<Item = (&'a AtomicU32, u32)>,
     deadline: Option<Monotonic>,
 ) -> Wakeup {
     static MISSING: AtomicBool = AtomicBool::new(false);
-    if MISSING.load(Ordering::Relaxed) {
-        return wait(first.0, first.1, deadline);
-    }
-    let waiters = [first, second].map(|(word, expected)| {
-        let mut waiter = Wait::new();
+    let mut waiters = [(); MAX_WORDS].map(|()| Wait::new());
+    let mut len = 0;
+    for (waiter, (word, expected)) in waiters.iter_mut().zip(std::iter::once(first).chain(others)) {
         waiter.val = expected.into();
         waiter.uaddr = WaitPtr::new(word.as_ptr().cast());
         waiter.flags = WaitFlags::SIZE_U32;
-        waiter
-    });
+        len += 1;
+    }
+    if len == 1 || MISSING.load(Ordering::Relaxed) {
+        return wait(first.0, first.1, deadline);
+    }
     let timeout = deadline.map(Monotonic::timespec);
     let flags = WaitvFlags::empty();
-    match futex::waitv(&waiters, flags, timeout.as_ref(), ClockId::Monotonic) {
+    match futex::waitv(&waiters[..len], flags, timeout.as_ref(), ClockId::Monotonic) {
         Ok(_) => Wakeup::Woken,
         Err(Errno::AGAIN) => Wakeup::Changed,
         Err(Errno::TIMEDOUT) => Wakeup::TimedOut,
         Err(Errno::INTR) => Wakeup::Interrupted,
+        // For want of memory, this once.
+        Err(Errno::NOMEM) => wait(first.0, first.1, deadline),
         Err(_) => {
             MISSING.store(true, Ordering::Relaxed);
             wait(first.0, first.1, deadline)
@@ -86,11 +92,11 @@ mod tests {
     }
 
     #[test]
-    fn a_sleep_on_two_words_ends_with_either() {
+    fn a_sleep_on_several_words_ends_with_any() {
         let words: &'static [AtomicU32; 2] = Box::leak(Box::default());
         let either = |expected| {
             let soon = Monotonic::now().after(Duration::from_secs(60));
-            wait_either((&words[0], 0), (&words[1], expected), Some(soon))
+            wait_any((&words[0], 0), [(&words[1], expected)].into_iter(), Some(soon))
         };
         for word in words {
             let waker = std::thread::spawn(move || {

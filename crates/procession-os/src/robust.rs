@@ -146,13 +146,22 @@ impl LifeWord {
     }
 
     /// Ends the watch of the calling thread, which is about to end though its process goes on. Its
-    /// list keeps the entry, which the kernel ignores from now on.
+    /// list keeps the entry, which the kernel ignores from now on. Sleepers are woken: nothing else
+    /// would wake them from then on.
     pub fn release(&self) {
         let me = process::thread_id() & THREAD;
         let order = Ordering::SeqCst;
-        let _ = self.word.fetch_update(order, order, |word| {
+        let released = self.word.fetch_update(order, order, |word| {
             (word & THREAD == me && word & OWNER_DIED == 0).then_some(0)
         });
+        self.wake_those_of(released.unwrap_or(0));
+    }
+
+    /// Wakes the sleepers on a word that was this before it was changed.
+    fn wake_those_of(&self, before: u32) {
+        if before & WAITERS != 0 {
+            crate::futex::wake(&self.word, i32::MAX as u32);
+        }
     }
 
     /// Makes the word one that no thread watches, for its next process.
@@ -179,16 +188,15 @@ impl LifeWord {
     pub fn confirm(&self, seen: Observed) {
         let order = Ordering::SeqCst;
         let changed = self.word.compare_exchange(seen.0, CONFIRMED, order, Ordering::Relaxed);
-        if changed.is_ok() && seen.0 & WAITERS != 0 {
-            crate::futex::wake(&self.word, i32::MAX as u32);
-        }
+        self.wake_those_of(changed.unwrap_or(0));
     }
 
     /// Says that the thread is gone and its process goes on without a watch, of which the word was
-    /// as observed.
+    /// as observed. Wakes as [`Self::release`].
     pub fn give_up(&self, seen: Observed) {
         let order = Ordering::SeqCst;
-        let _ = self.word.compare_exchange(seen.0, 0, order, Ordering::Relaxed);
+        let changed = self.word.compare_exchange(seen.0, 0, order, Ordering::Relaxed);
+        self.wake_those_of(changed.unwrap_or(0));
     }
 
     /// The word, with the mark that somebody sleeps on it, and its value then: to sleep on until
@@ -305,6 +313,28 @@ mod tests {
         });
         process::reap(pid).unwrap();
         assert_eq!((one.sign(), two.sign()), (Sign::Gone, Sign::Gone));
+    }
+
+    #[test]
+    fn a_sleeper_is_woken_when_the_watch_ends() {
+        let word = word();
+        let (watches, may_end) = (&*Box::leak(Box::default()), &*Box::leak(Box::default()));
+        let watcher = std::thread::spawn(move || {
+            assert!(word.watch());
+            AtomicU32::store(watches, 1, Ordering::SeqCst);
+            while AtomicU32::load(may_end, Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            word.release();
+        });
+        while watches.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        let (slept_on, value) = word.sleep_on().unwrap();
+        may_end.store(1, Ordering::SeqCst);
+        while crate::futex::wait(slept_on, value, None) == crate::futex::Wakeup::Interrupted {}
+        watcher.join().unwrap();
+        assert_eq!(word.sign(), Sign::Unwatched);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 #[cfg(all(feature = "failpoints", not(model)))]
 mod armed {
-    use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
     static TARGET: AtomicUsize = AtomicUsize::new(usize::MAX);
     static LEFT: AtomicU32 = AtomicU32::new(0);
@@ -19,6 +19,18 @@ mod armed {
         let index = super::ALL.iter().position(|point| *point == name);
         TARGET.store(index.unwrap_or_else(|| panic!("no fail point {name:?}")), Ordering::Relaxed);
         LEFT.store(nth, Ordering::Relaxed);
+    }
+
+    static RARE_TICKS: AtomicBool = AtomicBool::new(false);
+
+    /// Has this process and those that it forks look by themselves no more than once an hour, when
+    /// they have waited for a moment: to show that something else wakes them.
+    pub fn make_ticks_rare() {
+        RARE_TICKS.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ticks_are_rare() -> bool {
+        RARE_TICKS.load(Ordering::Relaxed)
     }
 
     #[doc(hidden)]
@@ -35,7 +47,9 @@ mod armed {
 }
 
 #[cfg(all(feature = "failpoints", not(model)))]
-pub use armed::{arm, reached};
+pub(crate) use armed::ticks_are_rare;
+#[cfg(all(feature = "failpoints", not(model)))]
+pub use armed::{arm, make_ticks_rare, reached};
 
 /// Under the model checker a thread dies by unwinding past everything: nothing on its way does
 /// anything on being dropped.
@@ -159,6 +173,9 @@ pub const ALL: &[&str] = &[
     "tasks.forgiving",
     "tasks.forgiven",
     "tasks.settling",
+    "watch.taken",
+    "watch.left",
+    "watch.announced",
     "process.reserved",
     "process.released",
     "process.burying",

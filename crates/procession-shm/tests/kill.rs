@@ -392,10 +392,18 @@ fn role_that_reaches(name: &str) -> Role {
 #[test]
 fn survivors_go_on_wherever_somebody_is_killed() {
     let _alone = alone("survivors_go_on_wherever_somebody_is_killed");
-    // Those of conditions, events, barriers, joins and waiters of locks have their own tests, and
-    // so has a heap that is short of memory, or has lain idle.
-    let apart =
-        ["condition.", "event.", "barrier.", "tasks.", "lock.woken", "heap.run.", "heap.trim."];
+    // Those of conditions, events, barriers, joins, watchers and waiters of locks have their own
+    // tests, and so has a heap that is short of memory, or has lain idle.
+    let apart = [
+        "condition.",
+        "event.",
+        "barrier.",
+        "tasks.",
+        "watch.",
+        "lock.woken",
+        "heap.run.",
+        "heap.trim.",
+    ];
     let here = |name: &&&str| !apart.iter().any(|floor| name.starts_with(floor));
     for name in failpoint::ALL.iter().filter(here) {
         for nth in [1, 2, 5] {

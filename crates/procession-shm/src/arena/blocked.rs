@@ -13,7 +13,7 @@ use super::Arena;
 use super::processes::Row;
 use super::registry;
 use crate::atomics::{AtomicU32, Ordering};
-use crate::wait::{BlockedOn, Owner, Probe};
+use crate::wait::{BlockedOn, Owner, Probe, Words};
 
 /// What a thread of a process sleeps on, as it stands in the process table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +54,16 @@ impl Probe for Arena {
         self.verify_next();
     }
 
-    fn life_of(&self, owner: Owner) -> Option<(&AtomicU32, u32)> {
-        self.life_word(owner.slot(), owner.generation())
+    fn deaths(&self) -> Option<(&AtomicU32, u32)> {
+        Some(self.header().deaths.announced())
+    }
+
+    fn keep_watch<'a>(&'a self, words: &mut Words<'a>) -> Option<Duration> {
+        self.watch_others(words)
+    }
+
+    fn end_watch(&self) {
+        self.leave_watch();
     }
 
     fn blocked(&self, on: BlockedOn) {

@@ -13,7 +13,9 @@ use procession_os::memory::Shared;
 
 use super::error::{Error, Result};
 use super::heap::HeapState;
+use super::watch::{RANGES, Watch};
 use crate::atomics::{AtomicU32, AtomicU64};
+use crate::wait::EventCount;
 
 /// "processn" in ASCII.
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"processn");
@@ -51,8 +53,10 @@ pub(super) struct Header {
     /// that found none began last.
     pub(super) looked_for_unclaimed: AtomicU64,
     pub(super) nobody_unclaimed: AtomicU64,
-    unused: AtomicU64,
+    /// Where those sleep that a death may wake; it counts the announced ones.
+    pub(super) deaths: EventCount,
     pub(super) heap: HeapState,
+    pub(super) watches: [Watch; RANGES],
 }
 
 #[allow(unsafe_code)]

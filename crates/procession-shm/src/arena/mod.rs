@@ -18,6 +18,7 @@ mod names;
 mod objects;
 mod processes;
 mod registry;
+mod watch;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32 as PrivateU32, AtomicU64 as PrivateU64};

@@ -91,6 +91,8 @@ pub(super) struct Row {
     named: AtomicU64,
     /// The generation of the process that has marked its [image](mark_of).
     marked: AtomicU64,
+    /// The generation of the last process whose death was announced.
+    announced: AtomicU64,
     /// On a cache line of its own, which is written twice in a process's life.
     life: LifeLine,
 }
@@ -171,10 +173,25 @@ impl Row {
     }
 
     /// Has the calling thread watch over the word that tells of this process's end, if none does.
-    fn watch(&'static self) {
-        if self.life.0.sign() == Sign::Unwatched && procession_os::thread_end::at_this_end() {
-            self.life.0.watch();
-        }
+    /// Returns whether it has begun to.
+    fn watch(&'static self) -> bool {
+        self.life.0.sign() == Sign::Unwatched
+            && procession_os::thread_end::at_this_end()
+            && self.life.0.watch()
+    }
+
+    /// What the word says that tells of the process's end.
+    pub(super) fn sign(&self) -> Sign {
+        self.life.0.sign()
+    }
+
+    /// Whether the death of the process with this generation was announced.
+    pub(super) fn is_announced(&self, generation: u32) -> bool {
+        self.announced.load(Ordering::SeqCst) == u64::from(generation)
+    }
+
+    pub(super) fn set_announced(&self, generation: u32) {
+        self.announced.store(generation.into(), Ordering::SeqCst);
     }
 
     /// What the process with this generation is called; empty if it has no name, or the row was
@@ -231,12 +248,18 @@ impl Row {
 
     /// Whether the process of a slot, which has this row, is over, or runs another program by now.
     #[inline]
-    fn has_left(&self, arena: &Arena, slot: Slot) -> bool {
+    pub(super) fn has_left(&self, arena: &Arena, slot: Slot) -> bool {
         match self.life.0.sign() {
             Sign::Runs => false,
             Sign::Confirmed => true,
             Sign::Gone => self.confirm_gone(arena, slot),
-            Sign::Unwatched => self.is_surely_over(arena, slot),
+            Sign::Unwatched => {
+                let over = self.is_surely_over(arena, slot);
+                if over {
+                    arena.announce_death(self, slot.generation);
+                }
+                over
+            }
         }
     }
 
@@ -254,6 +277,7 @@ impl Row {
         };
         if over {
             self.life.0.confirm(seen);
+            arena.announce_death(self, slot.generation);
         } else {
             self.life.0.give_up(seen);
         }
@@ -334,6 +358,10 @@ struct Burial<'a> {
 impl Rites for Burial<'_> {
     fn give_back(&self) -> bool {
         let (arena, slot) = (self.arena, self.slot);
+        // Whoever waits for it sees by now that it is over.
+        if let Ok(state) = self.row.state() {
+            arena.announce_death(self.row, state.generation);
+        }
         if self.row.unsettled.load(Ordering::SeqCst) != 0 {
             let finished = if self.is_nested {
                 arena.burials_of(slot).next().is_none()
@@ -414,6 +442,7 @@ impl Arena {
             row.introduce_self(self, slot);
             if row.slot.claim(slot.generation, slot.index) {
                 self.set_me(slot);
+                self.look_again_at(slot.index);
                 return Ok(slot);
             }
         }
@@ -504,8 +533,9 @@ impl Arena {
 
     /// Has the calling thread watch over this process's row, if none does.
     pub(super) fn watch(&'static self) {
-        if let Ok(row) = self.row(self.me().index) {
-            row.watch();
+        let me = self.me().index;
+        if self.row(me).is_ok_and(Row::watch) {
+            self.look_again_at(me);
         }
     }
 
@@ -586,6 +616,7 @@ impl Arena {
             && row.is_surely_over(self, Slot { index, generation: state.generation })
         {
             row.life.0.confirm(seen);
+            self.announce_death(row, state.generation);
         }
     }
 
@@ -647,6 +678,7 @@ impl Arena {
         let claimed = row.slot.claim(slot.generation, slot.index);
         if claimed {
             self.set_me(slot);
+            self.look_again_at(slot.index);
         }
         Ok(claimed)
     }

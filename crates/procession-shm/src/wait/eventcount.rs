@@ -71,6 +71,31 @@ impl EventCount {
         wake(&self.sequence, i32::MAX as u32);
     }
 
+    /// Has one sleeper look again, though there is nothing new. Async-signal-safe.
+    #[cfg(not(model))]
+    pub(crate) fn nudge_one(&self) {
+        if self.flags.load(Ordering::SeqCst) & WAITERS != 0 {
+            self.sequence.fetch_add(1, Ordering::SeqCst);
+            if wake(&self.sequence, 1) == 0 {
+                self.nobody_slept();
+            }
+        }
+    }
+
+    /// The word to sleep on, and its value now; whoever calls this is about to sleep.
+    #[cfg(not(model))]
+    pub(crate) fn announced(&self) -> (&AtomicU32, u32) {
+        let ticket = self.announce();
+        (&self.sequence, ticket)
+    }
+
+    /// Wakes all sleepers, also where one that was killed in the middle of this has left no mark of
+    /// them. Async-signal-safe.
+    #[cfg(not(model))]
+    pub(crate) fn wake_all(&self) {
+        self.nobody_slept();
+    }
+
     /// Wakes all sleepers. Async-signal-safe.
     pub fn notify_all(&self) {
         if self.flags.load(Ordering::SeqCst) & WAITERS != 0 {
@@ -79,13 +104,13 @@ impl EventCount {
     }
 }
 
-/// The sleepers of an [`EventCount`] whose wait the death of any of several processes may end: a
-/// tick finds that, so they tick more often.
+/// The sleepers of an [`EventCount`] whose wait the death of any of several processes may end.
 #[derive(Debug)]
 pub struct WithDeaths<'a>(pub &'a EventCount);
 
 impl Gate for WithDeaths<'_> {
     const LONGEST_TICK: Duration = LAST_TICK_WITH_DEATHS;
+    const ENDED_BY_DEATHS: bool = true;
 
     fn word(&self) -> &AtomicU32 {
         self.0.word()

@@ -18,4 +18,6 @@ mod park;
 pub use eventcount::{EventCount, Relay, WithDeaths};
 pub use owner_lock::{Acquired, NotLocked, Owner, OwnerLock};
 pub(crate) use park::wake;
-pub use park::{BlockedOn, Deadline, Gate, Moment, Operation, Probe, Stopped, Waiting, block};
+pub use park::{
+    BlockedOn, Deadline, Gate, Moment, Operation, Probe, Stopped, Waiting, Words, block,
+};

@@ -9,6 +9,7 @@ use shuttle::sync::{Condvar, Mutex};
 use procession_os::clock::Monotonic;
 use procession_os::futex::Wakeup;
 
+use super::park::Words;
 use crate::atomics::{AtomicU32, Ordering};
 
 /// Whether time passes: a sleep may end by itself, and what is kept for a time falls free. Without
@@ -33,7 +34,7 @@ fn address(word: &AtomicU32) -> usize {
 pub(super) fn sleep_on(
     word: &AtomicU32,
     ticket: u32,
-    _life: Option<(&AtomicU32, u32)>,
+    _others: &Words<'_>,
     _until: Monotonic,
 ) -> Wakeup {
     let mut sleepers = SLEEPERS.lock().unwrap();

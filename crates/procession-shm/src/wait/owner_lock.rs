@@ -513,6 +513,7 @@ struct Waiter<'a> {
 impl Gate for Waiter<'_> {
     // A lock that others take faster is busy: more who want it would only be in their way.
     const NAP: Option<Duration> = Some(Duration::from_millis(1));
+    const ENDED_BY_DEATHS: bool = true;
 
     fn word(&self) -> &AtomicU32 {
         &self.lock.sequence

@@ -93,11 +93,20 @@ pub trait Probe {
     /// Time has passed: once at each tick of a wait, which the death of this owner's process would
     /// end.
     fn tick(&self, _waits_for: Option<Owner>) {}
-    /// A word that changes when the process of this owner is gone, and its value now; `None` if
-    /// that is not told, or it is gone. Whoever is woken by it looks again with [`Moment::Tick`].
-    fn life_of(&self, _owner: Owner) -> Option<(&AtomicU32, u32)> {
+    /// The word that changes when a process of the family has died, and its value now; `None` if
+    /// that is not told. The caller is about to sleep; when the word has changed it looks again
+    /// with [`Moment::Tick`].
+    fn deaths(&self) -> Option<(&AtomicU32, u32)> {
         None
     }
+    /// Makes the caller, which is about to sleep for long, one that watches over the lives of
+    /// others if too few do, and adds the words that it is to be woken by as well. Returns how soon
+    /// it is to look again where there is something that no word tells.
+    fn keep_watch<'a>(&'a self, _words: &mut Words<'a>) -> Option<Duration> {
+        None
+    }
+    /// The caller sleeps no more: others have to watch.
+    fn end_watch(&self) {}
     /// This process is about to sleep.
     fn blocked(&self, on: BlockedOn);
     /// This process runs again.
@@ -106,6 +115,35 @@ pub trait Probe {
     /// has it do something else.
     fn paused(&self) {
         self.running();
+    }
+}
+
+/// Words that a sleeper is to be woken by beside its own, each with the value that it has now.
+#[derive(Debug)]
+pub struct Words<'a> {
+    len: usize,
+    all: [Option<(&'a AtomicU32, u32)>; futex::MAX_WORDS - 1],
+}
+
+impl<'a> Words<'a> {
+    fn new() -> Self {
+        Self { len: 0, all: [None; futex::MAX_WORDS - 1] }
+    }
+
+    /// Adds a word; there is no room for more than 127.
+    pub fn add(&mut self, word: (&'a AtomicU32, u32)) {
+        if let Some(place) = self.all.get_mut(self.len) {
+            *place = Some(word);
+            self.len += 1;
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'a AtomicU32, u32)> {
+        self.all[..self.len].iter().copied().flatten()
+    }
+
+    fn have_changed(&self) -> bool {
+        self.iter().any(|(word, seen)| word.load(Ordering::SeqCst) != seen)
     }
 }
 
@@ -118,6 +156,9 @@ pub trait Gate {
     /// The longest time between two ticks.
     const LONGEST_TICK: Duration = LAST_TICK;
 
+    /// Whether the death of a process may end the wait: a sleeper is woken by that as well.
+    const ENDED_BY_DEATHS: bool = false;
+
     /// The word to sleep on.
     fn word(&self) -> &AtomicU32;
     /// Says that somebody is about to sleep, and gives the word's present value. Whoever changes
@@ -125,7 +166,7 @@ pub trait Gate {
     fn announce(&self) -> u32;
     /// Somebody came back from sleep.
     fn awake(&self);
-    /// A process whose death would end the wait, if it is one: a sleeper is woken by that as well.
+    /// A process whose death would end the wait, if one is known: each tick makes sure of it.
     fn waits_for(&self) -> Option<Owner> {
         None
     }
@@ -188,12 +229,11 @@ impl Waiting {
 
 /// The first and the longest time between two looks that nobody asked for.
 const FIRST_TICK: Duration = Duration::from_millis(5);
-/// A sleeper is woken by whoever changes what it waits for, and by the death of the process on
-/// which it waits, where that is one. So a tick makes up only for a wake that was lost by a death
-/// between two instructions; 1,500 idle waiters that tick six times a second take half a processor.
+/// A sleeper is woken by whoever changes what it waits for, and by deaths that may end its wait. So
+/// a tick makes up only for a wake that was lost by a death between two instructions; 1,500 idle
+/// waiters that tick six times a second take half a processor.
 const LAST_TICK: Duration = Duration::from_millis(1280);
-/// The longest where the death of any of several processes may end the wait, which only a tick
-/// finds.
+/// The longest where the death of any of several processes may end the wait.
 pub(super) const LAST_TICK_WITH_DEATHS: Duration = Duration::from_millis(160);
 
 /// How often one looks before anything else is done.
@@ -238,7 +278,11 @@ pub fn block<T>(
     }
 
     probe.blocked(on);
-    let outcome = sleep(probe, waiting, gate, &mut attempt);
+    let mut watches = false;
+    let outcome = sleep(probe, waiting, gate, &mut watches, &mut attempt);
+    if watches {
+        probe.end_watch();
+    }
     match outcome {
         Err(Stopped::Interrupted) => probe.paused(),
         _ => probe.running(),
@@ -308,6 +352,7 @@ fn sleep<T, G: Gate>(
     probe: &impl Probe,
     waiting: Waiting,
     gate: &G,
+    has_watched: &mut bool,
     attempt: &mut impl FnMut(Moment) -> Option<T>,
 ) -> Result<T, Stopped> {
     let mut tick = match resumed(gate.word()) {
@@ -318,6 +363,7 @@ fn sleep<T, G: Gate>(
         None => FIRST_TICK,
     };
     let mut nap = None;
+    let mut deaths = None;
     loop {
         let ticket = gate.announce();
         let value = if gate.is_next() {
@@ -332,19 +378,42 @@ fn sleep<T, G: Gate>(
         nap = nap.or_else(|| gate.kept_for_others());
         let next_tick = Monotonic::now().after(nap.unwrap_or(tick));
         let until = waiting.deadline.map_or(next_tick, |deadline| deadline.min(next_tick));
+        // A short wait does not pay for more than a look at its own word.
+        let watches = G::ENDED_BY_DEATHS && nap.is_none() && tick > FIRST_TICK;
+        if watches && deaths.is_none() {
+            // What has died until now is looked for here, and what dies later is told.
+            deaths = probe.deaths();
+            if deaths.is_some()
+                && let Some(value) = attempt(Moment::Tick)
+            {
+                gate.awake();
+                return Ok(value);
+            }
+        }
+        let mut words = Words::new();
+        let mut soon = None;
+        if watches && let Some(deaths) = deaths {
+            *has_watched = true;
+            words.add(deaths);
+            let look = probe.keep_watch(&mut words);
+            soon = look.map(|soon| Monotonic::now().after(soon)).filter(|soon| *soon < until);
+        }
         // A nap ends by itself: under the model checker, which has no time, at once.
-        let mut died = false;
-        let wakeup = if cfg!(model) && nap.is_some() {
+        let mut wakeup = if cfg!(model) && nap.is_some() {
             pause();
             futex::Wakeup::TimedOut
         } else {
-            // A short wait does not pay for a look at two words.
-            let owner = if tick > FIRST_TICK { gate.waits_for() } else { None };
-            let life = owner.and_then(|owner| probe.life_of(owner));
-            let wakeup = sleep_on(gate.word(), ticket, life, until);
-            died = life.is_some_and(|(word, seen)| word.load(Ordering::SeqCst) != seen);
-            wakeup
+            sleep_on(gate.word(), ticket, &words, soon.unwrap_or(until))
         };
+        let mut died = words.have_changed();
+        if wakeup == futex::Wakeup::TimedOut && soon.is_some() {
+            // No tick, only a look at what no word tells.
+            died = true;
+            wakeup = futex::Wakeup::Changed;
+        }
+        if died {
+            deaths = None;
+        }
         let napped = nap.take().is_some();
         let ticked = wakeup == futex::Wakeup::TimedOut && !napped;
         if ticked || wakeup == futex::Wakeup::Woken {
@@ -362,11 +431,11 @@ fn sleep<T, G: Gate>(
         gate.awake();
         if ticked {
             tick = (tick * 2).min(G::LONGEST_TICK);
+            #[cfg(all(feature = "failpoints", not(model)))]
+            if crate::failpoint::ticks_are_rare() {
+                tick = Duration::from_secs(3600);
+            }
             probe.tick(gate.waits_for());
-        }
-        if died {
-            // The kernel says so as it begins; in a moment it is certain.
-            tick = FIRST_TICK;
         }
         let moment = if ticked || died { Moment::Tick } else { Moment::Look };
         if let Some(value) = attempt(moment) {
@@ -397,15 +466,10 @@ fn resumed(word: &AtomicU32) -> Option<Duration> {
 }
 
 #[cfg(not(model))]
-fn sleep_on(
-    word: &AtomicU32,
-    ticket: u32,
-    life: Option<(&AtomicU32, u32)>,
-    until: Monotonic,
-) -> futex::Wakeup {
-    match life {
-        Some(life) => futex::wait_either((word, ticket), life, Some(until)),
-        None => futex::wait(word, ticket, Some(until)),
+fn sleep_on(word: &AtomicU32, ticket: u32, others: &Words<'_>, until: Monotonic) -> futex::Wakeup {
+    match others.len {
+        0 => futex::wait(word, ticket, Some(until)),
+        _ => futex::wait_any((word, ticket), others.iter(), Some(until)),
     }
 }
 

@@ -221,6 +221,8 @@ struct Beside<'a, M> {
 }
 
 impl<M: Monitor> Gate for Beside<'_, M> {
+    const ENDED_BY_DEATHS: bool = true;
+
     fn word(&self) -> &AtomicU32 {
         self.notices.word()
     }

@@ -182,14 +182,16 @@ enum Attempt {
     Full,
 }
 
-/// The sleepers of a meeting, each of whom is also woken by the death of the next that takes part:
-/// so one of them learns of a death at once, whoever it is, and each looks at one other only.
+/// The sleepers of a meeting, who are also woken by deaths. At each tick one makes sure of the next
+/// that takes part, so all are looked after, and nobody looks at all.
 struct Circle<'a, L, P> {
     meeting: &'a Meeting<'a, L, P>,
     seat: Seat,
 }
 
 impl<L: Places, P: Probe> Gate for Circle<'_, L, P> {
+    const ENDED_BY_DEATHS: bool = true;
+
     fn word(&self) -> &AtomicU32 {
         self.meeting.point.sleepers.word()
     }

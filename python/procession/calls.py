@@ -46,8 +46,39 @@ _HARMLESS_BUILTINS = frozenset(("complex", "frozenset", "range", "set", "slice")
 _EACH = {"procession.crew.call_each": "x", "procession.crew.call_each_star": "*x"}
 """How the functions that take a chunk pass an item to another function."""
 
+_NAMES_MOST = 1024
+"""Functions that are kept by name; beyond that all are forgotten, and learnt again."""
+
 Brief = bytes | str
 """What is kept of a task: its message, or the line."""
+
+
+class Names(dict[Any, Any]):
+    """What is remembered of functions that go by name, within bounds.
+
+    Only those may be remembered. One that goes by value (a bound method, a partial, a callable
+    object) has a state, which each task gets as it was when the task was submitted.
+    """
+
+    def remember(self, key: Any, value: Any, pickled: bytes) -> None:
+        """Remember a value, if the function was pickled by name."""
+        if _is_by_name(pickled):
+            if len(self) >= _NAMES_MOST:
+                self.clear()
+            self[key] = value
+
+
+def _is_by_name(pickled: bytes) -> bool:
+    """Return whether a pickle is a reference to a global, and nothing else."""
+    at = 11 if pickled[2:3] == pickle.FRAME else 2
+    for _ in ("module", "name"):
+        if pickled[at : at + 1] != pickle.SHORT_BINUNICODE:
+            return False
+        at += 2 + pickled[at + 1]
+        if pickled[at : at + 1] != pickle.MEMOIZE:
+            return False
+        at += 1
+    return pickled[at:] == pickle.STACK_GLOBAL + pickle.MEMOIZE + pickle.STOP
 
 
 def brief(task: bytes, func: bytes, args: Any, kwds: Mapping[str, Any]) -> Brief:

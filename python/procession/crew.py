@@ -38,7 +38,7 @@ from types import FunctionType
 from typing import Any, Protocol
 
 from . import _native
-from .calls import Brief, brief
+from .calls import Brief, Names, brief
 from .errors import PoolGaveUpError, PoolTerminatedError, ending
 from .outcomes import (
     DIED,
@@ -122,7 +122,7 @@ def _work(
             error.__traceback__ = frames
             raise
     starts.put((number, _READY))
-    functions: dict[bytes, Callable[..., Any]] = {}
+    functions = Names()
     done = 0
     while most is None or done < most:
         task = tasks._get_task()
@@ -138,7 +138,8 @@ def _work(
             name, args, kwds = _native.split_task(message)
             func = functions.get(name)
             if func is None:
-                func = functions[name] = pickle.loads(name)
+                func = pickle.loads(name)
+                functions.remember(name, func, name)
             value: Any = func(*args, **kwds) if kwds else func(*args)
         except Exception as error:
             put_exception(results, task_number, error, wrap_exception)
@@ -148,7 +149,7 @@ def _work(
         done += 1
         # What the task was made of may be large, and the next one may be long in coming.
         del task, message
-        value = args = kwds = None
+        value = func = name = args = kwds = None
     util.debug(f"worker leaves after {done} tasks")
 
 
@@ -253,7 +254,7 @@ class Crew:
         self.owed: deque[Callable[[], object]] = deque()
         # Whether there are no workers, nor will be.
         self.is_over = False
-        self.names: dict[Any, bytes] = {}
+        self.names = Names()
         self.end: int | None = None
         # What follows changes under the lock.
         self.lock = threading.RLock()
@@ -468,9 +469,10 @@ class Crew:
         """Return a function as the workers know it, pickled once if it goes by name alone."""
         if type(func) is not FunctionType:
             return _native.dumps(func)
-        name = self.names.get(func)
+        name: bytes | None = self.names.get(func)
         if name is None:
-            name = self.names[func] = _native.dumps(func)
+            name = _native.dumps(func)
+            self.names.remember(func, name, name)
         return name
 
     def submit(

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import types
 import warnings
 from multiprocessing import TimeoutError
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
@@ -245,6 +246,87 @@ def test_a_callable_that_changes_between_calls_is_sent_as_it_is(ctx: Any) -> Non
         assert pool.apply(multiplier, (1,)) == 2
         multiplier.factor = 5
         assert pool.apply(multiplier, (1,)) == 5
+
+
+class Counter:
+    """Has a state, which its calls change."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> int:
+        self.calls += 1
+        return self.calls
+
+    method = __call__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Counter)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+STATEFUL = {
+    "object": lambda counter: counter,
+    "method": lambda counter: counter.method,
+    "partial": functools.partial,
+}
+
+
+@pytest.mark.parametrize("kind", STATEFUL)
+def test_a_callable_with_a_state_is_the_same_for_each_task(ctx: Any, kind: str) -> None:
+    function = STATEFUL[kind](Counter())
+    with ctx.Pool(1) as pool:
+        assert [pool.apply(function) for _ in range(3)] == [1, 1, 1]
+        assert [pool.apply_async(function).get() for _ in range(3)] == [1, 1, 1]
+
+
+class Living:
+    """Counts how many of its kind there are in a process."""
+
+    alive = 0
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        Living.alive += 1
+
+    def __reduce__(self) -> Any:
+        return Living, (self.number,)
+
+    def __del__(self) -> None:
+        Living.alive -= 1
+
+    def __call__(self) -> int:
+        return Living.alive
+
+
+def test_a_worker_keeps_no_callable_with_a_state(ctx: Any) -> None:
+    with ctx.Pool(1) as pool:
+        assert [pool.apply(Living(number)) for number in range(5)] == [1] * 5
+
+
+def made_in(module: str, number: int) -> Any:
+    """A function that goes by its name in a module, which is to have it in all processes."""
+    name = f"made_{number}"
+    function = types.FunctionType(square.__code__, globals(), name)
+    function.__module__, function.__qualname__ = module, name
+    setattr(sys.modules[module], name, function)
+    return function
+
+
+def test_what_is_remembered_of_functions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procession.calls, "_NAMES_MOST", 4)
+    functions = [made_in(__name__, number) for number in range(10)]
+    try:
+        with procession.get_context("fork").Pool(1) as pool:
+            for function in functions * 2:
+                assert pool.apply(function, (3,)) == 9
+                assert len(pool._crew.names) <= 4
+            assert pool._crew.names
+    finally:
+        for function in functions:
+            delattr(sys.modules[__name__], function.__name__)
 
 
 def test_a_function_that_pickle_cannot_carry_is_an_error_at_once(ctx: Any) -> None:

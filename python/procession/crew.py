@@ -108,6 +108,7 @@ def _work(
     most: int | None,
     wrap_exception: bool,
 ) -> None:
+    pid = os.getpid()
     if initializer is not None:
         starts.put((number, _BEGUN))
         try:
@@ -116,11 +117,13 @@ def _work(
             # It says nothing about the initializer.
             raise
         except BaseException as error:
+            _leave_if_copy(pid, error)
             # It is printed here as well, as by every process that ends so.
             frames = error.__traceback__
             starts.put((number, _FAILED, *told(error)[1:]))
             error.__traceback__ = frames
             raise
+        _leave_if_copy(pid)
     starts.put((number, _READY))
     functions = Names()
     done = 0
@@ -142,8 +145,10 @@ def _work(
                 functions.remember(name, func, name)
             value: Any = func(*args, **kwds) if kwds else func(*args)
         except Exception as error:
+            _leave_if_copy(pid, error)
             put_exception(results, task_number, error, wrap_exception)
         else:
+            _leave_if_copy(pid)
             put_result(results, task_number, value)
         _native.task_done()
         done += 1
@@ -151,6 +156,27 @@ def _work(
         del task, message
         value = func = name = args = kwds = None
     util.debug(f"worker leaves after {done} tasks")
+
+
+def _leave_if_copy(pid: int, error: BaseException | None = None) -> None:
+    """End a copy of a worker, which a task or the initializer has forked and not ended.
+
+    Nobody would look after it, or tell of its tasks. It does not leave as a process of
+    `multiprocessing` does, which would end the children of the worker.
+    """
+    if os.getpid() == pid:
+        return
+    try:
+        if error is None:
+            error = RuntimeError(
+                "a copy of a worker of a pool has returned from the function that forked it; it is "
+                "to leave there, by os._exit()"
+            )
+        print(f"Process {os.getpid()}, a copy of worker {pid}:", file=sys.stderr)
+        traceback.print_exception(error)
+        util._flush_std_streams()  # type: ignore[attr-defined]
+    finally:
+        os._exit(1)
 
 
 class Result(Protocol):

@@ -16,7 +16,7 @@ from typing import Any
 
 import procession
 import pytest
-from processes import PATIENCE_SECONDS, children_of, eventually
+from processes import PATIENCE_SECONDS, children_of, eventually, is_running
 from procession import PoolTerminatedError, RemoteExceptionError, WorkerDiedError
 from procession.calls import brief, line
 
@@ -539,6 +539,70 @@ def test_a_task_fails_though_there_was_no_memory_to_tell() -> None:
             pool.apply_async(die).get(PATIENCE_SECONDS)
         assert pool._crew.results.times >= 2
         assert pool.apply(square, (2,)) == 4
+
+
+# Copies of a worker.
+
+
+def fork_and(leave: str, copies: Any) -> int:
+    """Fork; the copy tells its pid and comes out of the task, or the initializer."""
+    worker = os.getpid()
+    if os.fork() == 0:
+        copies.put(os.getpid())
+        if leave == "raise":
+            raise LookupError("in the copy")
+        return 0
+    return worker
+
+
+@pytest.mark.parametrize(
+    ("leave", "said"), [("raise", "LookupError: in the copy"), ("return", "a copy of a worker of a pool has returned")]
+)
+def test_a_copy_of_a_worker_leaves_and_says_why(ctx: Any, capfd: Any, leave: str, said: str) -> None:
+    copies = ctx.Queue()
+    with ctx.Pool(1) as pool:
+        worker = pool.apply(fork_and, (leave, copies))
+        copy = copies.get()
+        assert worker == pool.apply(os.getpid) != copy
+        # Its parent, the worker, has not waited for it.
+        assert eventually(lambda: not is_running(copy))
+        assert pool.apply(status_of, (copy,)) == 1
+        assert pool.apply(os.getpid) == worker
+    assert said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("leave", ["raise", "return"])
+def test_a_copy_of_a_worker_that_an_initializer_makes_leaves(
+    ctx: Any, capfd: Any, leave: str
+) -> None:
+    copies = ctx.Queue()
+    with ctx.Pool(1, fork_and, (leave, copies)) as pool:
+        copy = copies.get()
+        assert pool.apply(square, (3,)) == 9
+        assert eventually(lambda: not is_running(copy))
+        assert pool.apply(status_of, (copy,)) == 1
+
+
+def start_child() -> int:
+    procession.current_process()._config["daemon"] = False
+    child = procession.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+    child.start()
+    return child.pid  # type: ignore[return-value]
+
+
+def test_a_copy_of_a_worker_ends_no_child_of_the_worker(ctx: Any, capfd: Any) -> None:
+    copies = ctx.Queue()
+    with ctx.Pool(1) as pool:
+        child = pool.apply(start_child)
+        for leave in ("raise", "return"):
+            pool.apply(fork_and, (leave, copies))
+            assert pool.apply(status_of, (copies.get(),)) == 1
+        assert is_running(child)
+    assert eventually(lambda: not is_running(child))
+
+
+def status_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 # Signals at every step.

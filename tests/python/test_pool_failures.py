@@ -556,9 +556,15 @@ def fork_and(leave: str, copies: Any) -> int:
 
 
 @pytest.mark.parametrize(
-    ("leave", "said"), [("raise", "LookupError: in the copy"), ("return", "a copy of a worker of a pool has returned")]
+    ("leave", "said"),
+    [
+        ("raise", "LookupError: in the copy"),
+        ("return", "a copy of a worker of a pool has returned"),
+    ],
 )
-def test_a_copy_of_a_worker_leaves_and_says_why(ctx: Any, capfd: Any, leave: str, said: str) -> None:
+def test_a_copy_of_a_worker_leaves_and_says_why(
+    ctx: Any, capfd: Any, leave: str, said: str
+) -> None:
     copies = ctx.Queue()
     with ctx.Pool(1) as pool:
         worker = pool.apply(fork_and, (leave, copies))

@@ -154,7 +154,8 @@ def _work(
         done += 1
         # What the task was made of may be large, and the next one may be long in coming.
         del task, message
-        value = func = name = args = kwds = None
+        value = func = args = kwds = None
+        name = b""
     util.debug(f"worker leaves after {done} tasks")
 
 

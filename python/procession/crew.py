@@ -13,19 +13,13 @@ A signal handler may raise between any two steps of the main thread, or use the 
 what the garbage collector calls. Therefore the lock is re-entrant and taken by `with` alone; what
 is done under it may be done twice; a result leaves the queue for the inbox in one step, and the
 inbox when it has been delivered; the watcher, for which `terminate` waits, never takes the lock;
-and whoever waits looks around now and then. A handler may run in a thread that has the lock, and
-wait for another thread that needs it: a thread that waits lets go of the lock for that time
-(`Crew.wait`), and no thread is started under it. Whether a thread of the pool has begun or ended is
-asked of the pool's state: after an interrupted `start` or `join` a `Thread` does not know.
-
-In a forked copy of the process the pool is nobody's: a copy changes nothing that is shared.
+and whoever waits looks around now and then.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import operator
 import os
 import pickle
 import signal
@@ -45,7 +39,6 @@ from typing import Any, Protocol
 
 from . import _native
 from .calls import Brief, Names, brief
-from .decoding import comes_from_a_handler
 from .errors import PoolGaveUpError, PoolTerminatedError, ending
 from .outcomes import (
     DIED,
@@ -62,17 +55,6 @@ from .outcomes import (
     told,
 )
 from .queues import Queue
-
-_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    """Have results that are ready be read in a forked copy, of which other threads are no part."""
-    for crew in list(_crews):
-        crew.lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_renew_locks)
 
 RUN = "RUN"
 CLOSE = "CLOSE"
@@ -274,7 +256,6 @@ class Crew:
         args: tuple[Any, ...],
     ) -> None:
         self.pid = os.getpid()
-        _crews.add(self)
         self.ctx = ctx
         self.make_process = make_process
         self.size = size
@@ -298,14 +279,12 @@ class Crew:
         self.starting: Any = None
         # What is to be told, if there was no memory for it.
         self.owed: deque[Callable[[], object]] = deque()
-        # Whether the watcher is sure to be there.
-        self.is_watched = False
         # Whether there are no workers, nor will be.
         self.is_over = False
         self.names = Names()
         self.end: int | None = None
         # What follows changes under the lock.
-        self.lock: Any = threading.RLock()
+        self.lock = threading.RLock()
         self.jobs: dict[int, Job] = {}
         # Whose tasks a thread still takes from an iterable.
         self.fed: set[FedResult] = set()
@@ -313,17 +292,10 @@ class Crew:
         self.turn: int | None = None
         self.awaited: set[ResultWithCallback] = set()
         self.due: dict[ResultWithCallback, None] = {}
-        # Whose callback is being called.
-        self.calling: ResultWithCallback | None = None
         self.collector: threading.Thread | None = None
         # Who waits for a turn or a result, or for either.
         self.gates: dict[SimpleQueue[None], Result | None] = {}
-        # Closed when the last thread that uses them lets go of them.
-        self.bell: Any
-        self.bell_rope: Any
         self.bell, self.bell_rope = Pipe(duplex=False)
-        # Nobody waits for a watcher that is busy: it looks at the state when it is not.
-        os.set_blocking(self.bell_rope.fileno(), False)
         self.watcher = threading.Thread(target=self._watch, name="procession pool", daemon=True)
 
     # Workers.
@@ -333,10 +305,11 @@ class Crew:
             for _ in range(self.size):
                 self._start_worker()
             self.watcher.start()
-            self.is_watched = True
         except BaseException:
             # The watcher may have been started nevertheless, then it does the same.
-            self.terminate()
+            self.state = TERMINATE
+            self.ring()
+            self._end_workers()
             raise
 
     def _start_worker(self) -> None:
@@ -355,11 +328,9 @@ class Crew:
 
     def ring(self) -> None:
         """Have the watcher look at the state."""
-        rope = self.bell_rope
-        if rope is not None and not self.is_copy:
-            # It may be full, then the watcher is told already.
-            with contextlib.suppress(OSError):
-                rope.send_bytes(b"!")
+        # It may have been closed, by another thread that saw the watcher gone.
+        with contextlib.suppress(OSError, TypeError):
+            self.bell_rope.send_bytes(b"!")
 
     def _watch(self) -> None:
         """Look after the workers until the last has left."""
@@ -380,13 +351,12 @@ class Crew:
                 self._nudge()
 
     def _look_after_workers(self) -> None:
-        bell = self.bell
         while self.state != TERMINATE:
             short = self.state == RUN and len(self.workers) < self.size
             sentinels = [worker.sentinel for worker in self.workers]
-            ended = wait([bell, *sentinels], _TICK if short or self.owed else None)
-            if bell in ended:
-                bell.recv_bytes()
+            ended = wait([self.bell, *sentinels], _TICK if short or self.owed else None)
+            if self.bell in ended:
+                self.bell.recv_bytes()
             if self.state == TERMINATE:
                 return
             for worker in [worker for worker in self.workers if worker.sentinel in ended]:
@@ -532,20 +502,6 @@ class Crew:
             self.names.remember(func, name, name)
         return name
 
-    def _encode(
-        self, func: Callable[..., Any], args: Any, kwds: Mapping[str, Any]
-    ) -> tuple[bytes, bytes]:
-        name = self.name_of(func)
-        return name, _native.join_task(name, args, kwds)
-
-    def _fail(self, result: Result, index: int, failure: Failure) -> None:
-        """Fail a task that the workers don't get."""
-        with self.lock:
-            rest = result._done(index, failure)
-        self._nudge()
-        # A last reference to the pool, perhaps, which is terminated without the lock.
-        del rest
-
     def submit(
         self,
         result: Result,
@@ -554,24 +510,10 @@ class Crew:
         kwds: Mapping[str, Any],
         index: int = 0,
     ) -> int:
-        """Give a task to the workers; return how many bytes it has.
-
-        One that can't be pickled fails with the reason, as with the standard library's pool.
-        """
+        """Give a task to the workers; return how many bytes it has."""
         self.check_process()
-        try:
-            name, task = self._encode(func, args, kwds)
-        except Exception as error:
-            # What a signal handler raises in the midst of it is the caller's.
-            if isinstance(error, MemoryError) or comes_from_a_handler(
-                lambda: self._encode(func, args, kwds), error
-            ):
-                raise
-            if error.__traceback__ is not None:
-                # This frame keeps the result.
-                error.__traceback__ = error.__traceback__.tb_next
-            self._fail(result, index, Given(error))
-            return 0
+        name = self.name_of(func)
+        task = _native.join_task(name, args, kwds)
         job = (weakref.ref(result), index, brief(task, name, args, kwds))
         with self.lock:
             # What was begun before the pool was closed is finished.
@@ -581,10 +523,6 @@ class Crew:
         return len(task)
 
     def close(self) -> None:
-        if self.is_copy:
-            if self.state == RUN:
-                self.state = CLOSE
-            return
         with self.lock:
             if self.state == RUN:
                 self.state = CLOSE
@@ -614,14 +552,11 @@ class Crew:
         )
         try:
             with self.lock:
-                if self.state != RUN:
-                    raise self.refused()
                 self.fed.add(result)
             feeder.start()
-        except BaseException as error:
-            # The thread may be there, or about to begin: it finds that nothing is wanted.
-            result.no_more(Given(error))
-            self._end_feeding(result)
+        except BaseException:
+            if feeder.ident is None:
+                self._end_feeding(result)
             raise
 
     def _feed(self, result: FedResult, submit_all: Callable[[], object]) -> None:
@@ -632,9 +567,7 @@ class Crew:
             # Also what is no Exception: somebody waits for it.
             result.no_more(Given(error))
         finally:
-            # What takes the tasks from an iterable may have forked.
-            if not self.is_copy:
-                self._end_feeding(result)
+            self._end_feeding(result)
 
     def submit_fed(
         self,
@@ -661,8 +594,9 @@ class Crew:
             # Its own number, or one that was put since.
             ahead.append(self.tasks._put_count() - 1, size)
         except Exception as error:
-            self.check_process()
-            self._fail(result, index, Given(error) if self.at_work else Ended(self.ended))
+            with self.lock:
+                result._done(index, Given(error) if self.at_work else Ended(self.ended))
+            self._nudge()
 
     def _end_feeding(self, result: FedResult) -> None:
         with self.lock:
@@ -672,74 +606,30 @@ class Crew:
         self.ring()
 
     def terminate(self) -> None:
-        """End the workers; the second call completes one that was interrupted."""
-        if self.is_copy:
-            self.state = TERMINATE
-            return
         with self.lock:
             if self.state not in (TERMINATE, DONE):
                 self.state = TERMINATE
         self.ring()
-        if not self.is_watched:
-            self._end_workers()
-            self.is_over = True
         self._wait_for_watcher()
 
     def _wait_for_watcher(self) -> None:
         if self.watcher is threading.current_thread():
             return
-        self._wait_until(lambda: self.is_over)
-        if self.is_watched:
-            self.wait(self.watcher.join, _TICK)
-        self.bell = self.bell_rope = None
+        if self.watcher.ident is not None:
+            self.watcher.join()
+        self.bell_rope.close()
+        self.bell.close()
 
     def join(self) -> None:
         self.check_process()
-        self._collect(None, lambda: self.is_over or not self.jobs, None)
+        self._collect(None, lambda: not (self.jobs and self.watcher.is_alive()), None)
         self._wait_for_watcher()
         # What came last is delivered, and what comes no more is failed.
-        self._collect(None, lambda: not (self.jobs or self.awaited), None)
+        self._collect(None, lambda: not self.jobs, None)
         if self.collector is not None and self.collector is not threading.current_thread():
-            self._wait_until(lambda: not self.due and self.calling is None)
-            self.wait(self.collector.join, _TICK)
-
-    # Waiting.
-
-    def wait(self, wait: Callable[..., Any], *args: Any) -> Any:
-        """Call what waits, without the lock.
-
-        A signal handler that waits may have interrupted its own thread anywhere, so also where that
-        has the lock. Others see then what the handler itself would see.
-        """
-        if not self.lock._is_owned():
-            return wait(*args)
-        depth: list[Any] = []
-        try:
-            # All in C, without a place for a signal between the release and its being noted.
-            depth.extend(map(operator.call, (self.lock._release_save,)))
-            return wait(*args)
-        finally:
-            if depth:
-                self.lock._acquire_restore(depth[0])
-
-    def _wait_until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until something is so that others tell by `_wake`."""
-        gate: SimpleQueue[None] = SimpleQueue()
-        try:
-            while not is_so():
-                self.gates[gate] = None
-                if not is_so():
-                    with contextlib.suppress(Empty):
-                        self.wait(gate.get, True, _TICK)
-        finally:
-            self.gates.pop(gate, None)
+            self.collector.join()
 
     # Results.
-
-    @property
-    def is_copy(self) -> bool:
-        """Whether this is a forked copy of the process that made the pool."""
-        return os.getpid() != self.pid
 
     def check_process(self) -> None:
         """Refuse to serve a copy of the process: it would take results from the original.
@@ -749,7 +639,7 @@ class Crew:
         ValueError
             In another process than the one that made the pool.
         """
-        if self.is_copy:
+        if os.getpid() != self.pid:
             raise ValueError(
                 f"the pool belongs to process {self.pid}, which made it; make another one here"
             )
@@ -776,7 +666,7 @@ class Crew:
                 self.gates[gate] = result
                 if not result._is_ready:
                     with contextlib.suppress(Empty):
-                        self.wait(gate.get, True, min(left, _TICK))
+                        gate.get(timeout=min(left, _TICK))
         finally:
             self.gates.pop(gate, None)
         return result._is_ready
@@ -792,8 +682,6 @@ class Crew:
         try:
             try:
                 while not done():
-                    # A handler or a callback may have forked.
-                    self.check_process()
                     left = _TICK if deadline is None else deadline - time.monotonic()
                     if self._take_turn(me):
                         if done():
@@ -806,7 +694,7 @@ class Crew:
                         self.gates[gate] = result
                         if self.turn is not None and not done():
                             with contextlib.suppress(Empty):
-                                self.wait(gate.get, True, min(left, _TICK))
+                                gate.get(timeout=min(left, _TICK))
                     if left <= 0:
                         return
             finally:
@@ -825,13 +713,9 @@ class Crew:
     def _end_collecting(self, gate: SimpleQueue[None] | None, nested: bool) -> None:
         if gate is not None:
             self.gates.pop(gate, None)
-        if self.turn == threading.get_ident():
-            if nested:
-                # What the interrupted collection is about to wait for may have been delivered.
-                self._nudge()
-            else:
-                self.turn = None
-                self._wake()
+        if self.turn == threading.get_ident() and not nested:
+            self.turn = None
+            self._wake()
 
     def _nudge(self) -> None:
         """Have all who wait look around, also the one who waits for outcomes."""
@@ -848,16 +732,18 @@ class Crew:
         """Wait for the next outcome; deliver it, and those that are there as well."""
         if not self.inbox:
             with contextlib.suppress(Empty):
-                self.wait(self._fill_inbox, timeout)
+                # All in C, without a place for a signal between the queue and the inbox.
+                results = map(self.results._get_results, (_BATCH,), (timeout,))
+                self.inbox.extend(chain.from_iterable(results))
         # A last reference to the pool may be among it, without which the pool is terminated.
         unneeded: list[object] = []
         with self.lock:
-            while outcome := self.inbox[0] if self.inbox else None:
+            while self.inbox:
+                outcome = self.inbox[0]
                 # There is no job if a worker died after it gave the result.
                 number = outcome.number
-                job = self.jobs.get(number)
-                if job is not None:
-                    ref, index, call = job
+                if number in self.jobs:
+                    ref, index, call = self.jobs[number]
                     result = ref()
                     if result is not None:
                         # As bytes; a failure is in plain values, and read.
@@ -866,28 +752,19 @@ class Crew:
                         if rest is not None:
                             unneeded.append(rest)
                     self.jobs.pop(number, None)
-                # A signal handler that used the pool may have done all this.
-                with contextlib.suppress(ValueError):
-                    self.inbox.remove(outcome)
+                self.inbox.popleft()
             # Looked at in this order: without workers no more outcomes come.
-            if self.is_over and (self.jobs or self.awaited) and not self.results.qsize():
+            if self.is_over and self.jobs and not self.results.qsize():
                 for number, (ref, index, _) in tuple(self.jobs.items()):
                     result = ref()
                     if result is not None:
                         unneeded.append(result._done(index, Ended(self.ended)))
                     self.jobs.pop(number, None)
-                # What has no task: an interrupt came before that was submitted.
-                self.awaited.clear()
         if not self.gates:
             return
         for gate, awaited in tuple(self.gates.items()):
             if self.due if awaited is None else awaited._has_come:
                 gate.put(None)
-
-    def _fill_inbox(self, timeout: float) -> None:
-        # All in C, without a place for a signal between the queue and the inbox.
-        results = map(self.results._get_results, (_BATCH,), (timeout,))
-        self.inbox.extend(chain.from_iterable(results))
 
     def _failure(self, call: Brief, outcome: _native.Outcome) -> Failure:
         if outcome.lost is not None:
@@ -918,13 +795,12 @@ class Crew:
         """Call a result's callbacks when it is ready, though nobody may wait for it."""
         with self.lock:
             self.awaited.add(result)
-            has_collector = self.collector is not None
-        if not has_collector:
-            # Several threads may come here, or a handler while this one waits for the new thread:
-            # the first that runs is the collector.
-            threading.Thread(
-                target=self._call_back, name="procession callbacks", daemon=True
-            ).start()
+            if self.collector is None:
+                collector = threading.Thread(
+                    target=self._call_back, name="procession callbacks", daemon=True
+                )
+                collector.start()
+                self.collector = collector
         self._wake()
 
     def expect_none(self, result: ResultWithCallback) -> None:
@@ -938,18 +814,13 @@ class Crew:
         if has_one and result in self.awaited:
             self.due[result] = None
         self.awaited.discard(result)
-        return result in self.due or result is self.calling
+        return result in self.due
 
     def _call_back(self) -> None:
         """Call callbacks as they become due, in order; collect while nobody else does."""
-        with self.lock:
-            if self.collector is not None:
-                return
-            self.collector = threading.current_thread()
-        # A callback may have forked: its copy has nothing to call.
-        while not self.is_copy:
+        while True:
             with self.lock:
-                result = self.calling = next(iter(self.due), None)
+                result = next(iter(self.due), None)
                 if result is not None:
                     del self.due[result]
             if result is not None:
@@ -958,20 +829,25 @@ class Crew:
                 except BaseException as error:
                     # Also what is no Exception: others wait for this thread.
                     _report(error)
-                if self.is_copy:
-                    return
                 # The last reference to the pool may be what is let go of here.
                 result._called_back()
-                result = self.calling = None
+                result = None
                 self._wake()
             elif self.awaited:
                 self._collect(None, lambda: bool(self.due) or not self.awaited, None)
             elif self.state in (TERMINATE, DONE):
                 return
             else:
-                self._wait_until(
-                    lambda: bool(self.due or self.awaited) or self.state in (TERMINATE, DONE)
-                )
+                self._pause()
+
+    def _pause(self) -> None:
+        """Wait until somebody wakes those who wait, or for a moment."""
+        gate: SimpleQueue[None] = SimpleQueue()
+        self.gates[gate] = None
+        if not (self.due or self.awaited or self.state in (TERMINATE, DONE)):
+            with contextlib.suppress(Empty):
+                gate.get(timeout=_TICK)
+        self.gates.pop(gate, None)
 
 
 def _report(error: BaseException) -> None:

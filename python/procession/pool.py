@@ -130,22 +130,12 @@ class Pool:
         return f"<{name} state={self._state} pool_size={len(self._pool)}>"
 
     def _result(self, kind: Any, callback: Any, error_callback: Any, **kwds: Any) -> Any:
-        self._crew.check_process()
         if self._crew.state != RUN:
             raise self._crew.refused()
-        return kind(self, callback, error_callback, **kwds)
-
-    def _submit(self, result: AsyncResult, tasks: Iterable[tuple[Any, ...]]) -> None:
-        """Give the tasks of a result to the workers; its callbacks are called if all went well."""
-        crew = self._crew
-        try:
-            if result._callback is not None or result._error_callback is not None:
-                crew.expect_callback(result)
-            for index, (func, args, kwds) in enumerate(tasks):
-                crew.submit(result, func, args, kwds, index)
-        except BaseException:
-            crew.expect_none(result)
-            raise
+        result = kind(self, callback, error_callback, **kwds)
+        if callback is not None or error_callback is not None:
+            self._crew.expect_callback(result)
+        return result
 
     def apply(
         self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
@@ -170,17 +160,20 @@ class Pool:
         args, kwds
             Its arguments.
         callback, error_callback : callable, optional
-            Called with the result, or the exception, in a thread of this process. A task that can't
-            be pickled fails with the reason; no worker gets it.
+            Called with the result, or the exception, in a thread of this process.
 
         Raises
         ------
         ValueError
             If the pool is closed.
         """
-        result: AsyncResult = self._result(AsyncResult, callback, error_callback)
-        self._submit(result, ((func, args, kwds),))
-        return result
+        result = self._result(AsyncResult, callback, error_callback)
+        try:
+            self._crew.submit(result, func, args, kwds)
+        except BaseException:
+            self._crew.expect_none(result)
+            raise
+        return result  # type: ignore[no-any-return]
 
     def map(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
@@ -243,14 +236,21 @@ class Pool:
         if chunksize is None:
             chunksize = -(-length // (self._processes * 4)) or 1
         _check_chunksize(chunksize)
-        result: MapResult = self._result(
-            MapResult, callback, error_callback, length=length, chunksize=chunksize
-        )
-        if length == 0:
-            # As the standard library's pool, it calls nobody back.
-            result._set_empty([])
-        else:
-            self._submit(result, ((call, (func, chunk), {}) for chunk in _chunks(items, chunksize)))
+        with self._crew.lock:
+            result: MapResult = self._result(
+                MapResult, callback, error_callback, length=length, chunksize=chunksize
+            )
+            if length == 0:
+                # As the standard library's pool, it calls nobody back.
+                self._crew.expect_none(result)
+                result._set_empty([])
+                return result
+        try:
+            for index, chunk in enumerate(_chunks(items, chunksize)):
+                self._crew.submit(result, call, (func, chunk), {}, index)
+        except BaseException:
+            self._crew.expect_none(result)
+            raise
         return result
 
     def imap(
@@ -288,11 +288,12 @@ class Pool:
         _check_chunksize(chunksize)
         crew = self._crew
         crew.check_process()
-        if crew.state != RUN:
-            raise crew.refused()
-        iterator = kind(self, crew, chunksize)
-        chunks = iterator._chunks
-        crew.feed(chunks, lambda: _submit_each(crew, chunks, func, iterable, chunksize))
+        with crew.lock:
+            if crew.state != RUN:
+                raise crew.refused()
+            iterator = kind(self, crew, chunksize)
+            chunks = iterator._chunks
+            crew.feed(chunks, lambda: _submit_each(crew, chunks, func, iterable, chunksize))
         return iterator
 
     def close(self) -> None:
@@ -303,9 +304,7 @@ class Pool:
     def terminate(self) -> None:
         """End the workers at once; what is not done fails with `PoolTerminatedError`."""
         self._is_left_open = False
-        # Not by the finalizer, which can be called only once, and may be interrupted.
-        self._crew.terminate()
-        self._terminate.cancel()
+        self._terminate()
 
     def join(self) -> None:
         """Wait until the workers have left.

@@ -48,16 +48,8 @@ pub fn register(handlers: Handlers) -> io::Result<()> {
         return Ok(());
     }
     // SAFETY: the three functions live as long as the program and don't unwind.
-    match unsafe { pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } {
+    match unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
     }
-}
-
-unsafe extern "C" {
-    fn pthread_atfork(
-        before: Option<extern "C" fn()>,
-        in_parent: Option<extern "C" fn()>,
-        in_child: Option<extern "C" fn()>,
-    ) -> libc::c_int;
 }

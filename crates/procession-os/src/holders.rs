@@ -1,5 +1,4 @@
 //! Which processes have a file open or mapped (`/proc/PID/fd`, `/proc/PID/maps`).
-
 //!
 //! It allocates nothing, since it may be part of a fork in a signal's handler.
 
@@ -12,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, openat, statat};
 use rustix::io::Errno;
+use rustix::path::DecInt;
 
 use crate::stat;
 
@@ -78,19 +78,8 @@ fn has_open(process: &OwnedFd, file: FileId) -> io::Result<bool> {
 /// namespace.
 pub fn has_mapped(pid: u32, file: FileId) -> io::Result<bool> {
     check_numbers()?;
-    let mut path = [0; 16];
-    let mut at = path.len() - 1;
-    let mut rest = pid;
-    loop {
-        at -= 1;
-        path[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    let name = CStr::from_bytes_until_nul(&path[at..]).expect("the last byte is 0");
-    maps(&directory(directory(CWD, c"/proc")?.as_fd(), name)?, file)
+    let name = DecInt::new(pid);
+    maps(&directory(directory(CWD, c"/proc")?.as_fd(), name.as_c_str())?, file)
 }
 
 fn maps(process: &OwnedFd, file: FileId) -> io::Result<bool> {

@@ -179,7 +179,7 @@ impl SharedMemory {
     pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds> {
         let from = self.at(offset, into.len() as u64)?;
         // SAFETY: both ranges are valid for the length; shared memory never overlaps `into`, which
-        // is memory of this process alone.
+        // is memory of this process only.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr(), into.len()) };
         Ok(())
     }
@@ -320,7 +320,7 @@ impl SharedBytes<'_> {
     pub fn read(self, into: &mut [u8]) {
         assert_eq!(self.len, into.len(), "bytes are copied into as many");
         // SAFETY: both ranges are valid for the length; shared memory never overlaps `into`, which
-        // is memory of this process alone.
+        // is memory of this process only.
         unsafe { ptr::copy_nonoverlapping(self.at.as_ptr(), into.as_mut_ptr(), self.len) };
     }
 
@@ -332,7 +332,7 @@ impl SharedBytes<'_> {
     pub fn copy_to(self, into: &mut [MaybeUninit<u8>]) {
         assert_eq!(self.len, into.len(), "bytes are copied into as many");
         // SAFETY: both ranges are valid for the length; shared memory never overlaps `into`, which
-        // is memory of this process alone.
+        // is memory of this process only.
         unsafe { ptr::copy_nonoverlapping(self.at.as_ptr(), into.as_mut_ptr().cast(), self.len) };
     }
 

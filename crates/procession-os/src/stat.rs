@@ -11,6 +11,8 @@
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::path::DecInt;
+
 use crate::process;
 
 /// What the kernel has a process do. Of a process with several threads it is that of the first.
@@ -157,19 +159,9 @@ fn numbers_of_this_process() -> Option<usize> {
 }
 
 fn path_of_stat(pid: u32, path: &mut [u8; 32]) -> Option<&CStr> {
-    let mut digits = [0u8; 10];
-    let mut first = digits.len();
-    let mut rest = pid;
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
+    let number = DecInt::new(pid);
     let mut len = 0;
-    for part in [b"/proc/", &digits[first..], b"/stat\0"] {
+    for part in [b"/proc/", number.as_bytes(), b"/stat\0"] {
         path.get_mut(len..len + part.len())?.copy_from_slice(part);
         len += part.len();
     }

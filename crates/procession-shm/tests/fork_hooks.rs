@@ -19,14 +19,6 @@ use support::{Child, Words, alone, arena, at, child, micros, millis, nothing_lef
 
 const FOREVER: Waiting = Waiting::FOREVER;
 
-unsafe extern "C" {
-    fn pthread_atfork(
-        before: Option<extern "C" fn()>,
-        in_parent: Option<extern "C" fn()>,
-        in_child: Option<extern "C" fn()>,
-    ) -> libc::c_int;
-}
-
 /// Registers hooks before anything else of the program does: functions of a section with a
 /// priority are called before those of plain `.init_array`.
 #[used]
@@ -36,7 +28,7 @@ static REGISTER: extern "C" fn() = register;
 
 extern "C" fn register() {
     // SAFETY: the hooks live as long as the program.
-    unsafe { pthread_atfork(Some(before), Some(after), Some(in_child)) };
+    unsafe { libc::pthread_atfork(Some(before), Some(after), Some(in_child)) };
 }
 
 /// Whether a fork has come to the library's hook.

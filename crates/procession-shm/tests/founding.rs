@@ -14,14 +14,6 @@ use procession_shm::sync::Lock;
 use procession_shm::wait::{Acquired, Waiting};
 use support::{Words, arena, nothing_left};
 
-unsafe extern "C" {
-    fn pthread_atfork(
-        before: Option<extern "C" fn()>,
-        in_parent: Option<extern "C" fn()>,
-        in_child: Option<extern "C" fn()>,
-    ) -> libc::c_int;
-}
-
 #[used]
 // SAFETY: the section has pointers to functions of the C convention. With this priority it is
 // called before those without one, so the hook below is the last of all to run before a fork.
@@ -30,7 +22,7 @@ static REGISTER: extern "C" fn() = register;
 
 extern "C" fn register() {
     // SAFETY: the hook lives as long as the program.
-    unsafe { pthread_atfork(Some(until_founded), None, None) };
+    unsafe { libc::pthread_atfork(Some(until_founded), None, None) };
 }
 
 static IS_FORKING: AtomicBool = AtomicBool::new(false);

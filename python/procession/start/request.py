@@ -117,23 +117,7 @@ class ForkServer:
         self._lock = threading.RLock()
 
     def set_forkserver_preload(self, modules_names: list[str], *, on_error: str = "ignore") -> None:
-        """Choose what the template imports, when it is started.
-
-        Parameters
-        ----------
-        modules_names : list of str
-            The modules; ``"__main__"`` is the program.
-        on_error : {"ignore", "warn", "fail"}
-            What follows if one can't be imported: nothing; an `ImportWarning`; or the error itself,
-            with which the template ends.
-
-        Raises
-        ------
-        TypeError
-            If the names are no strings.
-        ValueError
-            If `on_error` is none of these.
-        """
+        """Choose what the template imports; see `BaseContext.set_forkserver_preload`."""
         if not all(type(name) is str for name in modules_names):
             raise TypeError("module_names must be a list of strings")
         if on_error not in ("ignore", "warn", "fail"):

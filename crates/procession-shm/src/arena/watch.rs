@@ -13,9 +13,8 @@
 //!   a range that has none, and sleep on one's own word and the count. A watcher sleeps on the life
 //!   words of its range as well, and everybody on that of another watcher, so that its death is
 //!   seen.
-//! - To announce: raise the count, wake all that sleep on it. It is done for each process by
-//!   whoever
-//!   is the first to know that it is over, when everybody can see that.
+//! - To announce: raise the count, wake all that sleep on it. The first to know that a process is
+//!   over does it, when everybody can see that.
 //! - To wake for good: leave the range, and have one of the others look, which takes it, or leaves
 //!   as well.
 //! - A process that joins, or has another thread watch over its row, has the watcher look again.

@@ -8,7 +8,7 @@
 //! | [`BYTES`] | themselves | all |
 //! | 0 to 4, 6 to 8 | a Python object (`procession-python/src/pickling.rs`) | Python |
 //! | [`POSTCARD`] | a value in `postcard`'s format | Rust |
-//! | 255 | several objects: a pool's task or outcome (`procession-python/src/queues/pool.rs`) | Python |
+//! | 255 | several objects: a pool's task or outcome (`queues/pool.rs` of the binding) | Python |
 
 /// The kind of a message that is plain bytes, which programs in all languages read and write.
 pub const BYTES: u8 = 5;

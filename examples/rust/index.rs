@@ -467,7 +467,7 @@ fn run() -> Result<(), Failure> {
 
     println!("\nfiles: {}\nskipped: {}", index.files, index.skipped);
     println!("identifiers: {}", index.identifiers);
-    println!("\nnames: {}, the {MOST_USED} most used:", index.names.len());
+    println!("\nnames: {}, the {MOST_USED} max used:", index.names.len());
     let mut by_use: Vec<_> = index.names.iter().collect();
     by_use.sort_by(|(a, uses_a), (b, uses_b)| uses_b.cmp(uses_a).then(a.cmp(b)));
     for (name, uses) in by_use.into_iter().take(MOST_USED) {

@@ -156,7 +156,7 @@ fn by_parking_lot(hold: Hold, waiters: usize) -> (u64, Threads) {
 fn row(what: &str, hold: Hold, waiters: usize, (holder, shared): (u64, impl Shared)) {
     let numbers = |offset| (0..waiters).map(move |waiter| of_waiter(waiter) + offset);
     let turns: u64 = numbers(0).map(|index| shared.get(index)).sum();
-    let most = |offset| numbers(offset).map(|index| shared.get(index)).max().unwrap_or(0);
+    let max = |offset| numbers(offset).map(|index| shared.get(index)).max().unwrap_or(0);
     let kind = match hold {
         Hold { micros: 0, .. } => "",
         Hold { busy: true, .. } => ", busy",
@@ -167,8 +167,8 @@ fn row(what: &str, hold: Hold, waiters: usize, (holder, shared): (u64, impl Shar
         "| {} ms{kind} | {waiters} | {what} | {holder} | {each:.0} | {:.1} | {} | {:.1} |",
         hold.micros as f64 / 1e3,
         holder as f64 / each,
-        most(1),
-        most(2) as f64 / 1e6,
+        max(1),
+        max(2) as f64 / 1e6,
     );
 }
 

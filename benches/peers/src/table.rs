@@ -44,7 +44,7 @@ pub fn print(workloads: &[Workload], rounds: usize, filters: &[String]) {
         let theirs = theirs.into_iter().map(median).fold(0.0, f64::max);
         let ratio = ours / theirs;
         let (asked, verdict) = match workload.at_least {
-            Some(least) => (format!("{least}"), if ratio < least { "  below" } else { "" }),
+            Some(min) => (format!("{min}"), if ratio < min { "  below" } else { "" }),
             None => ("-".to_owned(), ""),
         };
         println!(

@@ -114,11 +114,11 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A copy of a descriptor, with a number from `least` on.
-fn copy_from(fd: RawFd, least: RawFd) -> io::Result<OwnedFd> {
+/// A copy of a descriptor, with a number from `min` on.
+fn copy_from(fd: RawFd, min: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl fails on a number that is no descriptor; what it returns is new.
     unsafe {
-        match libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) {
+        match libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, min) {
             -1 => Err(io::Error::last_os_error()),
             copy => Ok(OwnedFd::from_raw_fd(copy)),
         }

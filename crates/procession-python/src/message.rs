@@ -15,7 +15,7 @@ use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 
 use procession_os::memory::{SharedBytes, make_room};
-use procession_shm::queue::{INLINE_MOST, MessageBuffer};
+use procession_shm::queue::{INLINE_MAX, MessageBuffer};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -186,9 +186,9 @@ pub(crate) fn extend(message: &mut Vec<u8>, bytes: &[u8]) -> PyResult<()> {
 }
 
 /// Where the bytes of a short message go.
-pub(crate) type Buffer = [MaybeUninit<u8>; INLINE_MOST];
+pub(crate) type Buffer = [MaybeUninit<u8>; INLINE_MAX];
 
-pub(crate) const BUFFER: Buffer = [MaybeUninit::uninit(); INLINE_MOST];
+pub(crate) const BUFFER: Buffer = [MaybeUninit::uninit(); INLINE_MAX];
 
 /// Room for a message, and after that the message.
 ///
@@ -244,7 +244,7 @@ impl<'b> Room<'b> {
         // SAFETY: so many bytes were filled.
         let head = unsafe { std::slice::from_raw_parts(self.buffer.as_ptr().cast(), self.filled) };
         // There may be room left that was made for another message.
-        let rest = self.rest.as_ref().filter(|_| self.len > INLINE_MOST);
+        let rest = self.rest.as_ref().filter(|_| self.len > INLINE_MAX);
         View { kind: self.kind, len: self.len, head, rest }
     }
 
@@ -262,7 +262,7 @@ impl MessageBuffer for Room<'_> {
     #[inline]
     fn make_room(&mut self, number: u64, len: usize) -> bool {
         let rest = self.rest.as_ref();
-        len <= INLINE_MOST
+        len <= INLINE_MAX
             || self.cut == Some(number)
             || rest.is_some_and(|rest| rest.len + self.head_len == len)
     }
@@ -270,7 +270,7 @@ impl MessageBuffer for Room<'_> {
     #[inline]
     fn fill(&mut self, bytes: SharedBytes<'_>) {
         self.len = bytes.len();
-        let short = self.len <= INLINE_MOST;
+        let short = self.len <= INLINE_MAX;
         self.filled = if short { self.len } else { self.head_len };
         let (head, rest) = bytes.split_at(self.filled);
         head.copy_to(&mut self.buffer[..self.filled]);
@@ -311,7 +311,7 @@ pub(crate) struct View<'m> {
 impl View<'_> {
     /// Whether its rest was left out.
     pub(crate) fn is_cut(&self) -> bool {
-        self.len > INLINE_MOST && self.rest.is_none()
+        self.len > INLINE_MAX && self.rest.is_none()
     }
 
     /// Whether it was pickled, so that reading it may run any code.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use procession_os::clock::Monotonic;
 use procession_shm::arena::{self, Arena, Error, family, is_founded};
-use procession_shm::wait::{Deadline, Stopped, Waiting};
+use procession_shm::wait::{Deadline, Wait, WaitError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -42,7 +42,7 @@ pub(crate) fn make<T: Send>(
 ) -> PyResult<T> {
     loop {
         match py.detach(|| make(family()?)) {
-            Err(Error::Stopped(Stopped::Interrupted)) => look_around(py)?,
+            Err(Error::Wait(WaitError::Interrupted)) => look_around(py)?,
             made => return made.map_err(arena_error),
         }
     }
@@ -52,17 +52,17 @@ pub(crate) fn make<T: Send>(
 pub(crate) fn wait<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
-    wait: impl Fn(Waiting) -> Result<T, Stopped> + Sync,
+    wait: impl Fn(Wait) -> Result<T, WaitError> + Sync,
 ) -> PyResult<Option<T>> {
     if is_founded() {
         family().and_then(|arena| arena.check_member()).map_err(arena_error)?;
     }
-    let waiting = Waiting { deadline, interruptible: true };
+    let waiting = Wait { deadline, interruptible: true };
     loop {
         match py.detach(|| wait(waiting)) {
             Ok(value) => return Ok(Some(value)),
-            Err(Stopped::TimedOut) => return Ok(None),
-            Err(Stopped::Interrupted) => look_around(py)?,
+            Err(WaitError::TimedOut) => return Ok(None),
+            Err(WaitError::Interrupted) => look_around(py)?,
         }
     }
 }

@@ -10,10 +10,10 @@ use std::num::NonZeroU32;
 use procession_os::pidfd::ExitStatus;
 use procession_shm::failpoint;
 use procession_shm::sync::{Arrival, Barrier, Condition, Lock, Outcome, Semaphore};
-use procession_shm::wait::{Acquired, Operation, Waiting};
+use procession_shm::wait::{Acquired, Operation, Wait};
 use support::{Child, SIGKILL, Words, alone, arena, at, child, millis, nothing_left};
 
-const FOREVER: Waiting = Waiting::FOREVER;
+const FOREVER: Wait = Wait::FOREVER;
 
 fn patient(body: impl FnOnce()) -> Child {
     child(|| {
@@ -113,11 +113,11 @@ fn parties_are_woken_by_the_death_of_one_that_came_after_they_slept() {
         let parties = NonZeroU32::new(before + 2).unwrap();
         let barrier = Barrier::new(arena(), "barrier", parties).unwrap();
         let meet = || {
-            let Arrival::Early(seat) = barrier.arrive(false, FOREVER).unwrap() else {
+            let Arrival::Early(ticket) = barrier.arrive(false, FOREVER).unwrap() else {
                 panic!("nobody is missing");
             };
-            assert_eq!(barrier.wait(seat, FOREVER).unwrap(), Outcome::Broken);
-            barrier.leave(seat);
+            assert_eq!(barrier.wait(ticket, FOREVER).unwrap(), Outcome::Broken);
+            barrier.leave(ticket);
         };
         let others: Vec<_> = (0..before).map(|_| patient(meet)).collect();
         until_asleep(before as usize, barrier.handle().index, Operation::Barrier);

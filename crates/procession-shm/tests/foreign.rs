@@ -19,7 +19,7 @@ use procession_shm::arena::{self, Arena, Forked, Handle};
 use procession_shm::memory::SharedBlock;
 use procession_shm::queue::Queue;
 use procession_shm::sync::{Arrival, Barrier, Condition, Event, Lock, RLock, Semaphore};
-use procession_shm::wait::{Owner, Waiting};
+use procession_shm::wait::{Owner, Wait};
 use support::{Random, report_panics_of_children, say};
 
 /// How many arenas are damaged, each in its own way. `FUZZ_FROM=300` goes on with others.
@@ -51,8 +51,8 @@ impl Progress {
     }
 }
 
-fn soon() -> Waiting {
-    Waiting::until(Some(Monotonic::now().after(Duration::from_micros(100))))
+fn soon() -> Wait {
+    Wait::until(Some(Monotonic::now().after(Duration::from_micros(100))))
 }
 
 /// Where the rows of processes and objects end, in an arena of the size that is damaged here.
@@ -120,7 +120,7 @@ fn damage_and_use(seed: u64, progress: &Progress) {
     let arena = Arena::with_capacity(16 << 20).unwrap();
     let queue = Queue::new(arena, "queue", seed.is_multiple_of(3).then_some(100)).unwrap();
     for n in 0..60usize {
-        queue.put(1, &vec![1; n * 150 % 9000], Waiting::FOREVER).unwrap();
+        queue.put(1, &vec![1; n * 150 % 9000], Wait::FOREVER).unwrap();
     }
     let lock = Lock::new(arena, "lock").unwrap();
     let rlock = RLock::new(arena, "rlock").unwrap();
@@ -183,13 +183,13 @@ fn damage_and_use(seed: u64, progress: &Progress) {
         }
         progress.at("barrier");
         match barrier.arrive(round % 2 == 0, soon()) {
-            Ok(Arrival::Early(seat)) => {
-                let _ = barrier.wait(seat, soon());
-                barrier.leave(seat);
+            Ok(Arrival::Early(ticket)) => {
+                let _ = barrier.wait(ticket, soon());
+                barrier.leave(ticket);
             }
-            Ok(Arrival::Leads(seat)) => {
-                let _ = barrier.lead(seat);
-                barrier.leave(seat);
+            Ok(Arrival::Leader(ticket)) => {
+                let _ = barrier.lead(ticket);
+                barrier.leave(ticket);
             }
             _ => barrier.reset(),
         }

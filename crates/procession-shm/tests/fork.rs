@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use procession_shm::memory::SharedBlock;
 use procession_shm::queue::Queue;
 use procession_shm::sync::{Event, Lock, Semaphore};
-use procession_shm::wait::Waiting;
+use procession_shm::wait::Wait;
 use support::{Random, alone, arena, child};
 
-const FOREVER: Waiting = Waiting::FOREVER;
+const FOREVER: Wait = Wait::FOREVER;
 
 #[derive(Clone)]
 struct Shared {

@@ -14,10 +14,10 @@ use procession_os::process;
 use procession_shm::arena::{self, Forked};
 use procession_shm::queue::Queue;
 use procession_shm::sync::{Lock, RLock};
-use procession_shm::wait::{Acquired, Waiting};
+use procession_shm::wait::{Acquired, Wait};
 use support::{Child, Words, alone, arena, at, child, micros, millis, nothing_left};
 
-const FOREVER: Waiting = Waiting::FOREVER;
+const FOREVER: Wait = Wait::FOREVER;
 
 /// Registers hooks before anything else of the program does: functions of a section with a
 /// priority are called before those of plain `.init_array`.
@@ -67,8 +67,8 @@ extern "C" fn in_child() {
     after();
     // SAFETY: it is leaked, or null.
     if let Some(early) = unsafe { IN_CHILD.load(Ordering::SeqCst).as_ref() } {
-        early.said.set(1, u64::from(early.rlock.acquire(Waiting::NOT).is_ok()));
-        let _ = early.lock.acquire(Waiting::NOT);
+        early.said.set(1, u64::from(early.rlock.acquire(Wait::TRY).is_ok()));
+        let _ = early.lock.acquire(Wait::TRY);
         early.said.set(2, early.lock.owner().map_or(0, |owner| owner.thread().into()));
         early.said.set(0, 1);
     }
@@ -232,8 +232,8 @@ fn a_copy_that_no_hook_was_told_of_is_a_process_of_its_own() {
     let said = Words::new(4);
     let _ = rlock.acquire(FOREVER).unwrap();
     let pid = copy_without_hooks(|| {
-        let _ = lock.acquire(Waiting::NOT);
-        said.set(1, u64::from(rlock.acquire(Waiting::NOT).is_ok()));
+        let _ = lock.acquire(Wait::TRY);
+        said.set(1, u64::from(rlock.acquire(Wait::TRY).is_ok()));
         said.set(2, lock.owner().map_or(0, |owner| owner.thread().into()));
         said.set(3, u64::from(arena().slot_of(process::id()) == Some(arena().me())));
         let me = arena().me().index;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use procession_os::process;
 use procession_shm::sync::Lock;
-use procession_shm::wait::{Acquired, Waiting};
+use procession_shm::wait::{Acquired, Wait};
 use support::{Words, arena, nothing_left};
 
 #[used]
@@ -57,14 +57,14 @@ fn a_child_whose_fork_began_before_the_family_was_founded_is_a_member() {
         let me = arena().me().index;
         let held = arena().objects().iter().all(|object| object.holders.contains(&me));
         said.set(1, u64::from(held));
-        said.set(2, u64::from(lock.acquire(Waiting::NOT).is_ok()));
+        said.set(2, u64::from(lock.acquire(Wait::TRY).is_ok()));
         process::exit_now(0);
     }
     founder.join().unwrap();
     process::reap(pid as u32).unwrap();
     let (lock, said) = FOUNDED.get().unwrap();
     assert_eq!([0, 1, 2].map(|at| said.get(at)), [1, 1, 1], "a member, that holds and locks");
-    let told = lock.acquire(Waiting::FOREVER).unwrap();
+    let told = lock.acquire(Wait::FOREVER).unwrap();
     assert!(matches!(told, Acquired::OwnerDied(_)), "{told:?}");
     lock.release().unwrap();
     support::only_me();

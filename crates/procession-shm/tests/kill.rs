@@ -14,9 +14,9 @@ use procession_os::process;
 use procession_shm::arena::{self, Forked};
 use procession_shm::failpoint;
 use procession_shm::memory::SharedBlock;
-use procession_shm::queue::{JoinError, Queue, QueueError};
+use procession_shm::queue::{Queue, QueueError, QueueJoinError};
 use procession_shm::sync::{Event, Lock, RLock, Semaphore};
-use procession_shm::wait::{Acquired, Stopped, Waiting};
+use procession_shm::wait::{Acquired, Wait, WaitError};
 use support::{Child, Random, SIGKILL, Words, alone, arena, at, child, micros};
 
 /// What each process of a scenario does, until it is told to stop or is killed.
@@ -45,7 +45,7 @@ const SIZES: [usize; 9] = [16, 100, 3000, 4096, 4097, 8192, 9000, 70_000, 24];
 const PRODUCERS: usize = 4;
 const CONSUMERS: usize = 4;
 /// The most messages of one producer.
-const MOST: usize = 20_000;
+const MAX_MESSAGES: usize = 20_000;
 
 /// What the processes write down for the test to judge.
 #[derive(Clone)]
@@ -60,7 +60,7 @@ impl Record {
     const TOLD: usize = 2;
 
     fn new() -> Self {
-        Self(Words::new(64 + 2 * (PRODUCERS * MOST) as u64))
+        Self(Words::new(64 + 2 * (PRODUCERS * MAX_MESSAGES) as u64))
     }
 
     fn claim(consumer: usize) -> usize {
@@ -76,7 +76,7 @@ impl Record {
 
     /// The number + 1 of a message as put gave it; the word behind is as get gave it.
     fn put(producer: usize, sequence: usize) -> usize {
-        64 + 2 * (producer * MOST + sequence)
+        64 + 2 * (producer * MAX_MESSAGES + sequence)
     }
 
     fn got(producer: usize, sequence: usize) -> usize {
@@ -107,10 +107,10 @@ fn message(producer: usize, sequence: usize) -> Vec<u8> {
 }
 
 impl Scenario {
-    fn new(most: Option<u64>) -> Self {
+    fn new(capacity: Option<u64>) -> Self {
         Self {
             record: Record::new(),
-            queue: Queue::joinable(arena(), "queue", most).unwrap(),
+            queue: Queue::joinable(arena(), "queue", capacity).unwrap(),
             lock: Lock::new(arena(), "lock").unwrap(),
             permits: Semaphore::recovering(arena(), "permits", PERMITS).unwrap(),
         }
@@ -131,7 +131,7 @@ impl Scenario {
 
     fn produce(&self, me: usize) {
         let record = &self.record.0;
-        for sequence in 0..MOST {
+        for sequence in 0..MAX_MESSAGES {
             if self.record.stopped() > 0 {
                 return;
             }
@@ -140,11 +140,11 @@ impl Scenario {
             }
             let message = message(me, sequence);
             let number = if sequence % 10 == 9 {
-                let put = self.queue.put_many([(me as u8, &message[..])], Waiting::FOREVER);
+                let put = self.queue.put_many([(me as u8, &message[..])], Wait::FOREVER);
                 assert_eq!(put.unwrap(), 1);
                 None
             } else {
-                Some(self.queue.put(me as u8, &message, Waiting::FOREVER).unwrap())
+                Some(self.queue.put(me as u8, &message, Wait::FOREVER).unwrap())
             };
             if let Some(number) = number {
                 record.set(Record::put(me, sequence), number + 1);
@@ -160,11 +160,11 @@ impl Scenario {
         loop {
             bytes.clear();
             let soon = Monotonic::now().after(Duration::from_millis(10));
-            let got = self.queue.get_claiming(&mut bytes, claim, Waiting::until(Some(soon)));
+            let got = self.queue.get_claiming(&mut bytes, claim, Wait::until(Some(soon)));
             let (kind, number) = match got {
                 Ok(got) => got,
-                Err(QueueError::Stopped(Stopped::TimedOut)) if self.record.stopped() == 2 => return,
-                Err(QueueError::Stopped(Stopped::TimedOut)) => continue,
+                Err(QueueError::Wait(WaitError::TimedOut)) if self.record.stopped() == 2 => return,
+                Err(QueueError::Wait(WaitError::TimedOut)) => continue,
                 Err(error) => panic!("get: {error}"),
             };
             let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
@@ -186,7 +186,7 @@ impl Scenario {
             // Once more after the others were stopped: one of them may have died with the lock
             // since.
             let last = self.record.stopped() == 2;
-            let acquired = self.lock.acquire(Waiting::FOREVER).unwrap();
+            let acquired = self.lock.acquire(Wait::FOREVER).unwrap();
             let found = inside.swap(1, Ordering::SeqCst);
             match acquired {
                 Acquired::Clean => assert_eq!(found, 0, "two were inside the lock"),
@@ -214,7 +214,7 @@ impl Scenario {
             if self.record.stopped() == 2 {
                 return;
             }
-            self.permits.acquire(Waiting::FOREVER).unwrap();
+            self.permits.acquire(Wait::FOREVER).unwrap();
             if round % 4 == 0 {
                 micros(300);
             }
@@ -238,7 +238,7 @@ impl Scenario {
             assert!(permits.try_acquire());
             let queue = Queue::new(arena(), "made", None).unwrap();
             for sequence in 0..round % 12 {
-                queue.put(0, &message(0, sequence), Waiting::FOREVER).unwrap();
+                queue.put(0, &message(0, sequence), Wait::FOREVER).unwrap();
             }
             let small = SharedBlock::new(arena(), "made", 100).unwrap();
             let large = SharedBlock::new(arena(), "made", 200_000).unwrap();
@@ -310,8 +310,8 @@ impl Scenario {
 
         // What the dead had in hands is freed already, not only when the queue ends: there is the
         // chunk that both ends are in, and a body each for queue, permits and record.
-        self.queue.put(0, b"", Waiting::FOREVER).unwrap();
-        self.queue.get(&mut Vec::new(), Waiting::FOREVER).unwrap();
+        self.queue.put(0, b"", Wait::FOREVER).unwrap();
+        self.queue.get(&mut Vec::new(), Wait::FOREVER).unwrap();
         assert_eq!(arena().blocks_in_use().unwrap(), 4);
         assert!(self.lock.try_acquire_or_inherit().is_some());
         assert!((0..PERMITS).all(|_| self.permits.try_acquire()), "a permit did not come back");
@@ -325,13 +325,13 @@ impl Scenario {
     /// Open are those tasks alone that a consumer died with, and that is told.
     fn judge_tasks(&self, killed: &[(Role, usize)]) {
         let open = self.queue.unfinished();
-        let most = killed.iter().filter(|(role, _)| *role == Role::Consumer).count();
-        assert!(open <= most as u64, "{open} tasks are open, {most} consumers were killed");
+        let max = killed.iter().filter(|(role, _)| *role == Role::Consumer).count();
+        assert!(open <= max as u64, "{open} tasks are open, {max} consumers were killed");
         if open > 0 {
-            let joined = self.queue.join(Waiting::FOREVER);
-            assert_eq!(joined, Err(JoinError::Lost(open)));
+            let joined = self.queue.join(Wait::FOREVER);
+            assert_eq!(joined, Err(QueueJoinError::Lost(open)));
         }
-        self.queue.join(Waiting::FOREVER).unwrap();
+        self.queue.join(Wait::FOREVER).unwrap();
         // What was told to be lost may be done after all.
         for _ in 0..open {
             self.queue.task_done().unwrap();
@@ -350,7 +350,7 @@ impl Scenario {
         for producer in 0..PRODUCERS {
             let mut last = 0;
             let returned = record.get(Record::returned(producer)) as usize;
-            for sequence in 0..MOST {
+            for sequence in 0..MAX_MESSAGES {
                 let put = record.get(Record::put(producer, sequence));
                 let got = record.get(Record::got(producer, sequence));
                 if got != 0 {
@@ -438,7 +438,7 @@ fn survivors_go_on_wherever_somebody_is_killed() {
 fn dies_with_tasks(queue: &Queue, taken: usize, done: usize) {
     let consumer = child(|| {
         for _ in 0..taken {
-            queue.get(&mut Vec::new(), Waiting::FOREVER).unwrap();
+            queue.get(&mut Vec::new(), Wait::FOREVER).unwrap();
         }
         for _ in 0..done {
             queue.task_done().unwrap();
@@ -454,15 +454,15 @@ fn tasks_that_processes_died_with_are_told_once() {
     let queue = Queue::joinable(arena(), "tasks", None).unwrap();
     for waiting in [1, 4] {
         for _ in 0..8 {
-            queue.put(0, b"task", Waiting::FOREVER).unwrap();
+            queue.put(0, b"task", Wait::FOREVER).unwrap();
         }
         let told = Words::new(1);
         let joiners: Vec<Child> = (0..waiting)
             .map(|_| {
                 // It may look between the two deaths, and be told of each.
                 child(|| {
-                    while let Err(error) = queue.join(Waiting::FOREVER) {
-                        let JoinError::Lost(count) = error else { panic!("{error}") };
+                    while let Err(error) = queue.join(Wait::FOREVER) {
+                        let QueueJoinError::Lost(count) = error else { panic!("{error}") };
                         told.at(0).fetch_add(count, Ordering::SeqCst);
                     }
                 })
@@ -471,7 +471,7 @@ fn tasks_that_processes_died_with_are_told_once() {
         dies_with_tasks(&queue, 3, 1);
         // Who takes its place in the process table has tasks of its own.
         dies_with_tasks(&queue, 4, 3);
-        queue.get(&mut Vec::new(), Waiting::FOREVER).unwrap();
+        queue.get(&mut Vec::new(), Wait::FOREVER).unwrap();
         while told.get(0) < 3 {
             assert!(joiners.iter().all(|joiner| !joiner.has_ended()));
             micros(200);
@@ -505,10 +505,10 @@ fn who_joins_and_is_killed_as_it_finds_lost_tasks_leaves_nobody_waiting() {
         let queue = Queue::joinable(arena(), "tasks", None).unwrap();
         put_tasks(&queue, 1);
         dies_with_tasks(&queue, 1, 0);
-        is_killed_at(name, || assert!(queue.join(Waiting::FOREVER).is_ok()));
-        let found = if told { Err(JoinError::Lost(1)) } else { Ok(()) };
-        assert_eq!(queue.join(Waiting::FOREVER), found, "{name}");
-        queue.join(Waiting::FOREVER).unwrap();
+        is_killed_at(name, || assert!(queue.join(Wait::FOREVER).is_ok()));
+        let found = if told { Err(QueueJoinError::Lost(1)) } else { Ok(()) };
+        assert_eq!(queue.join(Wait::FOREVER), found, "{name}");
+        queue.join(Wait::FOREVER).unwrap();
     }
     support::only_me();
     support::nothing_left();
@@ -521,27 +521,27 @@ fn who_is_killed_as_it_calls_a_task_done_or_settles_hides_no_loss() {
     put_tasks(&queue, 1);
     take(&queue);
     calls_done(&queue, 1);
-    is_killed_at("tasks.settling", || assert!(queue.join(Waiting::FOREVER).is_ok()));
+    is_killed_at("tasks.settling", || assert!(queue.join(Wait::FOREVER).is_ok()));
     put_tasks(&queue, 1);
     dies_with_tasks(&queue, 1, 0);
-    assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(1)));
+    assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::PerhapsLost(1)));
     queue.task_done().unwrap();
-    queue.join(Waiting::FOREVER).unwrap();
+    queue.join(Wait::FOREVER).unwrap();
     // From here on the accounts are exact again.
     // The second is killed when its call is noted, and may still be told of.
     for (name, told) in [("tasks.doubted", 1), ("tasks.overdone", 2)] {
         at(name);
         put_tasks(&queue, 1);
         dies_with_tasks(&queue, 1, 0);
-        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::Lost(1)));
+        assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::Lost(1)));
         put_tasks(&queue, 1);
         is_killed_at(name, || assert!(queue.task_done().is_ok()));
         dies_with_tasks(&queue, 1, 0);
-        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(1)));
+        assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::PerhapsLost(1)));
         queue.task_done().unwrap();
         // A call may have been for the task that was lost first.
-        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(told)));
-        queue.join(Waiting::FOREVER).unwrap();
+        assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::PerhapsLost(told)));
+        queue.join(Wait::FOREVER).unwrap();
     }
     drop(queue);
     support::only_me();
@@ -553,31 +553,31 @@ fn a_task_that_a_living_process_has_is_not_lost() {
     let _alone = alone("a_task_that_a_living_process_has_is_not_lost");
     let queue = Queue::joinable(arena(), "tasks", None).unwrap();
     for _ in 0..2 {
-        queue.put(0, b"task", Waiting::FOREVER).unwrap();
+        queue.put(0, b"task", Wait::FOREVER).unwrap();
     }
-    queue.get(&mut Vec::new(), Waiting::FOREVER).unwrap();
+    queue.get(&mut Vec::new(), Wait::FOREVER).unwrap();
     dies_with_tasks(&queue, 1, 0);
-    assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::Lost(1)));
-    let soon = Waiting::until(Some(Monotonic::now().after(Duration::from_millis(300))));
-    assert_eq!(queue.join(soon), Err(JoinError::Stopped(Stopped::TimedOut)));
+    assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::Lost(1)));
+    let soon = Wait::until(Some(Monotonic::now().after(Duration::from_millis(300))));
+    assert_eq!(queue.join(soon), Err(QueueJoinError::Wait(WaitError::TimedOut)));
     queue.task_done().unwrap();
-    queue.join(Waiting::FOREVER).unwrap();
+    queue.join(Wait::FOREVER).unwrap();
     drop(queue);
     support::nothing_left();
 }
 
-fn within(millis: u64) -> Waiting {
-    Waiting::until(Some(Monotonic::now().after(Duration::from_millis(millis))))
+fn within(millis: u64) -> Wait {
+    Wait::until(Some(Monotonic::now().after(Duration::from_millis(millis))))
 }
 
 fn put_tasks(queue: &Queue, count: usize) {
     for _ in 0..count {
-        queue.put(0, b"task", Waiting::FOREVER).unwrap();
+        queue.put(0, b"task", Wait::FOREVER).unwrap();
     }
 }
 
 fn take(queue: &Queue) {
-    queue.get(&mut Vec::new(), Waiting::FOREVER).unwrap();
+    queue.get(&mut Vec::new(), Wait::FOREVER).unwrap();
 }
 
 /// A process that calls tasks done which it did not take.
@@ -596,13 +596,13 @@ fn a_loss_is_told_exactly_when_what_was_passed_on_before_is_done() {
         calls_done(&queue, 2);
         if round > 0 {
             // One of these may have been for the task that was lost in the round before.
-            assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(1)));
+            assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::PerhapsLost(1)));
         }
-        queue.join(Waiting::FOREVER).unwrap();
+        queue.join(Wait::FOREVER).unwrap();
         put_tasks(&queue, 1);
         dies_with_tasks(&queue, 1, 0);
-        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::Lost(1)));
-        queue.join(Waiting::FOREVER).unwrap();
+        assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::Lost(1)));
+        queue.join(Wait::FOREVER).unwrap();
     }
     drop(queue);
     support::only_me();
@@ -619,15 +619,15 @@ fn a_loss_that_can_not_be_known_is_told_as_possible_until_all_is_done() {
     calls_done(&queue, 1);
     dies_with_tasks(&queue, 1, 0);
     for _ in 0..3 {
-        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(1)));
+        assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::PerhapsLost(1)));
     }
     // In the dead one's place in the process table, with an account of its own.
     put_tasks(&queue, 1);
     dies_with_tasks(&queue, 1, 1);
-    assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(1)));
+    assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::PerhapsLost(1)));
     // This process knows that nobody will do it.
     queue.task_done().unwrap();
-    queue.join(Waiting::FOREVER).unwrap();
+    queue.join(Wait::FOREVER).unwrap();
     assert!(queue.task_done().is_err());
     drop(queue);
     support::only_me();
@@ -644,13 +644,13 @@ fn no_loss_is_told_while_all_who_took_tasks_live() {
     // Passed on: one is done, and one has an end that this queue knows nothing of.
     calls_done(&queue, 1);
     child(|| process::kill_self()).join();
-    let stopped = Err(JoinError::Stopped(Stopped::TimedOut));
+    let stopped = Err(QueueJoinError::Wait(WaitError::TimedOut));
     assert_eq!(queue.join(within(300)), stopped);
     queue.task_done().unwrap();
     assert_eq!(queue.join(within(300)), stopped, "one was not taken yet");
     take(&queue);
     queue.task_done().unwrap();
-    queue.join(Waiting::FOREVER).unwrap();
+    queue.join(Wait::FOREVER).unwrap();
     drop(queue);
     support::nothing_left();
 }
@@ -662,13 +662,13 @@ fn a_task_that_was_lost_and_is_done_after_all_hides_no_other() {
     for _ in 0..3 {
         put_tasks(&queue, 1);
         dies_with_tasks(&queue, 1, 0);
-        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::Lost(1)));
+        assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::Lost(1)));
         // The dead one had passed it on, and it is done while another is open, which is lost.
         put_tasks(&queue, 1);
         calls_done(&queue, 1);
         dies_with_tasks(&queue, 1, 0);
-        assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::PerhapsLost(1)));
-        queue.join(Waiting::FOREVER).unwrap();
+        assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::PerhapsLost(1)));
+        queue.join(Wait::FOREVER).unwrap();
     }
     drop(queue);
     support::only_me();
@@ -701,13 +701,14 @@ fn a_join_comes_back_wherever_somebody_is_killed() {
                 for number in 0..5 {
                     take(&queue);
                     if number % 2 == 0 {
-                        passed_on.put(0, b"task", Waiting::FOREVER).unwrap();
+                        passed_on.put(0, b"task", Wait::FOREVER).unwrap();
                     } else {
                         queue.task_done().unwrap();
                     }
                 }
             });
-            let joins = armed(&|| while let Err(JoinError::Lost(_)) = queue.join(within(20)) {});
+            let joins =
+                armed(&|| while let Err(QueueJoinError::Lost(_)) = queue.join(within(20)) {});
             let does = armed(&|| {
                 while passed_on.get(&mut Vec::new(), within(20)).is_ok() {
                     let _ = queue.task_done();
@@ -724,10 +725,10 @@ fn a_join_comes_back_wherever_somebody_is_killed() {
                     // One that was passed on and lost may have been done in place of this one.
                     let _ = queue.task_done();
                 }
-                match queue.join(Waiting::FOREVER) {
+                match queue.join(Wait::FOREVER) {
                     Ok(()) => break,
-                    Err(JoinError::Lost(_)) => {}
-                    Err(JoinError::PerhapsLost(open)) => {
+                    Err(QueueJoinError::Lost(_)) => {}
+                    Err(QueueJoinError::PerhapsLost(open)) => {
                         assert!((1..=6).contains(&open));
                         let _ = queue.task_done();
                     }
@@ -737,7 +738,7 @@ fn a_join_comes_back_wherever_somebody_is_killed() {
             // And the next loss as well.
             put_tasks(&queue, 1);
             dies_with_tasks(&queue, 1, 0);
-            assert_eq!(queue.join(Waiting::FOREVER), Err(JoinError::Lost(1)));
+            assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::Lost(1)));
             drop((queue, passed_on));
             support::only_me();
             support::nothing_left();

@@ -15,17 +15,17 @@ use procession_shm::failpoint;
 use procession_shm::sync::{
     Arrival, Barrier, Condition, Event, Lock, Monitor, Outcome, RLock, Semaphore, Waited,
 };
-use procession_shm::wait::{Acquired, Operation, Stopped, Waiting};
+use procession_shm::wait::{Acquired, Operation, Wait, WaitError};
 use support::{
     Child, SIGCONT, SIGKILL, SIGSTOP, Words, alone, arena, at, child, millis, nothing_left,
 };
 
-const FOREVER: Waiting = Waiting::FOREVER;
+const FOREVER: Wait = Wait::FOREVER;
 const ALL: u32 = u32::MAX;
 const MANY: usize = 4;
 
-fn soon() -> Waiting {
-    Waiting::until(Some(Monotonic::now().after(Duration::from_millis(2))))
+fn soon() -> Wait {
+    Wait::until(Some(Monotonic::now().after(Duration::from_millis(2))))
 }
 
 /// Waits until so many processes are blocked in an operation on an object.
@@ -350,7 +350,7 @@ impl<L: Owned> Room<L> {
     }
 
     /// Waits once, and returns with the lock held.
-    fn wait(&self, waiting: Waiting) -> Waited {
+    fn wait(&self, waiting: Wait) -> Waited {
         let waited = self.condition.wait(&self.lock, waiting).unwrap();
         assert!(self.lock.is_mine());
         if waited.acquired != Acquired::Clean {
@@ -368,8 +368,8 @@ impl<L: Owned> Room<L> {
         self.lock.give();
     }
 
-    fn notify(&self, most: u32) {
-        self.condition.notify(&self.lock, most).unwrap();
+    fn notify(&self, max: u32) {
+        self.condition.notify(&self.lock, max).unwrap();
     }
 
     fn waiters(&self, count: usize, wait: impl Fn(&Self)) -> Vec<Child> {
@@ -524,20 +524,20 @@ fn all_go_on_wherever_the_notifier_is_killed() {
     }
 }
 
-/// Takes part in a meeting at the barrier, from coming to leaving.
-fn meet(barrier: &Barrier, acts: bool, waiting: Waiting) -> Result<u32, Outcome> {
-    let (seat, outcome) = match barrier.arrive(acts, FOREVER).unwrap() {
+/// Takes part in a round of the barrier, from arriving to leaving.
+fn meet(barrier: &Barrier, has_action: bool, waiting: Wait) -> Result<u32, Outcome> {
+    let (ticket, outcome) = match barrier.arrive(has_action, FOREVER).unwrap() {
         Arrival::Completes(index) => return Ok(index),
         Arrival::Broken => return Err(Outcome::Broken),
-        Arrival::Leads(seat) => (seat, barrier.lead(seat)),
-        Arrival::Early(seat) => match barrier.wait(seat, waiting) {
-            Ok(outcome) => (seat, outcome),
-            Err(Stopped::TimedOut) => (seat, Outcome::Broken),
-            Err(Stopped::Interrupted) => panic!("interrupted"),
+        Arrival::Leader(ticket) => (ticket, barrier.lead(ticket)),
+        Arrival::Early(ticket) => match barrier.wait(ticket, waiting) {
+            Ok(outcome) => (ticket, outcome),
+            Err(WaitError::TimedOut) => (ticket, Outcome::Broken),
+            Err(WaitError::Interrupted) => panic!("interrupted"),
         },
     };
-    barrier.leave(seat);
-    if outcome == Outcome::Passed { Ok(seat.index) } else { Err(outcome) }
+    barrier.leave(ticket);
+    if outcome == Outcome::Passed { Ok(ticket.index) } else { Err(outcome) }
 }
 
 fn barrier(parties: u32) -> Barrier {
@@ -581,15 +581,15 @@ fn nobody_waits_for_one_who_is_killed_at_a_barrier() {
     let _alone = alone("nobody_waits_for_one_who_is_killed_at_a_barrier");
     let points = failpoint::ALL.iter().filter(|name| name.starts_with("barrier."));
     let points = points.chain(&["lock.acquired", "lock.releasing", "lock.released"]);
-    for (name, acts) in points.flat_map(|name| [(name, false), (name, true)]) {
-        if *name == "barrier.acting" && !acts {
+    for (name, has_action) in points.flat_map(|name| [(name, false), (name, true)]) {
+        if *name == "barrier.acting" && !has_action {
             continue;
         }
-        at(&format!("{name}, with an action: {acts}"));
+        at(&format!("{name}, with an action: {has_action}"));
         let barrier = barrier(3);
         let ends = Words::new(3);
         let take_part = |as_end: u64| {
-            ends.at(usize::from(meet(&barrier, acts, FOREVER).is_err()))
+            ends.at(usize::from(meet(&barrier, has_action, FOREVER).is_err()))
                 .fetch_add(as_end, Ordering::SeqCst);
         };
         let last = ["barrier.noted", "barrier.ended", "barrier.acting"].contains(name);
@@ -616,13 +616,13 @@ fn nobody_waits_for_one_who_is_killed_at_a_barrier() {
         };
         // Killed before it had come, it is not there, and the others go on waiting.
         let before = matches!(*name, "lock.acquired" | "barrier.arriving")
-            || *name == "barrier.noted" && !acts;
+            || *name == "barrier.noted" && !has_action;
         if before {
             while !mortal.has_ended() {
                 millis(1);
             }
             until_at(&barrier, 2);
-            assert!(meet(&barrier, acts, FOREVER).is_ok(), "{name}: another takes its place");
+            assert!(meet(&barrier, has_action, FOREVER).is_ok(), "{name}: another takes its place");
         }
         survivors.into_iter().for_each(Child::succeeds);
         assert_eq!(mortal.join(), ExitStatus::Signaled(SIGKILL), "{name}");

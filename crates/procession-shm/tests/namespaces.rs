@@ -19,10 +19,10 @@ use procession_os::process;
 use procession_os::stat::Stat;
 use procession_shm::arena::{self, Forked};
 use procession_shm::sync::Lock;
-use procession_shm::wait::{Acquired, Stopped, Waiting};
+use procession_shm::wait::{Acquired, Wait, WaitError};
 use support::{Child, Words, alone, arena, child, millis, nothing_left, say};
 
-const FOREVER: Waiting = Waiting::FOREVER;
+const FOREVER: Wait = Wait::FOREVER;
 /// What a child leaves with to which the kernel refused what the test needs.
 const REFUSED: i32 = 77;
 
@@ -185,10 +185,10 @@ fn a_lock_s_owner_that_lives_is_not_taken_for_a_stranger_of_the_same_number() {
                     until(changed);
                     // Long enough for ticks at which a waiter makes sure of each row.
                     let soon = Monotonic::now().after(Duration::from_secs(2));
-                    let acquired = lock.acquire(Waiting::until(Some(soon)));
+                    let acquired = lock.acquire(Wait::until(Some(soon)));
                     words.set(judged, 1);
                     owner.succeeds();
-                    assert_eq!(acquired, Err(Stopped::TimedOut));
+                    assert_eq!(acquired, Err(WaitError::TimedOut));
                 });
                 let ExitStatus::Exited(code) = inner.join() else { process::exit_now(1) };
                 process::exit_now(code);

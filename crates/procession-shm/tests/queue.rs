@@ -9,27 +9,27 @@ use std::time::Duration;
 
 use procession_os::clock::Monotonic;
 use procession_shm::arena::{Error, Kind};
-use procession_shm::queue::{INLINE_MOST, Queue, QueueError};
+use procession_shm::queue::{INLINE_MAX, Queue, QueueError};
 use procession_shm::sync::Lock;
-use procession_shm::wait::{Stopped, Waiting};
+use procession_shm::wait::{Wait, WaitError};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use support::{Words, alone, arena, child, micros, nothing_left};
 
-const FOREVER: Waiting = Waiting::FOREVER;
+const FOREVER: Wait = Wait::FOREVER;
 
-fn soon() -> Waiting {
-    Waiting::until(Some(Monotonic::now().after(Duration::from_millis(2))))
+fn soon() -> Wait {
+    Wait::until(Some(Monotonic::now().after(Duration::from_millis(2))))
 }
 
 fn timed_out<T>(outcome: Result<T, QueueError>) -> bool {
-    matches!(outcome, Err(QueueError::Stopped(Stopped::TimedOut)))
+    matches!(outcome, Err(QueueError::Wait(WaitError::TimedOut)))
 }
 
 #[test]
 fn messages_of_every_size_come_out_as_they_went_in() {
     let _alone = alone("messages_of_every_size_come_out_as_they_went_in");
     let queue = Queue::new(arena(), "queue", None).unwrap();
-    let sizes = [0, 1, 7, 8, 4095, INLINE_MOST, INLINE_MOST + 1, 8192, 8193, 65536, 8 << 20];
+    let sizes = [0, 1, 7, 8, 4095, INLINE_MAX, INLINE_MAX + 1, 8192, 8193, 65536, 8 << 20];
     for (n, &size) in sizes.iter().enumerate() {
         let message: Vec<u8> = (0..size).map(|at| (at * 7 + n) as u8).collect();
         assert_eq!(queue.put(n as u8, &message, FOREVER).unwrap(), n as u64);
@@ -97,8 +97,8 @@ fn many_at_once_keep_their_order_with_those_before_and_behind() {
 fn each_message_goes_to_one_of_many_consumers_and_each_producers_in_order() {
     let _alone = alone("each_message_goes_to_one_of_many_consumers");
     const EACH: u64 = 500;
-    for most in [None, Some(1), Some(10)] {
-        let queue = Queue::new(arena(), "queue", most).unwrap();
+    for capacity in [None, Some(1), Some(10)] {
+        let queue = Queue::new(arena(), "queue", capacity).unwrap();
         let seen = Words::new(3 * EACH + 1);
         let mut children = Vec::new();
         for producer in 0..3u64 {
@@ -229,8 +229,8 @@ fn a_queue_that_fills_the_arena_says_so_and_loses_nothing() {
 #[test]
 fn a_long_message_that_is_refused_once_it_is_copied_is_not_put() {
     let _alone = alone("a_long_message_that_is_refused_once_it_is_copied_is_not_put");
-    for most in [None, Some(1)] {
-        let queue = Queue::new(arena(), "queue", most).unwrap();
+    for capacity in [None, Some(1)] {
+        let queue = Queue::new(arena(), "queue", capacity).unwrap();
         let long = vec![7; 100_000];
         let mut asked = 0;
         let mut put = |refuse: bool| {
@@ -238,10 +238,10 @@ fn a_long_message_that_is_refused_once_it_is_copied_is_not_put() {
                 asked += 1;
                 // Nothing is locked.
                 assert_eq!(queue.check().unwrap(), 0);
-                if refuse { Err(Stopped::Interrupted) } else { Ok(()) }
+                if refuse { Err(WaitError::Interrupted) } else { Ok(()) }
             })
         };
-        assert!(matches!(put(true), Err(QueueError::Stopped(Stopped::Interrupted))));
+        assert!(matches!(put(true), Err(QueueError::Wait(WaitError::Interrupted))));
         assert_eq!(queue.put_so_far(), 0);
         assert_eq!(put(false).unwrap(), 0);
         assert_eq!((asked, queue.len()), (2, 1));

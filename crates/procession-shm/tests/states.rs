@@ -11,10 +11,10 @@ use procession_shm::arena::Kind;
 use procession_shm::process::{Blocked, Child as Followed, ExitStatus, ProcessState};
 use procession_shm::queue::Queue;
 use procession_shm::sync::{Event, Lock, RLock};
-use procession_shm::wait::{Operation, Stopped, Waiting};
+use procession_shm::wait::{Operation, Wait, WaitError};
 use support::{Child, Words, alone, arena, child, millis, nothing_left, only_me};
 
-const FOREVER: Waiting = Waiting::FOREVER;
+const FOREVER: Wait = Wait::FOREVER;
 
 fn state_of(child: &Child) -> ProcessState {
     arena().state_of(child.slot.unwrap())
@@ -89,8 +89,8 @@ fn a_wait_that_is_interrupted_and_gone_on_with_is_one_wait() {
     let _alone = alone("a_wait_that_is_interrupted_and_gone_on_with_is_one_wait");
     let event = Event::new(arena(), "go").unwrap();
     let waiter = child(|| {
-        let waiting = Waiting { deadline: None, interruptible: true };
-        while event.wait(waiting) == Err(Stopped::Interrupted) {}
+        let waiting = Wait { deadline: None, interruptible: true };
+        while event.wait(waiting) == Err(WaitError::Interrupted) {}
     });
     let since = until_blocked(&waiter).since;
     // Longer than some ticks.

@@ -7,27 +7,27 @@ mod support;
 use std::time::Duration;
 
 use procession_os::clock::Monotonic;
-use procession_shm::sync::{Event, Lock, NotOwner, RLock, ReleaseError, Semaphore};
-use procession_shm::wait::{Acquired, NotLocked, Operation, Stopped, Waiting};
+use procession_shm::sync::{Event, Lock, NotOwnerError, RLock, ReleaseError, Semaphore};
+use procession_shm::wait::{Acquired, NotLockedError, Operation, Wait, WaitError};
 use support::{Words, alone, arena, child, millis, nothing_left};
 
-const FOREVER: Waiting = Waiting::FOREVER;
+const FOREVER: Wait = Wait::FOREVER;
 
-fn soon() -> Waiting {
-    Waiting::until(Some(Monotonic::now().after(Duration::from_millis(2))))
+fn soon() -> Wait {
+    Wait::until(Some(Monotonic::now().after(Duration::from_millis(2))))
 }
 
 #[test]
 fn a_lock_excludes_and_anyone_may_release_it() {
     let _alone = alone("a_lock_excludes_and_anyone_may_release_it");
     let lock = Lock::new(arena(), "lock").unwrap();
-    assert_eq!(lock.release(), Err(NotLocked));
+    assert_eq!(lock.release(), Err(NotLockedError));
     assert_eq!(lock.acquire(FOREVER), Ok(Acquired::Clean));
     assert!(lock.is_mine());
     child(|| {
         assert!(!lock.try_acquire() && !lock.is_mine());
         assert_eq!(lock.try_acquire_or_inherit(), None, "its owner lives");
-        assert_eq!(lock.acquire(soon()), Err(Stopped::TimedOut));
+        assert_eq!(lock.acquire(soon()), Err(WaitError::TimedOut));
         lock.release().unwrap();
         assert!(lock.try_acquire());
         lock.release().unwrap();
@@ -142,7 +142,7 @@ fn the_death_of_an_owner_is_told_to_one_of_those_who_wait() {
 fn an_rlock_belongs_to_a_thread() {
     let _alone = alone("an_rlock_belongs_to_a_thread");
     let lock = RLock::new(arena(), "rlock").unwrap();
-    assert_eq!(lock.release(), Err(NotOwner));
+    assert_eq!(lock.release(), Err(NotOwnerError));
     for depth in 1..=3 {
         assert_eq!(lock.acquire(FOREVER), Ok(Acquired::Clean));
         assert_eq!(lock.depth(), depth);
@@ -150,19 +150,19 @@ fn an_rlock_belongs_to_a_thread() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             assert!(lock.try_acquire().is_none() && !lock.is_mine());
-            assert_eq!(lock.release(), Err(NotOwner));
+            assert_eq!(lock.release(), Err(NotOwnerError));
         });
     });
     child(|| {
         assert_eq!(lock.depth(), 0, "a fork of the owner is not the owner");
-        assert_eq!(lock.release(), Err(NotOwner));
-        assert_eq!(lock.acquire(soon()), Err(Stopped::TimedOut));
+        assert_eq!(lock.release(), Err(NotOwnerError));
+        assert_eq!(lock.acquire(soon()), Err(WaitError::TimedOut));
     })
     .succeeds();
     for _ in 0..3 {
         lock.release().unwrap();
     }
-    assert_eq!(lock.release(), Err(NotOwner));
+    assert_eq!(lock.release(), Err(NotOwnerError));
     let owner = child(|| {
         let _ = (lock.acquire(FOREVER).unwrap(), lock.acquire(FOREVER).unwrap());
     });
@@ -185,7 +185,7 @@ fn a_semaphore_counts_between_processes() {
     let _alone = alone("a_semaphore_counts_between_processes");
     let plain = Semaphore::new(arena(), "plain", 2, None).unwrap();
     assert!(plain.try_acquire() && plain.try_acquire() && !plain.try_acquire());
-    assert_eq!(plain.acquire(soon()), Err(Stopped::TimedOut));
+    assert_eq!(plain.acquire(soon()), Err(WaitError::TimedOut));
     let releaser = child(|| plain.release().unwrap());
     plain.acquire(FOREVER).unwrap();
     releaser.succeeds();
@@ -232,7 +232,7 @@ fn permits_of_the_dead_come_back_where_asked_for() {
 fn an_event_lets_all_go_on_even_if_it_is_cleared_at_once() {
     let _alone = alone("an_event_lets_all_go_on_even_if_it_is_cleared_at_once");
     let event = Event::new(arena(), "event").unwrap();
-    assert_eq!(event.wait(soon()), Err(Stopped::TimedOut));
+    assert_eq!(event.wait(soon()), Err(WaitError::TimedOut));
     let waiters: Vec<_> = (0..5).map(|_| child(|| event.wait(FOREVER).unwrap())).collect();
     let waits = || arena().processes().iter().filter(|info| info.blocked_on.is_some()).count();
     while waits() < 5 {

@@ -10,7 +10,7 @@ use procession_os::stat::{RunState, Stat};
 use procession_shm::arena::{self, Forked};
 use procession_shm::process::{ProcessState, signal_tree};
 use procession_shm::sync::Event;
-use procession_shm::wait::Waiting;
+use procession_shm::wait::Wait;
 use rustix::process::setpgid;
 use support::{SIGKILL, Words, alone, arena, child, micros, millis, only_me};
 
@@ -144,7 +144,7 @@ fn a_process_may_end_its_own_tree_itself_last() {
     let (pid, go) = (Words::new(1), Event::new(arena(), "go").unwrap());
     let root = child(|| {
         pid.set(0, u64::from(start(sleep_for_ever)));
-        go.wait(Waiting::FOREVER).unwrap();
+        go.wait(Wait::FOREVER).unwrap();
         let _ = signal_tree(&PidFd::open(process::id()).unwrap(), SIGKILL);
     });
     while pid.get(0) == 0 {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::arena::{self, Handle};
 
 /// A buffer larger than this is not kept for the next message.
-const KEPT_MOST: usize = 4 << 20;
+const KEPT_MAX: usize = 4 << 20;
 
 /// A decoded value of fewer bytes is taken to fit into what memory there is.
 const SMALL: usize = 64 << 10;
@@ -107,7 +107,7 @@ pub(crate) fn with_buffer<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     let mut buffer = BUFFER.take();
     buffer.clear();
     let outcome = work(&mut buffer);
-    if buffer.capacity() <= KEPT_MOST {
+    if buffer.capacity() <= KEPT_MAX {
         BUFFER.set(buffer);
     }
     outcome

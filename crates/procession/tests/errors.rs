@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use procession::arena::{self, Error};
 use procession::process::{JoinTimeoutError, SpawnErrorKind, TryJoinError};
-use procession::queue::{DoneTooOften, GetError, PutError, PutManyError, TasksLost};
+use procession::queue::{GetError, PutError, PutManyError, TaskDoneError, TasksLostError};
 use procession::sync::{BrokenBarrierError, OwnerDied, OwnerDiedError, ReleaseError};
 use procession::{
     Array, Barrier, ByteQueue, Condition, DecodeError, EncodeError, Event, JoinError,
@@ -24,8 +24,8 @@ fn every_error_is_one_that_can_be_boxed_sent_and_kept() {
     is_error::<PutError>();
     is_error::<PutManyError>();
     is_error::<GetError>();
-    is_error::<TasksLost>();
-    is_error::<DoneTooOften>();
+    is_error::<TasksLostError>();
+    is_error::<TaskDoneError>();
     is_error::<EncodeError>();
     is_error::<DecodeError>();
     is_error::<SpawnError>();
@@ -134,7 +134,7 @@ fn a_seventeenth_arena_is_not_called_damage() {
     let arena = arena::family().unwrap();
     let more = (0..16).map(|_| arena::Arena::with_capacity(16 << 20));
     let refused = more.filter_map(Result::err).next().unwrap();
-    assert!(matches!(refused, Error::TooMany { what: "arenas", most: 16, .. }), "{refused:?}");
+    assert!(matches!(refused, Error::TooMany { what: "arenas", max: 16, .. }), "{refused:?}");
     assert!(arena::family().is_ok_and(|family| family.family() == arena.family()));
 }
 

@@ -87,7 +87,7 @@ impl Queue {
 /// The object that a message is, or why it is none.
 #[inline]
 fn object_of<'py>(py: Python<'py>, message: &View<'_>) -> Result<Bound<'py, PyAny>, NoObject> {
-    if message.len > queue::INLINE_MOST {
+    if message.len > queue::INLINE_MAX {
         // A signal that came while it was copied, before its handler interrupts the unpickling.
         py.check_signals().map_err(NoObject::Interrupted)?;
     }

@@ -1,7 +1,7 @@
 //! Getting messages from a queue, and the objects that they are.
 
 use procession_shm::queue::QueueError;
-use procession_shm::wait::{Deadline, Stopped, Waiting};
+use procession_shm::wait::{Deadline, Wait, WaitError};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
@@ -69,7 +69,7 @@ impl Queue {
                 Err(error) => return Err(queue_failure(py, error, "Empty")),
             }
         }
-        let waiting = Waiting { deadline: until(), interruptible: true };
+        let waiting = Wait { deadline: until(), interruptible: true };
         loop {
             let got = py.detach(|| match claim {
                 Some(claim) => queue.get_claiming(message, claim, waiting),
@@ -83,7 +83,7 @@ impl Queue {
                 Err(QueueError::NoMemory { number, len }) => {
                     without_memory.make_room(py, message, number, len)?;
                 }
-                Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(py)?,
+                Err(QueueError::Wait(WaitError::Interrupted)) => look_around(py)?,
                 Err(error) => return Err(queue_failure(py, error, "Empty")),
             }
         }

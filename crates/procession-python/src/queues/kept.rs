@@ -58,7 +58,7 @@ impl Kept {
         let made = self.with(|kept| {
             kept.messages.try_reserve(1)?;
             kept.objects.try_reserve(1)?;
-            kept.reserve.try_reserve_exact(queue::INLINE_MOST)
+            kept.reserve.try_reserve_exact(queue::INLINE_MAX)
         });
         made.map_err(|_| no_memory("a message"))?;
         self.ready_in.store(generation(), Ordering::Relaxed);

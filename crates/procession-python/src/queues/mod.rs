@@ -9,8 +9,8 @@ mod put;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use procession_os::per_process::PerProcess;
-use procession_shm::queue::{self, JoinError, QueueError};
-use procession_shm::wait::{Deadline, Waiting};
+use procession_shm::queue::{self, QueueError, QueueJoinError};
+use procession_shm::wait::{Deadline, Wait};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -108,7 +108,7 @@ impl Queue {
 /// What a queue's error is in Python; where the wait ended first, the named class of `queue`.
 fn queue_failure(py: Python<'_>, error: QueueError, waited: &str) -> PyErr {
     match error {
-        QueueError::Stopped(_) => queue_error(py, waited),
+        QueueError::Wait(_) => queue_error(py, waited),
         QueueError::Arena(error) => arena_error(error),
         QueueError::NoMemory { .. } => memory_error(format_args!("{error}")),
     }
@@ -150,7 +150,7 @@ impl Queue {
 
     #[getter]
     fn _maxsize(&self) -> PyResult<u64> {
-        Ok(self.queue()?.most().unwrap_or(i32::MAX as u64))
+        Ok(self.queue()?.capacity().unwrap_or(i32::MAX as u64))
     }
 
     #[getter]
@@ -228,16 +228,16 @@ impl Queue {
             .map_err(|error| with_put(py, error, put))
     }
 
-    /// Gets up to `most` objects, waiting only for the first. If one can't be unpickled, those
+    /// Gets up to `max` objects, waiting only for the first. If one can't be unpickled, those
     /// before it are returned, and the next call raises why. If this raises, no other object is
     /// lost.
     #[pyo3(
-        signature = (most, block=Truthy(true), timeout=None),
-        text_signature = "($self, most, block=True, timeout=None)"
+        signature = (max_count, block=Truthy(true), timeout=None),
+        text_signature = "($self, max_count, block=True, timeout=None)"
     )]
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
-        most: usize,
+        max_count: usize,
         block: Truthy,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
@@ -245,7 +245,7 @@ impl Queue {
         this.open_still(slf)?;
         this.not_spoilt()?;
         let mut objects = Vec::new();
-        let got = this.get_objects(py, most, || until(&block, timeout), &mut objects);
+        let got = this.get_objects(py, max_count, || until(&block, timeout), &mut objects);
         let list = got.and_then(|()| new_list(py, &objects));
         list.and_then(|list| py.check_signals().map(|()| list)).inspect_err(|_| {
             if !objects.is_empty() {
@@ -298,11 +298,11 @@ impl Queue {
 
     /// Waits until all objects that were put are done.
     fn _join(&self, py: Python<'_>) -> PyResult<()> {
-        let (queue, waiting) = (self.queue()?, Waiting { interruptible: true, ..Waiting::FOREVER });
+        let (queue, waiting) = (self.queue()?, Wait { interruptible: true, ..Wait::FOREVER });
         loop {
             match py.detach(|| queue.join(waiting)) {
                 Ok(()) => return Ok(()),
-                Err(JoinError::Stopped(_)) => look_around(py)?,
+                Err(QueueJoinError::Wait(_)) => look_around(py)?,
                 Err(lost) => return Err(OwnerDiedError::new_err(lost.to_string())),
             }
         }

@@ -1,7 +1,7 @@
 //! Putting objects into a queue.
 
 use procession_shm::queue::{self, QueueError};
-use procession_shm::wait::{Deadline, Stopped, Waiting};
+use procession_shm::wait::{Deadline, Wait, WaitError};
 use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::prelude::*;
 
@@ -24,15 +24,15 @@ impl Queue {
         // put.
         py.check_signals()?;
         let len: usize = message.iter().map(|part| part.len()).sum();
-        if queue.most().is_none() && len <= queue::INLINE_MOST {
-            match queue.put_parts(kind, message, Waiting::NOT) {
+        if queue.capacity().is_none() && len <= queue::INLINE_MAX {
+            match queue.put_parts(kind, message, Wait::TRY) {
                 // Somebody is at this end: that may last, if it was stopped there.
-                Err(QueueError::Stopped(_)) => {}
+                Err(QueueError::Wait(_)) => {}
                 Err(error) => return Err(queue_failure(py, error, "Full")),
                 Ok(number) => return Ok(number),
             }
         }
-        let waiting = Waiting { deadline: until(), interruptible: true };
+        let waiting = Wait { deadline: until(), interruptible: true };
         loop {
             let mut raised = None;
             // A long message takes time to copy.
@@ -40,12 +40,12 @@ impl Queue {
                 let handled = Python::attach(|py| py.check_signals());
                 handled.map_err(|error| {
                     raised = Some(error);
-                    Stopped::Interrupted
+                    WaitError::Interrupted
                 })
             };
             match py.detach(|| queue.put_unless(kind, message, waiting, &mut copied)) {
                 Ok(number) => return Ok(number),
-                Err(QueueError::Stopped(Stopped::Interrupted)) => match raised {
+                Err(QueueError::Wait(WaitError::Interrupted)) => match raised {
                     Some(error) => return Err(error),
                     None => look_around(py)?,
                 },
@@ -79,7 +79,7 @@ impl Queue {
             room.map_err(|_| no_memory(format_args!("more than {count} messages at once")))?;
             ends.push((kind, bytes.len()));
         }
-        let waiting = Waiting { deadline: until(), interruptible: true };
+        let waiting = Wait { deadline: until(), interruptible: true };
         let queue = this.queue()?;
         while *put < ends.len() {
             py.check_signals()?;
@@ -93,8 +93,8 @@ impl Queue {
             });
             match py.detach(|| queue.put_many(run, waiting)) {
                 Ok(run) => *put += run,
-                Err(QueueError::Stopped(Stopped::Interrupted)) => look_around(py)?,
-                Err(QueueError::Stopped(Stopped::TimedOut)) if *put > 0 => break,
+                Err(QueueError::Wait(WaitError::Interrupted)) => look_around(py)?,
+                Err(QueueError::Wait(WaitError::TimedOut)) if *put > 0 => break,
                 Err(error) => return Err(queue_failure(py, error, "Full")),
             }
         }

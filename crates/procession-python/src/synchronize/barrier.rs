@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use procession_shm::sync::{self, Arrival, Outcome, Seat};
+use procession_shm::sync::{self, Arrival, Outcome, Ticket};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -27,11 +27,16 @@ pub(crate) struct Barrier {
 }
 
 impl Barrier {
-    /// Ends what began with a seat.
-    fn left(&self, py: Python<'_>, seat: Seat, end: PyResult<Option<Outcome>>) -> PyResult<u32> {
-        self.barrier.leave(seat);
+    /// Ends what began with a ticket.
+    fn left(
+        &self,
+        py: Python<'_>,
+        ticket: Ticket,
+        end: PyResult<Option<Outcome>>,
+    ) -> PyResult<u32> {
+        self.barrier.leave(ticket);
         match end? {
-            Some(Outcome::Passed) => Ok(seat.index),
+            Some(Outcome::Passed) => Ok(ticket.index),
             _ => Err(broken(py)),
         }
     }
@@ -74,20 +79,20 @@ impl Barrier {
         match arrival {
             Some(Arrival::Completes(index)) => Ok(index),
             None | Some(Arrival::Broken) => Err(broken(py)),
-            Some(Arrival::Early(seat)) => {
-                let end = wait(py, deadline(timeout), |waiting| barrier.wait(seat, waiting));
-                self.left(py, seat, end)
+            Some(Arrival::Early(ticket)) => {
+                let end = wait(py, deadline(timeout), |waiting| barrier.wait(ticket, waiting));
+                self.left(py, ticket, end)
             }
-            Some(Arrival::Leads(seat)) => {
+            Some(Arrival::Leader(ticket)) => {
                 let acted = action.map_or(Ok(()), |action| action.call0().map(drop));
                 let end = py.detach(|| match acted {
-                    Ok(()) => Ok(Some(barrier.lead(seat))),
+                    Ok(()) => Ok(Some(barrier.lead(ticket))),
                     Err(error) => {
-                        barrier.fail(seat);
+                        barrier.fail(ticket);
                         Err(error)
                     }
                 });
-                self.left(py, seat, end)
+                self.left(py, ticket, end)
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The condition variable.
 
 use procession_shm::arena::{Handle, family};
-use procession_shm::sync::{self, Monitor, NotOwner, Waiter};
-use procession_shm::wait::{Acquired, Owner, Stopped, Waiting};
+use procession_shm::sync::{self, Monitor, NotOwnerError, Waiter};
+use procession_shm::wait::{Acquired, Owner, Wait, WaitError};
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
 
@@ -31,14 +31,14 @@ const HELD: &str = "The lock is held by this thread and nobody else is told: rep
                     which wait() warns instead";
 
 impl Monitor for AnyLock {
-    fn leave(&self) -> Result<u64, NotOwner> {
+    fn leave(&self) -> Result<u64, NotOwnerError> {
         match self {
             Self::Lock(lock) => lock.leave(),
             Self::RLock(lock) => lock.leave(),
         }
     }
 
-    fn enter(&self, depth: u64, waiting: Waiting) -> Result<Acquired, Stopped> {
+    fn enter(&self, depth: u64, waiting: Wait) -> Result<Acquired, WaitError> {
         match self {
             Self::Lock(lock) => lock.enter(depth, waiting),
             Self::RLock(lock) => lock.enter(depth, waiting),
@@ -60,7 +60,7 @@ impl Monitor for AnyLock {
     }
 }
 
-/// Waiting, beside a lock, for another process to say that something has changed.
+/// Wait, beside a lock, for another process to say that something has changed.
 #[pyclass(frozen, module = "procession._native")]
 pub(crate) struct Condition {
     condition: sync::Condition,
@@ -75,7 +75,7 @@ fn relock<M: Monitor + Sync>(
     waiter: &Waiter<'_, M, procession_shm::arena::Arena>,
     raised: &mut Option<PyErr>,
 ) -> Option<Acquired> {
-    let waiting = Waiting { deadline: None, interruptible: true };
+    let waiting = Wait { deadline: None, interruptible: true };
     loop {
         if let Ok(acquired) = py.detach(|| waiter.relock(waiting)) {
             return Some(acquired);
@@ -121,7 +121,7 @@ impl Condition {
     /// signal handler that raises.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let waiter = self.condition.begin(&self.lock).map_err(|NotOwner| {
+        let waiter = self.condition.begin(&self.lock).map_err(|NotOwnerError| {
             PyAssertionError::new_err("must acquire() condition before using wait()")
         })?;
         let deadline = deadline(timeout);
@@ -158,7 +158,7 @@ impl Condition {
         let max = u32::try_from(n.max(0)).unwrap_or(u32::MAX);
         self.condition
             .notify(&self.lock, max)
-            .map_err(|NotOwner| PyAssertionError::new_err("lock is not owned"))
+            .map_err(|NotOwnerError| PyAssertionError::new_err("lock is not owned"))
     }
 
     /// How many wait and have not been notified.

@@ -44,10 +44,10 @@ impl Semaphore {
         }?;
         let value =
             u32::try_from(value).map_err(|_| PyOSError::new_err((22, "Invalid argument")))?;
-        if recover && value > sync::PERMITS_RECOVERED_MOST {
+        if recover && value > sync::MAX_RECOVERED_PERMITS {
             return Err(PyValueError::new_err(format!(
                 "a semaphore that recovers permits has at most {} of them, not {value}",
-                sync::PERMITS_RECOVERED_MOST
+                sync::MAX_RECOVERED_PERMITS
             )));
         }
         let made = crate::waiting::make(py, |arena| {

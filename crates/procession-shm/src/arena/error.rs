@@ -3,7 +3,7 @@
 use super::handle::Handle;
 use super::names::Named;
 use super::objects::Kind;
-use crate::wait::Stopped;
+use crate::wait::WaitError;
 use procession_os::memory::OutOfBounds;
 
 /// An operation on the arena failed.
@@ -60,7 +60,7 @@ pub enum Error {
     },
     /// Another process is at the allocator for longer than the caller waits: it was stopped there.
     #[error("waiting for another process to leave the allocator of shared memory: {0}")]
-    Stopped(#[from] Stopped),
+    Wait(#[from] WaitError),
     /// The object table is full.
     #[error("the family has {0} shared objects, which is as many as its arena holds")]
     TooManyObjects(u32),
@@ -68,24 +68,24 @@ pub enum Error {
     #[error("the family has {0} live processes, which is as many as its arena holds")]
     TooManyProcesses(u32),
     /// More of something was asked for than there may be.
-    #[error("{asked} {what} were asked for, and there can be at most {most}")]
+    #[error("{asked} {what} were asked for, and there can be at most {max}")]
     TooMany {
         /// What: as in "parties of a barrier".
         what: &'static str,
         /// How many were asked for.
         asked: u64,
         /// How many there can be.
-        most: u64,
+        max: u64,
     },
     /// An arena of this capacity can't be.
-    #[error("an arena has from {least} to {most} bytes, not {asked}")]
+    #[error("an arena has from {min} to {max} bytes, not {asked}")]
     CapacityOutOfRange {
         /// Bytes that were asked for.
         asked: u64,
         /// Bytes that an arena has at least.
-        least: u64,
+        min: u64,
         /// Bytes that an arena has at most.
-        most: u64,
+        max: u64,
     },
     /// Bytes were asked for that lie outside their block.
     #[error("bytes {at}..+{len} were asked for, of a block of {size} bytes")]

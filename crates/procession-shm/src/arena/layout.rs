@@ -24,9 +24,9 @@ pub(super) const VERSION: u64 = 4;
 /// The heap's grain in bytes.
 pub const UNIT: u64 = 64 * 1024;
 /// The least capacity that holds the tables and some heap.
-pub(super) const LEAST: u64 = 16 << 20;
+pub(super) const MIN_CAPACITY: u64 = 16 << 20;
 /// The capacity asked for first.
-pub(super) const MOST: u64 = 1 << 40;
+pub(super) const MAX_CAPACITY: u64 = 1 << 40;
 
 pub(super) const ROW: u64 = 256;
 pub(super) const OBJECT: u64 = 128;
@@ -80,8 +80,12 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) fn of(capacity: u64) -> Result<Self> {
-        if !(LEAST..=MOST).contains(&capacity) {
-            return Err(Error::CapacityOutOfRange { asked: capacity, least: LEAST, most: MOST });
+        if !(MIN_CAPACITY..=MAX_CAPACITY).contains(&capacity) {
+            return Err(Error::CapacityOutOfRange {
+                asked: capacity,
+                min: MIN_CAPACITY,
+                max: MAX_CAPACITY,
+            });
         }
         let slots = (capacity / (1 << 20)).clamp(64, 2048) as u32;
         let objects = (capacity / UNIT).clamp(1024, 1 << 20) as u32;
@@ -182,8 +186,8 @@ mod tests {
 
     #[test]
     fn nothing_overlaps_at_any_capacity() {
-        let mut capacity = LEAST;
-        while capacity <= MOST {
+        let mut capacity = MIN_CAPACITY;
+        while capacity <= MAX_CAPACITY {
             let layout = Layout::of(capacity).unwrap();
             assert!(layout.objects.is_multiple_of(64) && layout.slots <= 4096);
             assert!(
@@ -195,7 +199,7 @@ mod tests {
             assert!(layout.units > 16, "{capacity}");
             capacity *= 2;
         }
-        assert!(Layout::of(LEAST - 1).is_err());
-        assert!(Layout::of(MOST + 1).is_err());
+        assert!(Layout::of(MIN_CAPACITY - 1).is_err());
+        assert!(Layout::of(MAX_CAPACITY + 1).is_err());
     }
 }

@@ -30,7 +30,7 @@ pub use blocked::SleepsOn;
 pub use error::{Error, Result};
 pub use handle::{Handle, ParseHandleError};
 pub(crate) use heap::{Block, BlockOwner};
-pub use heap::{IDLE, WARM_FLOOR, WARM_MOST, make_interruptibly};
+pub use heap::{IDLE, WARM_FLOOR, WARM_MAX, make_interruptibly};
 pub use layout::UNIT;
 pub use names::{Named, ProcessName};
 pub use objects::{Kind, ObjectInfo, ObjectRef};
@@ -43,7 +43,7 @@ pub use registry::{
 use crate::atomics::{AtomicU64, Ordering};
 use crate::slots::Status;
 use crate::wait::Owner;
-use layout::{Header, LEAST, Layout, MAGIC, MOST, VERSION};
+use layout::{Header, Layout, MAGIC, MAX_CAPACITY, MIN_CAPACITY, VERSION};
 
 /// What an arena has for a slot that its process is not yet part of.
 static NO_SLOT_YET: PrivateU64 = PrivateU64::new(0);
@@ -79,11 +79,11 @@ impl Arena {
     pub fn create() -> Result<&'static Self> {
         // RLIMIT_AS and RLIMIT_FSIZE may forbid the terabyte: take what fits, at the most half of
         // what is left so that the program has room as well.
-        let mut capacity = MOST;
+        let mut capacity = MAX_CAPACITY;
         loop {
             match SharedMemory::create("procession", capacity * 2).map(drop) {
                 Ok(()) => return Self::with_capacity(capacity),
-                Err(_) if capacity > LEAST => capacity /= 2,
+                Err(_) if capacity > MIN_CAPACITY => capacity /= 2,
                 Err(source) => return Err(Error::Os { what: "making the shared memory", source }),
             }
         }

@@ -699,7 +699,7 @@ impl Arena {
         };
         match freed {
             // Somebody was stopped in the middle of the heap.
-            Err(Error::Stopped(_)) if state.by == self.me().index => {
+            Err(Error::Wait(_)) if state.by == self.me().index => {
                 return self.finish_later(index);
             }
             freed => freed?,
@@ -732,7 +732,7 @@ impl Arena {
     /// let go as the last without coming to free them.
     ///
     /// # Errors
-    /// [`Error::Stopped`] if somebody was stopped in the middle of the heap: some are left.
+    /// [`Error::Wait`] if somebody was stopped in the middle of the heap: some are left.
     pub(super) fn settle_objects_of(&self, slot: u16) -> Result<()> {
         let mut all = Ok(());
         let used = self.header().objects_used.load(Ordering::SeqCst).min(self.layout.objects);
@@ -746,7 +746,7 @@ impl Arena {
                 Status::Live => self.free_if_unheld(index),
                 _ => Ok(()),
             };
-            if let Err(Error::Stopped(_)) = settled {
+            if let Err(Error::Wait(_)) = settled {
                 all = settled;
             }
         }

@@ -412,7 +412,7 @@ impl Rites for Burial<'_> {
 
 /// Whether somebody was stopped in the middle of the heap. Damage is no reason to come back.
 fn is_stopped(done: &Result<()>) -> bool {
-    matches!(done, Err(Error::Stopped(_)))
+    matches!(done, Err(Error::Wait(_)))
 }
 
 impl Arena {

@@ -50,7 +50,7 @@ use super::{Arena, Handle, Slot, load_text, store_text};
 use crate::wait::Owner;
 
 /// How many arenas a process may be part of.
-const MOST: usize = if cfg!(test) { 64 } else { 16 };
+const MAX_ARENAS: usize = if cfg!(test) { 64 } else { 16 };
 
 /// How deep forks of a thread may be nested with a reservation for each.
 const DEPTH: usize = 8;
@@ -59,13 +59,14 @@ const DEPTH: usize = 8;
 const FORKS: usize = 64;
 
 /// How many forks that come about within one that is followed are told from it.
-const FOLLOWED_MOST: usize = 8;
+const MAX_FOLLOWED: usize = 8;
 
-static ARENAS: [AtomicPtr<Arena>; MOST] = [const { AtomicPtr::new(ptr::null_mut()) }; MOST];
+static ARENAS: [AtomicPtr<Arena>; MAX_ARENAS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_ARENAS];
 static USED: AtomicUsize = AtomicUsize::new(0);
 
 /// The slots that were reserved for a child, one in each arena.
-type Reserved = [Option<Slot>; MOST];
+type Reserved = [Option<Slot>; MAX_ARENAS];
 
 /// A fork that is under way.
 struct Announced {
@@ -73,14 +74,14 @@ struct Announced {
     arenas: AtomicUsize,
     /// The slot that is reserved for the child in each, packed as [`Owner::process`] does; 0 until
     /// it is.
-    slots: [AtomicU64; MOST],
+    slots: [AtomicU64; MAX_ARENAS],
 }
 
 /// In place of a slot: the child will have none that is reserved.
 const NO_SLOT: u64 = u64::MAX;
 
 static ANNOUNCED: [Announced; FORKS] = [const {
-    Announced { arenas: AtomicUsize::new(0), slots: [const { AtomicU64::new(0) }; MOST] }
+    Announced { arenas: AtomicUsize::new(0), slots: [const { AtomicU64::new(0) }; MAX_ARENAS] }
 }; FORKS];
 
 /// Which of them are in use.
@@ -98,12 +99,12 @@ thread_local! {
 /// The reservations of forks that were made.
 #[derive(Clone, Copy, Debug)]
 struct Followed {
-    forks: [Reserved; FOLLOWED_MOST],
+    forks: [Reserved; MAX_FOLLOWED],
     count: usize,
 }
 
 impl Followed {
-    const NONE: Self = Self { forks: [[None; MOST]; FOLLOWED_MOST], count: 0 };
+    const NONE: Self = Self { forks: [[None; MAX_ARENAS]; MAX_FOLLOWED], count: 0 };
 
     fn push(&mut self, reserved: &Reserved) -> bool {
         let Some(place) = self.forks.get_mut(self.count) else { return false };
@@ -120,7 +121,7 @@ impl Followed {
 /// The word of a process that says whether it knows its slots; the arenas' follow.
 const SETTLED: usize = 1;
 const FIRST_SLOT: usize = 2;
-const _: () = assert!(FIRST_SLOT + MOST <= wiped::WORDS);
+const _: () = assert!(FIRST_SLOT + MAX_ARENAS <= wiped::WORDS);
 
 /// The process knows its slots. Before that the word has the number of the thread that finds out.
 const YES: u64 = u64::MAX;
@@ -132,7 +133,8 @@ fn arena_at(at: usize) -> Option<&'static Arena> {
 }
 
 fn arenas() -> impl Iterator<Item = (usize, &'static Arena)> {
-    (0..MOST).filter_map(|at| arena_at(at).filter(|arena| arena.is_joined()).map(|it| (at, it)))
+    (0..MAX_ARENAS)
+        .filter_map(|at| arena_at(at).filter(|arena| arena.is_joined()).map(|it| (at, it)))
 }
 
 /// Called before `main`, or when the library is loaded, so that no fork of the program can have
@@ -171,8 +173,9 @@ pub(super) fn place() -> Result<(usize, &'static AtomicU64)> {
     settle();
     thread_end::register(release_watches);
     let at = USED.fetch_add(1, Ordering::SeqCst);
-    let too_many = Error::TooMany { what: "arenas", asked: 1 + MOST as u64, most: MOST as u64 };
-    if at < MOST { Ok((at, wiped::word(FIRST_SLOT + at))) } else { Err(too_many) }
+    let too_many =
+        Error::TooMany { what: "arenas", asked: 1 + MAX_ARENAS as u64, max: MAX_ARENAS as u64 };
+    if at < MAX_ARENAS { Ok((at, wiped::word(FIRST_SLOT + at))) } else { Err(too_many) }
 }
 
 pub(super) fn add(at: usize, arena: &'static Arena) {
@@ -216,9 +219,9 @@ impl Announced {
     fn reserve(&'static self, follows: bool) {
         // Those that are added later know by the number that nothing is reserved for the child.
         let used = loop {
-            let used = USED.load(Ordering::SeqCst).min(MOST);
+            let used = USED.load(Ordering::SeqCst).min(MAX_ARENAS);
             self.arenas.store(used + 1, Ordering::SeqCst);
-            if USED.load(Ordering::SeqCst).min(MOST) == used {
+            if USED.load(Ordering::SeqCst).min(MAX_ARENAS) == used {
                 break used;
             }
         };
@@ -343,7 +346,8 @@ pub(super) fn settle() {
 fn find_own_slots() {
     let (mine, depth) = MINE.replace(([None; DEPTH], 0));
     let number = depth.checked_sub(1).and_then(|top| mine.get(top).copied().flatten());
-    let reserved = number.map_or([None; MOST], |number| ANNOUNCED[number as usize].reserved());
+    let reserved =
+        number.map_or([None; MAX_ARENAS], |number| ANNOUNCED[number as usize].reserved());
     // Other threads' forks are the parent's, and what it follows is no concern of the child's.
     let mut forks = UNDER_WAY.swap(0, Ordering::SeqCst);
     while forks != 0 {

@@ -9,7 +9,7 @@ use super::*;
 use crate::failpoint;
 use crate::memory::SharedBlock;
 use crate::sync::Lock;
-use crate::wait::Waiting;
+use crate::wait::Wait;
 
 pub(super) const SMALL: u64 = 64 << 20;
 
@@ -31,7 +31,7 @@ impl Random {
 }
 
 pub(super) fn allocate(arena: &Arena, size: u64) -> Result<Block> {
-    arena.allocate(size, Waiting::FOREVER)
+    arena.allocate(size, Wait::FOREVER)
 }
 
 /// Runs `body` in a child that must be killed at a fail point, and does not bury it.
@@ -114,9 +114,9 @@ fn beyond_the_bound_memory_goes_back_to_the_machine() {
         arena.check().unwrap();
     }
     let (used, warm) = arena.heap_use();
-    assert_eq!((used, warm), (0, WARM_MOST));
+    assert_eq!((used, warm), (0, WARM_MAX));
     let tables = 1 << 20;
-    assert!((WARM_MOST..WARM_MOST + tables).contains(&arena.resident().unwrap()));
+    assert!((WARM_MAX..WARM_MAX + tables).contains(&arena.resident().unwrap()));
     let cold = allocate(arena, 300 << 20).unwrap();
     assert!(arena.resident().unwrap() >= 300 << 20, "what is handed out has memory");
     arena.free(cold).unwrap();
@@ -357,7 +357,7 @@ fn what_a_child_beyond_the_table_has_open_is_never_another_object() {
     let _alone = alone();
     let arena = Arena::with_capacity(SMALL).unwrap();
     let queue = crate::queue::Queue::new(arena, "the child's", None).unwrap();
-    queue.put(0, b"before", crate::wait::Waiting::FOREVER).unwrap();
+    queue.put(0, b"before", crate::wait::Wait::FOREVER).unwrap();
     let slots: Vec<_> = std::iter::from_fn(|| arena.reserve(true, None).ok()).collect();
     let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
     let child = plain_child(|| {
@@ -365,7 +365,7 @@ fn what_a_child_beyond_the_table_has_open_is_never_another_object() {
         std::io::Read::read_exact(&mut &there, &mut [0]).unwrap();
         // It may look, and change nothing that its death would have to undo.
         assert_eq!(queue.len(), 1);
-        let error = queue.put(0, b"lost", crate::wait::Waiting::FOREVER).unwrap_err();
+        let error = queue.put(0, b"lost", crate::wait::Wait::FOREVER).unwrap_err();
         assert!(error.to_string().contains("64 live processes"), "{error}");
         assert!(Lock::new(arena, "").is_err());
     });

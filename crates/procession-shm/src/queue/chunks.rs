@@ -23,7 +23,7 @@ const SMALLEST: u64 = 1024;
 
 /// How many chunks without a message may follow one another: each is that of a producer which died
 /// before it wrote.
-const EMPTY_MOST: usize = 1 << 16;
+const EMPTY_MAX: usize = 1 << 16;
 
 const INLINE: u8 = 1;
 const BLOCK: u8 = 2;
@@ -126,7 +126,7 @@ impl<'a> Chunk<'a> {
 /// put: it may be in a later chunk.
 pub(super) fn skip_to_message<'a>(chunk: Chunk<'a>, at: u64) -> Result<(Chunk<'a>, u64)> {
     let (mut chunk, mut at) = (chunk, at);
-    for _ in 0..EMPTY_MOST {
+    for _ in 0..EMPTY_MAX {
         if !chunk.ends_at(at)? {
             return Ok((chunk, at));
         }

@@ -5,7 +5,7 @@ use super::{Control, MessageBuffer, Queue, QueueError};
 use crate::arena::{Arena, Block, Error, Result};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{Acquired, BlockedOn, Operation, Owner, OwnerLock, Stopped, Waiting};
+use crate::wait::{Acquired, BlockedOn, Operation, Owner, OwnerLock, Wait, WaitError};
 
 /// A cache line: what one end is about.
 #[repr(C, align(64))]
@@ -57,7 +57,7 @@ pub(super) struct PutEnd<'q> {
     position: Position,
     written: u64,
     /// How long a put may wait for the heap.
-    waiting: Waiting,
+    waiting: Wait,
 }
 
 /// The consumers' end, locked.
@@ -79,7 +79,7 @@ pub(super) struct Taken {
 
 impl Queue {
     #[inline]
-    fn lock_end(&self, end: &'static End, me: Owner, waiting: Waiting) -> Result<bool, Stopped> {
+    fn lock_end(&self, end: &'static End, me: Owner, waiting: Wait) -> Result<bool, WaitError> {
         let arena = self.object.arena();
         let on = BlockedOn { object: self.object.index(), operation: Operation::QueueEnd };
         let acquired = end.lock.lock(me, arena, on, waiting)?;
@@ -93,7 +93,7 @@ impl Queue {
     }
 
     #[inline]
-    pub(super) fn lock_put(&self, waiting: Waiting) -> Result<PutEnd<'_>, QueueError> {
+    pub(super) fn lock_put(&self, waiting: Wait) -> Result<PutEnd<'_>, QueueError> {
         self.check_member()?;
         let end = &self.control.put;
         let me = self.object.arena().owner();
@@ -119,7 +119,7 @@ impl Queue {
     }
 
     #[inline]
-    pub(super) fn lock_get(&self, waiting: Waiting) -> Result<GetEnd<'_>, QueueError> {
+    pub(super) fn lock_get(&self, waiting: Wait) -> Result<GetEnd<'_>, QueueError> {
         self.check_member()?;
         let control = self.control;
         let me = self.object.arena().owner();
@@ -439,7 +439,7 @@ mod tests {
         let arena = Arena::with_capacity(1 << 38).unwrap();
         let queue = Queue::new(arena, "queue", None).unwrap();
         for _ in 0..200 {
-            queue.put(0, &[1; 100], Waiting::FOREVER).unwrap();
+            queue.put(0, &[1; 100], Wait::FOREVER).unwrap();
         }
         let (put, get) = (&queue.control.put, &queue.control.get);
         let chunk = |end: &End| Chunk::at(arena, end.chunk.load(Ordering::Relaxed)).unwrap();

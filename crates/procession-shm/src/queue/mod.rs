@@ -8,7 +8,7 @@
 //!
 //! # Structure
 //! A chain of chunks; in a chunk, records one behind the other: eight bytes of length and kind,
-//! then the message, or for one longer than [`INLINE_MOST`] where its block is. Producers and
+//! then the message, or for one longer than [`INLINE_MAX`] where its block is. Producers and
 //! consumers have a lock each and meet only in the two counts.
 //!
 //! # What is written down
@@ -38,27 +38,27 @@ use procession_os::memory::Shared;
 use crate::arena::{Arena, Block, BlockOwner, Error, Handle, Kind, ObjectRef, Result, arena_of};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{BlockedOn, EventCount, Moment, Operation, Relay, Stopped, Waiting, block};
+use crate::wait::{BlockedOn, Check, EventCount, Operation, Relay, Wait, WaitError, block};
 use end::{End, PutEnd, Taken};
 use tasks::Tasks;
 
 pub use buffer::MessageBuffer;
-pub use tasks::{DoneTooOften, JoinError};
+pub use tasks::{QueueJoinError, TaskDoneError};
 
 /// Longer messages have a block of their own.
-pub const INLINE_MOST: usize = 4096;
+pub const INLINE_MAX: usize = 4096;
 
 /// How long even those whose deadline has passed wait for others to leave an end, which usually
 /// takes a microsecond: only a stopped process can stay there for longer.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A wait for an end, for whoever waits so for messages or room; [`Waiting::NOT`] stays that.
-fn patient(waiting: Waiting) -> Waiting {
-    if waiting.deadline == Waiting::NOT.deadline {
+/// A wait for an end, for whoever waits so for messages or room; [`Wait::TRY`] stays that.
+fn patient(waiting: Wait) -> Wait {
+    if waiting.deadline == Wait::TRY.deadline {
         return waiting;
     }
-    let least = |deadline: Monotonic| deadline.max(Monotonic::now().after(PATIENCE));
-    Waiting { deadline: waiting.deadline.map(least), ..waiting }
+    let extended = |deadline: Monotonic| deadline.max(Monotonic::now().after(PATIENCE));
+    Wait { deadline: waiting.deadline.map(extended), ..waiting }
 }
 
 /// A queue's body.
@@ -70,7 +70,7 @@ struct Control {
     not_empty: Relay,
     not_full: Relay,
     /// The most messages that it holds; 0 is no bound.
-    most: AtomicU64,
+    capacity: AtomicU64,
     tasks: Tasks,
     unused: [AtomicU64; 6],
 }
@@ -94,7 +94,7 @@ pub struct Queue {
 pub enum QueueError {
     /// The wait ended first.
     #[error(transparent)]
-    Stopped(#[from] Stopped),
+    Wait(#[from] WaitError),
     /// This process has no memory for the message, which is in the queue still.
     #[error("no memory in this process for a message of {len} bytes, which is still in the queue")]
     NoMemory {
@@ -111,35 +111,40 @@ pub enum QueueError {
 impl From<Error> for QueueError {
     fn from(error: Error) -> Self {
         match error {
-            Error::Stopped(stopped) => Self::Stopped(stopped),
+            Error::Wait(stopped) => Self::Wait(stopped),
             error => Self::Arena(error),
         }
     }
 }
 
 impl Queue {
-    /// A queue that holds at most `most` messages, or without a bound (it grows as it needs).
+    /// A queue that holds at most `capacity` messages, or without a bound (it grows as it needs).
     ///
     /// # Errors
     /// If the arena is full.
-    pub fn new(arena: &'static Arena, name: &str, most: Option<u64>) -> Result<Self> {
-        Self::make(arena, name, most, 0)
+    pub fn new(arena: &'static Arena, name: &str, capacity: Option<u64>) -> Result<Self> {
+        Self::make(arena, name, capacity, 0)
     }
 
     /// As [`Self::new`]; who [joins](Self::join) it learns of tasks that processes died with.
     ///
     /// # Errors
     /// If the arena is full.
-    pub fn joinable(arena: &'static Arena, name: &str, most: Option<u64>) -> Result<Self> {
-        Self::make(arena, name, most, arena.slots())
+    pub fn joinable(arena: &'static Arena, name: &str, capacity: Option<u64>) -> Result<Self> {
+        Self::make(arena, name, capacity, arena.slots())
     }
 
-    fn make(arena: &'static Arena, name: &str, most: Option<u64>, accounts: u32) -> Result<Self> {
+    fn make(
+        arena: &'static Arena,
+        name: &str,
+        capacity: Option<u64>,
+        accounts: u32,
+    ) -> Result<Self> {
         let size = Self::size_with_accounts(accounts);
         let body = arena.allocate(size, Arena::while_making())?;
         arena.memory().zero(body.offset(), size)?;
         let control: &Control = arena.memory().cell(body.offset())?;
-        control.most.store(most.unwrap_or(0), Ordering::Relaxed);
+        control.capacity.store(capacity.unwrap_or(0), Ordering::Relaxed);
         control.tasks.keep_accounts(accounts);
         Self::over(arena.make::<AtomicU64>(Kind::Queue, name, Some(body), |_| Ok(()))?)
     }
@@ -191,13 +196,13 @@ impl Queue {
     /// Whether the queue holds as many messages as it may.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.most().is_some_and(|most| self.len() >= most)
+        self.capacity().is_some_and(|capacity| self.len() >= capacity)
     }
 
     /// The most messages that the queue holds.
     #[must_use]
-    pub fn most(&self) -> Option<u64> {
-        Some(self.control.most.load(Ordering::Relaxed)).filter(|&most| most != 0)
+    pub fn capacity(&self) -> Option<u64> {
+        Some(self.control.capacity.load(Ordering::Relaxed)).filter(|&capacity| capacity != 0)
     }
 
     /// How many messages were put so far.
@@ -216,10 +221,10 @@ impl Queue {
     /// come what may to this process.
     ///
     /// # Errors
-    /// [`QueueError::Stopped`] if the queue stayed full; [`QueueError::Arena`] without memory.
+    /// [`QueueError::Wait`] if the queue stayed full; [`QueueError::Arena`] without memory.
     /// Nothing was put then.
     #[inline]
-    pub fn put(&self, kind: u8, message: &[u8], waiting: Waiting) -> Result<u64, QueueError> {
+    pub fn put(&self, kind: u8, message: &[u8], waiting: Wait) -> Result<u64, QueueError> {
         self.put_parts(kind, &[message], waiting)
     }
 
@@ -227,12 +232,7 @@ impl Queue {
     ///
     /// # Errors
     /// As [`Self::put`].
-    pub fn put_parts(
-        &self,
-        kind: u8,
-        message: &[&[u8]],
-        waiting: Waiting,
-    ) -> Result<u64, QueueError> {
+    pub fn put_parts(&self, kind: u8, message: &[&[u8]], waiting: Wait) -> Result<u64, QueueError> {
         self.put_unless(kind, message, waiting, &mut || Ok(()))
     }
 
@@ -246,10 +246,10 @@ impl Queue {
         &self,
         kind: u8,
         message: &[&[u8]],
-        waiting: Waiting,
-        copied: &mut dyn FnMut() -> Result<(), Stopped>,
+        waiting: Wait,
+        copied: &mut dyn FnMut() -> Result<(), WaitError>,
     ) -> Result<u64, QueueError> {
-        if self.most().is_none() && chunks::length(message) <= INLINE_MOST {
+        if self.capacity().is_none() && chunks::length(message) <= INLINE_MAX {
             // There is nothing to wait for but the end.
             let mut end = self.lock_put(patient(waiting))?;
             end.write(kind, message)?;
@@ -257,9 +257,9 @@ impl Queue {
             self.leave_put(end);
             return Ok(number);
         }
-        self.passing_room_on(|gate| {
+        self.passing_room_on(|point| {
             // Before a long message is copied.
-            self.wait_for_room(gate, waiting)?;
+            self.wait_for_room(point, waiting)?;
             let mut block = self.prepare(message, patient(waiting))?;
             let arena = self.object.arena();
             let owner = arena.owner();
@@ -269,7 +269,7 @@ impl Queue {
                 block = self.prepare(message, patient(waiting))?;
             }
             let put = match go_on {
-                Ok(()) => self.put_prepared(kind, message, block, gate, waiting),
+                Ok(()) => self.put_prepared(kind, message, block, point, waiting),
                 Err(stopped) => Err(stopped.into()),
             };
             if put.is_err()
@@ -289,7 +289,7 @@ impl Queue {
     pub fn put_many<'m>(
         &self,
         messages: impl IntoIterator<Item = (u8, &'m [u8])>,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<usize, QueueError> {
         self.put_from(&mut messages.into_iter().peekable(), waiting)
     }
@@ -301,7 +301,7 @@ impl Queue {
     pub fn put_from<'m>(
         &self,
         messages: &mut Peekable<impl Iterator<Item = (u8, &'m [u8])>>,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<usize, QueueError> {
         let mut put = 0;
         while messages.peek().is_some() {
@@ -317,15 +317,15 @@ impl Queue {
     fn put_run<'m>(
         &self,
         messages: &mut Peekable<impl Iterator<Item = (u8, &'m [u8])>>,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<usize, QueueError> {
-        let run = self.passing_room_on(|gate| self.put_short_ones(messages, gate, waiting))?;
+        let run = self.passing_room_on(|point| self.put_short_ones(messages, point, waiting))?;
         if run > 0 {
             return Ok(run);
         }
         // A long message goes by itself.
         if let Some(&(kind, message)) = messages.peek()
-            && message.len() > INLINE_MOST
+            && message.len() > INLINE_MAX
         {
             self.put(kind, message, waiting)?;
             messages.next();
@@ -338,18 +338,18 @@ impl Queue {
     fn put_short_ones<'m>(
         &self,
         messages: &mut Peekable<impl Iterator<Item = (u8, &'m [u8])>>,
-        gate: &EventCount,
-        waiting: Waiting,
+        point: &EventCount,
+        waiting: Wait,
     ) -> Result<usize, QueueError> {
         /// So that other producers get their turn.
         const RUN: u64 = 256;
-        self.wait_for_room(gate, waiting)?;
+        self.wait_for_room(point, waiting)?;
         let mut end = self.lock_put(patient(waiting))?;
         let room = self.room().min(RUN);
         let mut run = 0;
         while run < room
             && let Some((kind, message)) = messages.peek()
-            && message.len() <= INLINE_MOST
+            && message.len() <= INLINE_MAX
         {
             if let Err(error) = end.write(*kind, &[message]) {
                 if run == 0 {
@@ -368,9 +368,9 @@ impl Queue {
         Ok(run as usize)
     }
 
-    fn prepare(&self, message: &[&[u8]], waiting: Waiting) -> Result<Option<Block>> {
+    fn prepare(&self, message: &[&[u8]], waiting: Wait) -> Result<Option<Block>> {
         let len = chunks::length(message);
-        if len <= INLINE_MOST {
+        if len <= INLINE_MAX {
             return Ok(None);
         }
         let arena = self.object.arena();
@@ -388,14 +388,14 @@ impl Queue {
         kind: u8,
         message: &[&[u8]],
         block: Option<Block>,
-        gate: &EventCount,
-        waiting: Waiting,
+        point: &EventCount,
+        waiting: Wait,
     ) -> Result<u64, QueueError> {
         loop {
             let mut end = self.lock_put(patient(waiting))?;
             if self.room() == 0 {
                 drop(end);
-                self.wait_for_room(gate, waiting)?;
+                self.wait_for_room(point, waiting)?;
                 continue;
             }
             let number = match block {
@@ -419,28 +419,28 @@ impl Queue {
     }
 
     fn room(&self) -> u64 {
-        self.most().map_or(u64::MAX, |most| most.saturating_sub(self.len()))
+        self.capacity().map_or(u64::MAX, |capacity| capacity.saturating_sub(self.len()))
     }
 
     /// Does what may wait for room. If there is room afterwards, the next producer is woken: one
     /// wake may stand for room for several, and whoever was woken may have failed to use it.
     #[inline]
     fn passing_room_on<R>(&self, put: impl FnOnce(&EventCount) -> R) -> R {
-        self.control.not_full.pass_on(|_| self.most().is_some() && self.room() > 0, put)
+        self.control.not_full.pass_on(|_| self.capacity().is_some() && self.room() > 0, put)
     }
 
-    fn wait_for_room(&self, gate: &EventCount, waiting: Waiting) -> Result<(), Stopped> {
+    fn wait_for_room(&self, point: &EventCount, waiting: Wait) -> Result<(), WaitError> {
         if self.room() > 0 {
             return Ok(());
         }
         let on = BlockedOn { object: self.object.index(), operation: Operation::Put };
-        block(self.object.arena(), on, waiting, gate, |_| (self.room() > 0).then_some(()))
+        block(self.object.arena(), on, waiting, point, |_| (self.room() > 0).then_some(()))
     }
 
-    fn wait_for_message(&self, gate: &EventCount, waiting: Waiting) -> Result<(), Stopped> {
+    fn wait_for_message(&self, point: &EventCount, waiting: Wait) -> Result<(), WaitError> {
         let on = BlockedOn { object: self.object.index(), operation: Operation::Get };
-        block(self.object.arena(), on, waiting, gate, |moment| {
-            if moment == Moment::Tick {
+        block(self.object.arena(), on, waiting, point, |check| {
+            if check == Check::Tick {
                 // What a burst has left is given back also where nobody comes to the heap.
                 self.object.arena().look_after_heap();
             }
@@ -452,12 +452,12 @@ impl Queue {
     /// each message goes to one.
     ///
     /// # Errors
-    /// [`QueueError::Stopped`] if the queue stayed empty; [`QueueError::NoMemory`] if there is no
+    /// [`QueueError::Wait`] if the queue stayed empty; [`QueueError::NoMemory`] if there is no
     /// room for it; [`QueueError::Arena`] if the queue is damaged.
     pub fn get(
         &self,
         into: &mut dyn MessageBuffer,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<(u8, u64), QueueError> {
         self.get_waiting(into, None, waiting)
     }
@@ -471,7 +471,7 @@ impl Queue {
         &self,
         into: &mut dyn MessageBuffer,
         claim: &AtomicU64,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<(u8, u64), QueueError> {
         self.get_waiting(into, Some(claim), waiting)
     }
@@ -480,7 +480,7 @@ impl Queue {
         &self,
         into: &mut dyn MessageBuffer,
         claim: Option<&AtomicU64>,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<(u8, u64), QueueError> {
         match self.take_next(into, claim, patient(waiting))? {
             Some(got) => Ok(got),
@@ -495,13 +495,13 @@ impl Queue {
         &self,
         into: &mut dyn MessageBuffer,
         claim: Option<&AtomicU64>,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<(u8, u64), QueueError> {
         self.control.not_empty.pass_on(
             |got: &Result<_, _>| got.is_err() && !self.is_empty(),
-            |gate| {
+            |point| {
                 loop {
-                    self.wait_for_message(gate, waiting)?;
+                    self.wait_for_message(point, waiting)?;
                     if let Some(got) = self.take_next(into, claim, patient(waiting))? {
                         return Ok(got);
                     }
@@ -513,13 +513,13 @@ impl Queue {
     /// Gets the oldest message if there is one, and no other consumer is in the way for long.
     ///
     /// # Errors
-    /// As [`Self::get`], but not [`QueueError::Stopped`].
+    /// As [`Self::get`], but not [`QueueError::Wait`].
     pub fn try_get(
         &self,
         into: &mut dyn MessageBuffer,
         claim: Option<&AtomicU64>,
     ) -> Result<Option<(u8, u64)>, QueueError> {
-        self.if_any(into, claim, Waiting::until(Some(Monotonic::now().after(PATIENCE))))
+        self.if_any(into, claim, Wait::until(Some(Monotonic::now().after(PATIENCE))))
     }
 
     /// As [`Self::try_get`], but returns nothing as well if another consumer is in the way at all.
@@ -531,17 +531,17 @@ impl Queue {
         into: &mut dyn MessageBuffer,
         claim: Option<&AtomicU64>,
     ) -> Result<Option<(u8, u64)>, QueueError> {
-        self.if_any(into, claim, Waiting::NOT)
+        self.if_any(into, claim, Wait::TRY)
     }
 
     fn if_any(
         &self,
         into: &mut dyn MessageBuffer,
         claim: Option<&AtomicU64>,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<Option<(u8, u64)>, QueueError> {
         match self.take_next(into, claim, waiting) {
-            Err(QueueError::Stopped(_)) => Ok(None),
+            Err(QueueError::Wait(_)) => Ok(None),
             other => other,
         }
     }
@@ -552,7 +552,7 @@ impl Queue {
         &self,
         into: &mut dyn MessageBuffer,
         claim: Option<&AtomicU64>,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<Option<(u8, u64)>, QueueError> {
         if self.is_empty() {
             return Ok(None);
@@ -569,7 +569,7 @@ impl Queue {
             // One wake may stand for several messages.
             self.control.not_empty.notify_one();
         }
-        if self.control.most.load(Ordering::Relaxed) != 0 {
+        if self.control.capacity.load(Ordering::Relaxed) != 0 {
             self.control.not_full.notify_one();
         }
         if let Some((block, len)) = block {
@@ -583,7 +583,7 @@ impl Queue {
         Ok(Some((kind, number)))
     }
 
-    /// Gets up to `most` messages at once, waiting only for the first; calls `each` with kind and
+    /// Gets up to `max` messages at once, waiting only for the first; calls `each` with kind and
     /// bytes, in order. Returns how many there were. An error that comes after the first shows
     /// itself again at the next call.
     ///
@@ -591,13 +591,13 @@ impl Queue {
     /// As [`Self::get`].
     pub fn get_many(
         &self,
-        most: usize,
+        max: usize,
         mut each: impl FnMut(u8, &[u8]),
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<usize, QueueError> {
         let mut message = Vec::new();
         let mut got = 0;
-        while got < most {
+        while got < max {
             message.clear();
             let kind = if got == 0 {
                 self.get(&mut message, waiting)?.0
@@ -620,12 +620,12 @@ impl Queue {
     pub fn check(&self) -> Result<u64> {
         let whole = |locked: QueueError| match locked {
             QueueError::Arena(error) => error,
-            QueueError::Stopped(_) | QueueError::NoMemory { .. } => {
+            QueueError::Wait(_) | QueueError::NoMemory { .. } => {
                 unreachable!("a wait without end, and nothing is got")
             }
         };
-        let _put = self.lock_put(Waiting::FOREVER).map_err(whole)?;
-        let get = self.lock_get(Waiting::FOREVER).map_err(whole)?;
+        let _put = self.lock_put(Wait::FOREVER).map_err(whole)?;
+        let get = self.lock_get(Wait::FOREVER).map_err(whole)?;
         get.check(self.len())
     }
 

@@ -43,7 +43,7 @@
 use super::{Control, Queue};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{BlockedOn, EventCount, Moment, Operation, Stopped, Waiting, WithDeaths, block};
+use crate::wait::{BlockedOn, Check, EventCount, Operation, Wait, WaitError, WithDeaths, block};
 
 /// What a queue knows of its tasks.
 #[repr(C)]
@@ -115,14 +115,14 @@ impl Account {
 /// A task was called done that nobody had put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("task_done() called too many times: all messages of the queue are done")]
-pub struct DoneTooOften;
+pub struct TaskDoneError;
 
 /// Why not all tasks are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum JoinError {
+pub enum QueueJoinError {
     /// The wait ended first.
     #[error(transparent)]
-    Stopped(#[from] Stopped),
+    Wait(#[from] WaitError),
     /// Processes died with so many tasks that they had got and not called done. Nobody will do
     /// these, and nobody else is told; they count as done from now on.
     #[error("processes died with {0} of the tasks, which nobody will do now")]
@@ -220,8 +220,8 @@ impl Queue {
     /// Says that a message that was got has been dealt with.
     ///
     /// # Errors
-    /// [`DoneTooOften`] if that was said of as many as were put.
-    pub fn task_done(&self) -> Result<(), DoneTooOften> {
+    /// [`TaskDoneError`] if that was said of as many as were put.
+    pub fn task_done(&self) -> Result<(), TaskDoneError> {
         let order = Ordering::SeqCst;
         // `put_count` only grows, so what was less than it stays so.
         let more = |done| (done < self.control.put.count()).then_some(done + 1);
@@ -230,7 +230,7 @@ impl Queue {
             let open = more(self.done()).is_some();
             let was_lost = self.note_stray(open);
             if !open {
-                return if was_lost { Ok(()) } else { Err(DoneTooOften) };
+                return if was_lost { Ok(()) } else { Err(TaskDoneError) };
             }
         }
         let counted = self.control.tasks.done.fetch_update(order, order, more);
@@ -239,7 +239,7 @@ impl Queue {
             self.end_done(counted.is_ok());
             failpoint!("queue.task_done.accounted");
         }
-        counted.map_err(|_| DoneTooOften)?;
+        counted.map_err(|_| TaskDoneError)?;
         if self.unfinished() == 0 {
             self.control.tasks.all_done.notify_all();
         }
@@ -290,29 +290,29 @@ impl Queue {
     /// Waits until all messages that were put are [done](Self::task_done).
     ///
     /// # Errors
-    /// [`JoinError::Lost`] if processes died with some, which is told once;
-    /// [`JoinError::PerhapsLost`] if that can't be known; [`JoinError::Stopped`].
-    pub fn join(&self, waiting: Waiting) -> Result<(), JoinError> {
+    /// [`QueueJoinError::Lost`] if processes died with some, which is told once;
+    /// [`QueueJoinError::PerhapsLost`] if that can't be known; [`QueueJoinError::Wait`].
+    pub fn join(&self, waiting: Wait) -> Result<(), QueueJoinError> {
         if self.unfinished() > 0 {
             let on = BlockedOn { object: self.object.index(), operation: Operation::TasksDone };
             let all_done = &self.control.tasks.all_done;
-            block(self.object.arena(), on, waiting, &WithDeaths(all_done), |moment| {
+            block(self.object.arena(), on, waiting, &WithDeaths(all_done), |check| {
                 if self.unfinished() == 0 {
                     return Some(Ok(()));
                 }
-                if moment == Moment::Tick { self.find_lost().map(Err) } else { None }
+                if check == Check::Tick { self.find_lost().map(Err) } else { None }
             })??;
         }
         self.settle();
         match self.control.tasks.overdone.swap(0, Ordering::SeqCst) {
             0 => Ok(()),
-            some => Err(JoinError::PerhapsLost(some)),
+            some => Err(QueueJoinError::PerhapsLost(some)),
         }
     }
 
     /// What is lost, or may be; what is lost counts as done from then on, if it was this caller
     /// that saw to it.
-    fn find_lost(&self) -> Option<JoinError> {
+    fn find_lost(&self) -> Option<QueueJoinError> {
         let (arena, tasks) = (self.object.arena(), &self.control.tasks);
         let done = self.done();
         // In this order: what is taken from now on is in an account before it is in this count.
@@ -336,7 +336,7 @@ impl Queue {
         }
         if doubted {
             let open = self.unfinished();
-            return (died && open > 0).then_some(JoinError::PerhapsLost(open));
+            return (died && open > 0).then_some(QueueJoinError::PerhapsLost(open));
         }
         let lost = got.checked_sub(done)?.checked_sub(held).filter(|&lost| lost > 0)?;
         // First, so that whoever calls one of these done finds it here.
@@ -352,7 +352,7 @@ impl Queue {
         }
         failpoint!("tasks.forgiven");
         tasks.all_done.notify_all();
-        Some(JoinError::Lost(lost))
+        Some(QueueJoinError::Lost(lost))
     }
 
     /// Empties the accounts if they are in doubt and all tasks are done, unless somebody is at the
@@ -363,7 +363,7 @@ impl Queue {
         if self.accounts == 0 || doubts == 0 {
             return;
         }
-        let Ok(_locked) = self.lock_get(Waiting::NOT) else { return };
+        let Ok(_locked) = self.lock_get(Wait::TRY) else { return };
         let deaths = tasks.deaths.load(Ordering::SeqCst);
         if self.unfinished() > 0 {
             return;

@@ -4,18 +4,18 @@ use std::num::NonZeroU32;
 
 use procession_os::memory::Shared;
 
-use super::algorithm::{Arrival, Meeting, MeetingPoint, Outcome, Place, Places, Seat};
+use super::raw::{Arrival, BarrierWords, Cell, Cells, Outcome, RawBarrier, Ticket};
 use crate::arena::{Arena, Error, Handle, Kind, ObjectRef, Result, arena_of};
 use crate::atomics::{AtomicU64, Ordering};
-use crate::wait::{BlockedOn, Operation, Stopped, Waiting};
+use crate::wait::{BlockedOn, Operation, Wait, WaitError};
 
 /// The most parties that a barrier can have.
-const MOST: u32 = 1 << 20;
+const MAX_PARTIES: u32 = 1 << 20;
 
 #[repr(C)]
 #[derive(Debug)]
 struct Payload {
-    point: MeetingPoint,
+    words: BarrierWords,
     parties: AtomicU64,
 }
 
@@ -23,7 +23,7 @@ struct Payload {
 // SAFETY: atomics alone.
 unsafe impl Shared for Payload {}
 
-/// The places in the barrier's body.
+/// The cells in the barrier's body.
 #[derive(Clone, Debug)]
 struct Body {
     arena: &'static Arena,
@@ -31,13 +31,13 @@ struct Body {
     count: u32,
 }
 
-impl Places for Body {
+impl Cells for Body {
     fn count(&self) -> u32 {
         self.count
     }
 
-    fn at(&self, index: u32) -> Option<&Place> {
-        let size = size_of::<Place>() as u64;
+    fn at(&self, index: u32) -> Option<&Cell> {
+        let size = size_of::<Cell>() as u64;
         let offset = self.offset.checked_add(u64::from(index) * size)?;
         if index < self.count { self.arena.memory().cell(offset).ok() } else { None }
     }
@@ -45,14 +45,14 @@ impl Places for Body {
 
 /// A barrier between processes, as `multiprocessing.Barrier`.
 ///
-/// It breaks for all when the process of one who waits dies. Who is slow to leave, or killed on the
-/// way out, holds up nobody.
+/// It breaks for all when the process of a waiter dies. A party that is slow to leave, or killed on
+/// the way out, holds up no other.
 #[derive(Clone, Debug)]
 pub struct Barrier {
     object: ObjectRef,
     payload: &'static Payload,
     parties: NonZeroU32,
-    places: Body,
+    cells: Body,
 }
 
 impl Barrier {
@@ -61,10 +61,10 @@ impl Barrier {
     /// # Errors
     /// If the arena is full; [`Error::TooMany`].
     pub fn new(arena: &'static Arena, name: &str, parties: NonZeroU32) -> Result<Self> {
-        let size = u64::from(Self::places(parties)) * size_of::<Place>() as u64;
-        if parties.get() > MOST {
-            let (asked, most) = (parties.get().into(), MOST.into());
-            return Err(Error::TooMany { what: "parties of a barrier", asked, most });
+        let size = u64::from(Self::cells(parties)) * size_of::<Cell>() as u64;
+        if parties.get() > MAX_PARTIES {
+            let (asked, max) = (parties.get().into(), MAX_PARTIES.into());
+            return Err(Error::TooMany { what: "parties of a barrier", asked, max });
         }
         let body = arena.allocate(size, Arena::while_making())?;
         arena.memory().zero(body.offset(), size)?;
@@ -74,8 +74,8 @@ impl Barrier {
         })?)
     }
 
-    /// More than the parties: some of the last meeting may be slow to leave.
-    fn places(parties: NonZeroU32) -> u32 {
+    /// More than the parties: some of the last round may be slow to leave.
+    fn cells(parties: NonZeroU32) -> u32 {
         parties.get().saturating_mul(2).saturating_add(6)
     }
 
@@ -90,11 +90,11 @@ impl Barrier {
     fn over(object: ObjectRef) -> Result<Self> {
         let payload: &Payload = object.payload()?;
         let parties = u32::try_from(payload.parties.load(Ordering::Relaxed)).ok();
-        let parties = parties.filter(|parties| *parties <= MOST).and_then(NonZeroU32::new);
+        let parties = parties.filter(|parties| *parties <= MAX_PARTIES).and_then(NonZeroU32::new);
         let parties = parties.ok_or(Error::Corrupt("a barrier's parties are out of range"))?;
-        let count = Self::places(parties);
-        let places = Body { arena: object.arena(), offset: object.body()?, count };
-        Ok(Self { payload, parties, places, object })
+        let count = Self::cells(parties);
+        let cells = Body { arena: object.arena(), offset: object.body()?, count };
+        Ok(Self { payload, parties, cells, object })
     }
 
     /// The value that names the barrier in other processes.
@@ -103,11 +103,11 @@ impl Barrier {
         self.object.handle()
     }
 
-    fn meeting(&self) -> Meeting<'_, impl Places, Arena> {
+    fn raw(&self) -> RawBarrier<'_, impl Cells, Arena> {
         let arena = self.object.arena();
-        Meeting {
-            point: &self.payload.point,
-            places: &self.places,
+        RawBarrier {
+            words: &self.payload.words,
+            cells: &self.cells,
             parties: self.parties,
             probe: arena,
             on: BlockedOn { object: self.object.index(), operation: Operation::Barrier },
@@ -124,58 +124,58 @@ impl Barrier {
     /// How many wait for the others at this instant.
     #[must_use]
     pub fn waiting(&self) -> u32 {
-        self.meeting().waiting()
+        self.raw().waiting()
     }
 
     /// Whether the barrier is broken.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.meeting().is_broken()
+        self.raw().is_broken()
     }
 
-    /// Comes to the barrier; see [`Arrival`] for what is to follow. `acts` says whether the last to
-    /// come has something to do before all go on.
+    /// Arrives at the barrier; see [`Arrival`] for what is to follow. `has_action` says whether the
+    /// last to arrive has something to do before all go on.
     ///
     /// # Errors
-    /// [`Stopped`], while others who are more than the parties are at it.
-    pub fn arrive(&self, acts: bool, waiting: Waiting) -> Result<Arrival, Stopped> {
-        self.meeting().arrive(acts, waiting)
+    /// [`WaitError`], while others, more than the parties, are at it.
+    pub fn arrive(&self, has_action: bool, waiting: Wait) -> Result<Arrival, WaitError> {
+        self.raw().arrive(has_action, waiting)
     }
 
     /// Waits until all have come. At the deadline the barrier breaks, unless all have come and one
     /// is acting.
     ///
     /// # Errors
-    /// [`Stopped::TimedOut`], having broken the barrier; [`Stopped::Interrupted`], after which the
-    /// wait may be continued.
-    pub fn wait(&self, seat: Seat, waiting: Waiting) -> Result<Outcome, Stopped> {
-        self.meeting().wait(seat, waiting)
+    /// [`WaitError::TimedOut`], having broken the barrier; [`WaitError::Interrupted`], after which
+    /// the wait may be continued.
+    pub fn wait(&self, ticket: Ticket, waiting: Wait) -> Result<Outcome, WaitError> {
+        self.raw().wait(ticket, waiting)
     }
 
     /// Lets all go on, after having acted; says otherwise if the barrier was broken or reset
     /// meanwhile.
     #[must_use]
-    pub fn lead(&self, seat: Seat) -> Outcome {
-        self.meeting().lead(seat)
+    pub fn lead(&self, ticket: Ticket) -> Outcome {
+        self.raw().lead(ticket)
     }
 
     /// Breaks the barrier instead of [`Self::lead`].
-    pub fn fail(&self, seat: Seat) {
-        let _ = self.meeting().fail(seat);
+    pub fn fail(&self, ticket: Ticket) {
+        let _ = self.raw().fail(ticket);
     }
 
-    /// Leaves. All who were given a seat must.
-    pub fn leave(&self, seat: Seat) {
-        self.meeting().leave(seat);
+    /// Leaves. Each party that was given a ticket must.
+    pub fn leave(&self, ticket: Ticket) {
+        self.raw().leave(ticket);
     }
 
     /// Breaks the barrier until it is reset.
     pub fn abort(&self) {
-        self.meeting().abort();
+        self.raw().abort();
     }
 
-    /// Makes the barrier as new; the waits of those who are at it end with [`Outcome::Reset`].
+    /// Makes the barrier as new; the waits of those that are at it end with [`Outcome::Reset`].
     pub fn reset(&self) {
-        self.meeting().reset();
+        self.raw().reset();
     }
 }

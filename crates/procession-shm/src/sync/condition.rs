@@ -1,8 +1,8 @@
-//! Waiting, beside a lock, for another process to say that something has changed.
+//! Wait, beside a lock, for another process to say that something has changed.
 
-use super::algorithm::{Monitor, NotOwner, Notices, Waited, Waiter};
+use super::raw::{Monitor, NotOwnerError, RawCondition, Waited, Waiter};
 use crate::arena::{Arena, Handle, Kind, ObjectRef, Result, arena_of};
-use crate::wait::{BlockedOn, Operation, Waiting};
+use crate::wait::{BlockedOn, Operation, Wait};
 
 /// A condition variable between processes, as `multiprocessing.Condition`.
 ///
@@ -12,7 +12,7 @@ use crate::wait::{BlockedOn, Operation, Waiting};
 #[derive(Clone, Debug)]
 pub struct Condition {
     object: ObjectRef,
-    notices: &'static Notices,
+    notices: &'static RawCondition,
 }
 
 impl Condition {
@@ -21,7 +21,7 @@ impl Condition {
     /// # Errors
     /// If the arena is full.
     pub fn new(arena: &'static Arena, name: &str) -> Result<Self> {
-        Self::over(arena.make::<Notices>(Kind::Condition, name, None, |_| Ok(()))?)
+        Self::over(arena.make::<RawCondition>(Kind::Condition, name, None, |_| Ok(()))?)
     }
 
     /// The condition that a handle names.
@@ -50,28 +50,31 @@ impl Condition {
     /// holds afterwards whatever the end.
     ///
     /// # Errors
-    /// [`NotOwner`] if the caller does not hold the lock.
-    pub fn wait(&self, lock: &impl Monitor, waiting: Waiting) -> Result<Waited, NotOwner> {
+    /// [`NotOwnerError`] if the caller does not hold the lock.
+    pub fn wait(&self, lock: &impl Monitor, waiting: Wait) -> Result<Waited, NotOwnerError> {
         self.notices.wait(lock, self.object.arena(), self.on(), waiting)
     }
 
     /// The first step of a wait, for those who have to do something else between its steps.
     ///
     /// # Errors
-    /// [`NotOwner`] if the caller does not hold the lock.
-    pub fn begin<'a, M: Monitor>(&'a self, lock: &'a M) -> Result<Waiter<'a, M, Arena>, NotOwner> {
+    /// [`NotOwnerError`] if the caller does not hold the lock.
+    pub fn begin<'a, M: Monitor>(
+        &'a self,
+        lock: &'a M,
+    ) -> Result<Waiter<'a, M, Arena>, NotOwnerError> {
         self.notices.begin(lock, self.object.arena(), self.on())
     }
 
-    /// Lets `most` of those who wait go on.
+    /// Lets `count` waiters go on.
     ///
     /// # Errors
-    /// [`NotOwner`] if the caller does not hold the lock.
-    pub fn notify(&self, lock: &impl Monitor, most: u32) -> Result<(), NotOwner> {
+    /// [`NotOwnerError`] if the caller does not hold the lock.
+    pub fn notify(&self, lock: &impl Monitor, count: u32) -> Result<(), NotOwnerError> {
         if !lock.is_mine() {
-            return Err(NotOwner);
+            return Err(NotOwnerError);
         }
-        self.notices.notify(most);
+        self.notices.notify(count);
         Ok(())
     }
 

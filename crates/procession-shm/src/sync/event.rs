@@ -1,15 +1,15 @@
 //! A flag that processes wait for.
 
-use super::algorithm::Flag;
+use super::raw::RawEvent;
 use crate::arena::{Arena, Handle, Kind, ObjectRef, Result, arena_of};
-use crate::wait::{BlockedOn, Operation, Stopped, Waiting};
+use crate::wait::{BlockedOn, Operation, Wait, WaitError};
 
 /// A flag between processes, as `multiprocessing.Event`. There is no handshake with those who wait,
 /// so one that is killed blocks nobody.
 #[derive(Clone, Debug)]
 pub struct Event {
     object: ObjectRef,
-    flag: &'static Flag,
+    flag: &'static RawEvent,
 }
 
 impl Event {
@@ -18,7 +18,7 @@ impl Event {
     /// # Errors
     /// If the arena is full.
     pub fn new(arena: &'static Arena, name: &str) -> Result<Self> {
-        Self::over(arena.make::<Flag>(Kind::Event, name, None, |_| Ok(()))?)
+        Self::over(arena.make::<RawEvent>(Kind::Event, name, None, |_| Ok(()))?)
     }
 
     /// The event that a handle names.
@@ -58,8 +58,8 @@ impl Event {
     /// Waits until the flag is set, or was set meanwhile.
     ///
     /// # Errors
-    /// [`Stopped`].
-    pub fn wait(&self, waiting: Waiting) -> Result<(), Stopped> {
+    /// [`WaitError`].
+    pub fn wait(&self, waiting: Wait) -> Result<(), WaitError> {
         let on = BlockedOn { object: self.object.index(), operation: Operation::Event };
         self.flag.wait(self.object.arena(), on, waiting)
     }

@@ -1,8 +1,10 @@
 //! A lock between processes that tells when its owner has died.
 
-use super::algorithm::{Monitor, NotOwner};
+use super::raw::{Monitor, NotOwnerError};
 use crate::arena::{Arena, Handle, Kind, ObjectRef, Result, arena_of};
-use crate::wait::{Acquired, BlockedOn, NotLocked, Operation, Owner, OwnerLock, Stopped, Waiting};
+use crate::wait::{
+    Acquired, BlockedOn, NotLockedError, Operation, Owner, OwnerLock, Wait, WaitError,
+};
 
 /// Mutual exclusion between the processes of a family.
 ///
@@ -52,9 +54,9 @@ impl Lock {
     /// Acquires the lock, waiting for it.
     ///
     /// # Errors
-    /// [`Stopped`].
+    /// [`WaitError`].
     #[inline]
-    pub fn acquire(&self, waiting: Waiting) -> Result<Acquired, Stopped> {
+    pub fn acquire(&self, waiting: Wait) -> Result<Acquired, WaitError> {
         let arena = self.object.arena();
         let on = BlockedOn { object: self.object.index(), operation: Operation::Acquire };
         self.lock.lock(arena.owner(), arena, on, waiting)
@@ -73,9 +75,9 @@ impl Lock {
     /// Releases the lock, whoever acquired it.
     ///
     /// # Errors
-    /// [`NotLocked`].
+    /// [`NotLockedError`].
     #[inline]
-    pub fn release(&self) -> Result<(), NotLocked> {
+    pub fn release(&self) -> Result<(), NotLockedError> {
         self.lock.unlock()
     }
 
@@ -96,9 +98,9 @@ impl Lock {
     /// Releases the lock, of which the caller knows that `me` holds it.
     ///
     /// # Errors
-    /// [`NotLocked`] if nobody holds it.
+    /// [`NotLockedError`] if nobody holds it.
     #[inline]
-    pub fn release_as(&self, me: Owner) -> Result<(), NotLocked> {
+    pub fn release_as(&self, me: Owner) -> Result<(), NotLockedError> {
         self.lock.unlock_mine(me)
     }
 
@@ -116,14 +118,14 @@ impl Lock {
 }
 
 impl Monitor for Lock {
-    fn leave(&self) -> Result<u64, NotOwner> {
+    fn leave(&self) -> Result<u64, NotOwnerError> {
         if !self.is_mine() {
-            return Err(NotOwner);
+            return Err(NotOwnerError);
         }
-        self.release().map(|()| 1).map_err(|_| NotOwner)
+        self.release().map(|()| 1).map_err(|_| NotOwnerError)
     }
 
-    fn enter(&self, _depth: u64, waiting: Waiting) -> Result<Acquired, Stopped> {
+    fn enter(&self, _depth: u64, waiting: Wait) -> Result<Acquired, WaitError> {
         self.acquire(waiting)
     }
 

@@ -5,9 +5,8 @@
 //! RLock belongs to a thread), with one addition: a lock knows its owner, and when the owner is
 //! dead, exactly one waiter is told.
 //!
-//! [`algorithm`] is how they work, the other files where they lie.
+//! [`raw`] is how they work, the other files where they lie.
 
-pub mod algorithm;
 #[cfg(not(model))]
 mod barrier;
 #[cfg(not(model))]
@@ -16,12 +15,12 @@ mod condition;
 mod event;
 #[cfg(not(model))]
 mod lock;
+pub mod raw;
 #[cfg(not(model))]
 mod rlock;
 #[cfg(not(model))]
 mod semaphore;
 
-pub use algorithm::{Arrival, Monitor, NotOwner, Outcome, Seat, Waited, Waiter};
 #[cfg(not(model))]
 pub use barrier::Barrier;
 #[cfg(not(model))]
@@ -30,7 +29,8 @@ pub use condition::Condition;
 pub use event::Event;
 #[cfg(not(model))]
 pub use lock::Lock;
+pub use raw::{Arrival, Monitor, NotOwnerError, Outcome, Ticket, Waited, Waiter};
 #[cfg(not(model))]
 pub use rlock::RLock;
 #[cfg(not(model))]
-pub use semaphore::{PERMITS_RECOVERED_MOST, ReleaseError, Semaphore};
+pub use semaphore::{MAX_RECOVERED_PERMITS, ReleaseError, Semaphore};

@@ -1,15 +1,15 @@
 //! A lock that the thread which holds it may acquire again.
 
-use super::algorithm::{Monitor, NotOwner, ReentrantLock};
+use super::raw::{Monitor, NotOwnerError, RawRLock};
 use crate::arena::{Arena, Handle, Kind, ObjectRef, Result, arena_of};
-use crate::wait::{Acquired, BlockedOn, Operation, Owner, Stopped, Waiting};
+use crate::wait::{Acquired, BlockedOn, Operation, Owner, Wait, WaitError};
 
 /// A re-entrant [`Lock`](super::Lock) that belongs to a thread: it alone may release it, as often
 /// as it acquired it.
 #[derive(Clone, Debug)]
 pub struct RLock {
     object: ObjectRef,
-    lock: &'static ReentrantLock,
+    lock: &'static RawRLock,
 }
 
 impl RLock {
@@ -18,7 +18,7 @@ impl RLock {
     /// # Errors
     /// If the arena is full.
     pub fn new(arena: &'static Arena, name: &str) -> Result<Self> {
-        Self::over(arena.make::<ReentrantLock>(Kind::RLock, name, None, |_| Ok(()))?)
+        Self::over(arena.make::<RawRLock>(Kind::RLock, name, None, |_| Ok(()))?)
     }
 
     /// The lock that a handle names.
@@ -71,8 +71,8 @@ impl RLock {
     /// Acquires the lock, waiting for it.
     ///
     /// # Errors
-    /// [`Stopped`].
-    pub fn acquire(&self, waiting: Waiting) -> Result<Acquired, Stopped> {
+    /// [`WaitError`].
+    pub fn acquire(&self, waiting: Wait) -> Result<Acquired, WaitError> {
         let arena = self.object.arena();
         self.lock.lock(arena.owner(), arena, self.on(), waiting)
     }
@@ -80,18 +80,18 @@ impl RLock {
     /// Undoes one acquisition.
     ///
     /// # Errors
-    /// [`NotOwner`].
-    pub fn release(&self) -> Result<(), NotOwner> {
+    /// [`NotOwnerError`].
+    pub fn release(&self) -> Result<(), NotOwnerError> {
         self.lock.unlock(self.object.arena().owner())
     }
 }
 
 impl Monitor for RLock {
-    fn leave(&self) -> Result<u64, NotOwner> {
+    fn leave(&self) -> Result<u64, NotOwnerError> {
         self.lock.unlock_all(self.object.arena().owner())
     }
 
-    fn enter(&self, depth: u64, waiting: Waiting) -> Result<Acquired, Stopped> {
+    fn enter(&self, depth: u64, waiting: Wait) -> Result<Acquired, WaitError> {
         let arena = self.object.arena();
         self.lock.lock_to(depth, arena.owner(), arena, self.on(), waiting)
     }

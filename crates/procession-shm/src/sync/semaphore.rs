@@ -5,13 +5,13 @@ use procession_os::memory::Shared;
 use crate::arena::{Arena, Error, Handle, Kind, ObjectRef, Result, arena_of};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::wait::{
-    BlockedOn, Moment, Operation, Owner, Probe, Relay, Stopped, Waiting, WithDeaths, block,
+    BlockedOn, Check, Operation, Owner, Probe, Relay, Wait, WaitError, WithDeaths, block,
 };
 
 /// The largest value, as POSIX's `SEM_VALUE_MAX` on Linux.
-pub(super) const MOST: u32 = i32::MAX as u32;
+pub(super) const MAX_PERMITS: u32 = i32::MAX as u32;
 /// How many permits a semaphore that recovers them can have: each has a cell of its own.
-pub const PERMITS_RECOVERED_MOST: u32 = 8192;
+pub const MAX_RECOVERED_PERMITS: u32 = 8192;
 
 #[repr(C)]
 #[derive(Debug)]
@@ -52,13 +52,15 @@ impl Semaphore {
     /// # Errors
     /// If the arena is full; [`Error::TooMany`] for more than 2147483647 permits.
     pub fn new(arena: &'static Arena, name: &str, value: u32, bound: Option<u32>) -> Result<Self> {
-        if value > MOST {
-            let (asked, most) = (value.into(), MOST.into());
-            return Err(Error::TooMany { what: "permits of a semaphore", asked, most });
+        if value > MAX_PERMITS {
+            let (asked, max) = (value.into(), MAX_PERMITS.into());
+            return Err(Error::TooMany { what: "permits of a semaphore", asked, max });
         }
         Self::over(arena.make::<Payload>(Kind::Semaphore, name, None, |payload| {
             payload.value.store(u64::from(value), Ordering::Relaxed);
-            payload.bound.store(u64::from(bound.unwrap_or(MOST).min(MOST)), Ordering::Relaxed);
+            payload
+                .bound
+                .store(u64::from(bound.unwrap_or(MAX_PERMITS).min(MAX_PERMITS)), Ordering::Relaxed);
             Ok(())
         })?)
     }
@@ -68,9 +70,9 @@ impl Semaphore {
     /// # Errors
     /// If the arena is full; [`Error::TooMany`] for more than 8192 permits.
     pub fn recovering(arena: &'static Arena, name: &str, permits: u32) -> Result<Self> {
-        if permits > PERMITS_RECOVERED_MOST {
-            let (asked, most) = (permits.into(), PERMITS_RECOVERED_MOST.into());
-            return Err(Error::TooMany { what: "permits that are recovered", asked, most });
+        if permits > MAX_RECOVERED_PERMITS {
+            let (asked, max) = (permits.into(), MAX_RECOVERED_PERMITS.into());
+            return Err(Error::TooMany { what: "permits that are recovered", asked, max });
         }
         let size = u64::from(permits) * 8;
         let body = arena.allocate(size, Arena::while_making())?;
@@ -104,7 +106,7 @@ impl Semaphore {
         let body = self.object.body().unwrap_or(0);
         let arena = self.object.arena();
         let count =
-            self.payload.cells.load(Ordering::Relaxed).min(u64::from(PERMITS_RECOVERED_MOST));
+            self.payload.cells.load(Ordering::Relaxed).min(u64::from(MAX_RECOVERED_PERMITS));
         (0..count).filter_map(move |cell| arena.word(body.saturating_add(cell * 8)).ok())
     }
 
@@ -130,12 +132,12 @@ impl Semaphore {
     /// Takes a permit if there is one.
     #[must_use]
     pub fn try_acquire(&self) -> bool {
-        self.attempt(Moment::Tick)
+        self.attempt(Check::Tick)
     }
 
-    fn attempt(&self, moment: Moment) -> bool {
+    fn attempt(&self, check: Check) -> bool {
         if self.recovers() {
-            return self.take_cell(moment == Moment::Tick);
+            return self.take_cell(check == Check::Tick);
         }
         let value = &self.payload.value;
         let mut seen = value.load(Ordering::SeqCst);
@@ -167,19 +169,19 @@ impl Semaphore {
     /// Takes a permit, waiting for one.
     ///
     /// # Errors
-    /// [`Stopped`].
-    pub fn acquire(&self, waiting: Waiting) -> Result<(), Stopped> {
-        if self.attempt(Moment::Look) {
+    /// [`WaitError`].
+    pub fn acquire(&self, waiting: Wait) -> Result<(), WaitError> {
+        if self.attempt(Check::Look) {
             return Ok(());
         }
         let on = BlockedOn { object: self.object.index(), operation: Operation::Semaphore };
         let probe = self.object.arena();
-        let attempt = |moment| self.attempt(moment).then_some(());
+        let attempt = |check| self.attempt(check).then_some(());
         self.payload.sleepers.pass_on(
             |_| self.value() > 0,
-            |gate| match self.recovers() {
-                true => block(probe, on, waiting, &WithDeaths(gate), attempt),
-                false => block(probe, on, waiting, gate, attempt),
+            |point| match self.recovers() {
+                true => block(probe, on, waiting, &WithDeaths(point), attempt),
+                false => block(probe, on, waiting, point, attempt),
             },
         )
     }

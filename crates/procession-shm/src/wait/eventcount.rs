@@ -15,13 +15,13 @@
 //! clears it.
 //!
 //! An [`EventCount`] has no notifications for one waiter, so it has nothing to pass on. A [`Relay`]
-//! has, and lends its gate only to work after which it passes the notification on itself.
+//! has, and lends its point only to work after which it passes the notification on itself.
 
 use std::time::Duration;
 
 use procession_os::memory::Shared;
 
-use super::park::{Gate, LAST_TICK_WITH_DEATHS, wake};
+use super::park::{LAST_TICK_WITH_DEATHS, WaitPoint, wake};
 use crate::atomics::{AtomicU32, Ordering};
 
 const WAITERS: u32 = 1;
@@ -108,7 +108,7 @@ impl EventCount {
 #[derive(Debug)]
 pub struct WithDeaths<'a>(pub &'a EventCount);
 
-impl Gate for WithDeaths<'_> {
+impl WaitPoint for WithDeaths<'_> {
     const LONGEST_TICK: Duration = LAST_TICK_WITH_DEATHS;
     const ENDED_BY_DEATHS: bool = true;
 
@@ -125,7 +125,7 @@ impl Gate for WithDeaths<'_> {
     }
 }
 
-impl Gate for EventCount {
+impl WaitPoint for EventCount {
     fn word(&self) -> &AtomicU32 {
         &self.sequence
     }
@@ -160,7 +160,7 @@ impl Relay {
         self.sleepers.notify_one();
     }
 
-    /// Runs `work`, which may [`block`](super::block) at the gate that it gets and then take what
+    /// Runs `work`, which may [`block`](super::block) at the point that it gets and then take what
     /// it waited for, or fail to. Afterwards wakes the next sleeper if `more`, told the outcome,
     /// says that there is something for it.
     ///

@@ -16,8 +16,8 @@ mod owner_lock;
 mod park;
 
 pub use eventcount::{EventCount, Relay, WithDeaths};
-pub use owner_lock::{Acquired, NotLocked, Owner, OwnerLock};
+pub use owner_lock::{Acquired, NotLockedError, Owner, OwnerLock};
 pub(crate) use park::wake;
 pub use park::{
-    BlockedOn, Deadline, Gate, Moment, Operation, Probe, Stopped, Waiting, Words, block,
+    BlockedOn, Check, Deadline, Operation, Probe, Wait, WaitError, WaitPoint, Words, block,
 };

@@ -55,7 +55,7 @@ use std::time::Duration;
 use procession_os::clock::Monotonic;
 use procession_os::memory::Shared;
 
-use super::park::{BlockedOn, Gate, Moment, Operation, Probe, Stopped, Waiting, block, wake};
+use super::park::{BlockedOn, Check, Operation, Probe, Wait, WaitError, WaitPoint, block, wake};
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
 
@@ -277,7 +277,7 @@ pub enum Acquired {
 /// The lock was released, though nobody held it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the lock is not held")]
-pub struct NotLocked;
+pub struct NotLockedError;
 
 /// Sixteen bytes of shared memory; all zero is a free lock.
 #[repr(C)]
@@ -352,15 +352,15 @@ impl OwnerLock {
     /// Takes the lock, waiting for it if need be.
     ///
     /// # Errors
-    /// [`Stopped`], as [`block`].
+    /// [`WaitError`], as [`block`].
     #[inline]
     pub fn lock(
         &self,
         me: Owner,
         probe: &impl Probe,
         on: BlockedOn,
-        waiting: Waiting,
-    ) -> Result<Acquired, Stopped> {
+        waiting: Wait,
+    ) -> Result<Acquired, WaitError> {
         if self.try_lock(me) {
             failpoint!("lock.acquired");
             return Ok(Acquired::Clean);
@@ -374,17 +374,17 @@ impl OwnerLock {
         me: Owner,
         probe: &impl Probe,
         on: BlockedOn,
-        waiting: Waiting,
-    ) -> Result<Acquired, Stopped> {
+        waiting: Wait,
+    ) -> Result<Acquired, WaitError> {
         let waiter = Waiter { lock: self, slept: Cell::new(false), since: Cell::new(None) };
-        block(probe, on, waiting, &waiter, |moment| {
+        block(probe, on, waiting, &waiter, |check| {
             // Reading first keeps the cache line shared among those who wait.
             let state = self.state.load(Ordering::Relaxed);
             if Owner::of_lock(state).is_none() {
                 let taken = self.try_lock_slowly(me, state, Some(&waiter));
                 return taken.then_some(Acquired::Clean);
             }
-            (moment == Moment::Tick).then(|| self.take_from_the_dead(me, probe)).flatten()
+            (check == Check::Tick).then(|| self.take_from_the_dead(me, probe)).flatten()
         })
     }
 
@@ -407,9 +407,9 @@ impl OwnerLock {
     /// Frees the lock, of which the caller knows that `me` holds it: with one instruction.
     ///
     /// # Errors
-    /// [`NotLocked`] if nobody holds it.
+    /// [`NotLockedError`] if nobody holds it.
     #[inline]
-    pub fn unlock_mine(&self, me: Owner) -> Result<(), NotLocked> {
+    pub fn unlock_mine(&self, me: Owner) -> Result<(), NotLockedError> {
         failpoint!("lock.releasing");
         // Release: what this holder wrote is seen by the next.
         match self.state.compare_exchange(me.0, 0, Ordering::Release, Ordering::Relaxed) {
@@ -424,9 +424,9 @@ impl OwnerLock {
     /// Frees the lock, whoever holds it.
     ///
     /// # Errors
-    /// [`NotLocked`] if nobody does.
+    /// [`NotLockedError`] if nobody does.
     #[inline]
-    pub fn unlock(&self) -> Result<(), NotLocked> {
+    pub fn unlock(&self) -> Result<(), NotLockedError> {
         failpoint!("lock.releasing");
         let state = self.state.load(Ordering::Relaxed);
         if state & FLAGS == 0 && Owner::of_lock(state).is_some() {
@@ -441,13 +441,13 @@ impl OwnerLock {
     }
 
     #[cold]
-    fn unlock_beside_flags(&self) -> Result<(), NotLocked> {
+    fn unlock_beside_flags(&self) -> Result<(), NotLockedError> {
         let mut state = self.state.load(Ordering::Relaxed);
         let asked = Asked(self.asked.load(Ordering::Relaxed));
         let is_due = asked.is_due();
         let kept = loop {
             if Owner::of_lock(state).is_none() {
-                return Err(NotLocked);
+                return Err(NotLockedError);
             }
             let keeps = is_due && state & WAITERS != 0;
             let wakes = keeps || state & FLAGS == WAITERS;
@@ -510,7 +510,7 @@ struct Waiter<'a> {
     since: Cell<Option<Monotonic>>,
 }
 
-impl Gate for Waiter<'_> {
+impl WaitPoint for Waiter<'_> {
     // A lock that others take faster is busy: more who want it would only be in their way.
     const NAP: Option<Duration> = Some(Duration::from_millis(1));
     const ENDED_BY_DEATHS: bool = true;
@@ -639,17 +639,17 @@ mod tests {
         let (lock, me) = (OwnerLock::default(), Owner::new(1, 1, 1));
         lock.state.store(kept_since_now(), Ordering::Relaxed);
         assert!(!lock.try_lock(me));
-        assert_eq!(lock.unlock(), Err(NotLocked));
-        assert_eq!(lock.unlock_mine(me), Err(NotLocked));
+        assert_eq!(lock.unlock(), Err(NotLockedError));
+        assert_eq!(lock.unlock_mine(me), Err(NotLockedError));
         assert_eq!(lock.owner(), None);
         // Nobody comes for it.
-        assert_eq!(lock.lock(me, &Nobody, ON, Waiting::FOREVER), Ok(Acquired::Clean));
+        assert_eq!(lock.lock(me, &Nobody, ON, Wait::FOREVER), Ok(Acquired::Clean));
         assert_eq!(lock.owner(), Some(me));
     }
 
     #[test]
     fn a_free_lock_can_not_be_released() {
-        assert_eq!(OwnerLock::default().unlock(), Err(NotLocked));
+        assert_eq!(OwnerLock::default().unlock(), Err(NotLockedError));
     }
 
     #[test]
@@ -657,10 +657,10 @@ mod tests {
         let lock = OwnerLock::default();
         assert!(lock.try_lock(Owner::new(9, 1, 1)));
         let me = Owner::new(1, 1, 1);
-        let told = lock.lock(me, &Nobody, ON, Waiting::FOREVER);
+        let told = lock.lock(me, &Nobody, ON, Wait::FOREVER);
         assert_eq!(told, Ok(Acquired::OwnerDied(Owner::new(9, 1, 1))));
         lock.unlock().unwrap();
-        assert_eq!(lock.lock(me, &Nobody, ON, Waiting::FOREVER), Ok(Acquired::Clean));
+        assert_eq!(lock.lock(me, &Nobody, ON, Wait::FOREVER), Ok(Acquired::Clean));
     }
 
     #[test]
@@ -673,7 +673,7 @@ mod tests {
                 scope.spawn(move || {
                     for _ in 0..20_000 {
                         let me = Owner::new(slot, 1, 1);
-                        let _ = lock.lock(me, &Nobody, ON, Waiting::FOREVER).unwrap();
+                        let _ = lock.lock(me, &Nobody, ON, Wait::FOREVER).unwrap();
                         let seen = count.load(Ordering::Relaxed);
                         count.store(seen + 1, Ordering::Relaxed);
                         lock.unlock().unwrap();

@@ -95,7 +95,7 @@ pub trait Probe {
     fn tick(&self, _waits_for: Option<Owner>) {}
     /// The word that changes when a process of the family has died, and its value now; `None` if
     /// that is not told. The caller is about to sleep; when the word has changed it looks again
-    /// with [`Moment::Tick`].
+    /// with [`Check::Tick`].
     fn deaths(&self) -> Option<(&AtomicU32, u32)> {
         None
     }
@@ -148,7 +148,7 @@ impl<'a> Words<'a> {
 }
 
 /// Where sleepers lie: a futex word, and how to tell wakers that somebody does.
-pub trait Gate {
+pub trait WaitPoint {
     /// How long one sleeps who was woken and found that others were faster, while nobody wakes him
     /// again; `None` to be woken at the next chance.
     const NAP: Option<Duration> = None;
@@ -186,7 +186,7 @@ pub trait Gate {
 
 /// When an attempt is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub enum Check {
     /// Somebody may have changed something.
     Look,
     /// Time has passed: look also for what a dead process can't say.
@@ -195,7 +195,7 @@ pub enum Moment {
 
 /// Why a wait ended without what was waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Stopped {
+pub enum WaitError {
     /// The deadline passed.
     #[error("the deadline passed")]
     TimedOut,
@@ -206,19 +206,19 @@ pub enum Stopped {
 
 /// How to wait.
 #[derive(Clone, Copy, Debug)]
-pub struct Waiting {
+pub struct Wait {
     /// When to give up.
     pub deadline: Deadline,
-    /// Whether a signal or a tick comes back to the caller as [`Stopped::Interrupted`].
+    /// Whether a signal or a tick comes back to the caller as [`WaitError::Interrupted`].
     pub interruptible: bool,
 }
 
-impl Waiting {
+impl Wait {
     /// As long as it takes.
     pub const FOREVER: Self = Self { deadline: None, interruptible: false };
 
     /// Not at all, beyond a moment of spinning.
-    pub const NOT: Self = Self { deadline: Some(Monotonic::from_nanos(0)), interruptible: false };
+    pub const TRY: Self = Self { deadline: Some(Monotonic::from_nanos(0)), interruptible: false };
 
     /// Until a deadline.
     #[must_use]
@@ -241,14 +241,14 @@ const SHORT_LOOKS: u32 = if cfg!(model) { 0 } else { 16 };
 
 /// Bounds of the adaptive spin, in nanoseconds. A futex wake costs some 25 to 50 µs on a virtual
 /// machine, so a spin that succeeds within that time has paid.
-const SPIN_LEAST: u32 = 1_000;
-const SPIN_MOST: u32 = 50_000;
+const SPIN_MIN: u32 = 1_000;
+const SPIN_MAX: u32 = 50_000;
 /// A wait that was over within this time, sleep and wake included, would have been won by spinning.
 const WORTH_SPINNING: u64 = 150_000;
 
 /// The present length of the spin, one for each operation: waits of a kind resemble each other.
 static SPIN: [std::sync::atomic::AtomicU32; Operation::ALL.len() + 1] =
-    [const { std::sync::atomic::AtomicU32::new(SPIN_MOST) }; Operation::ALL.len() + 1];
+    [const { std::sync::atomic::AtomicU32::new(SPIN_MAX) }; Operation::ALL.len() + 1];
 
 /// Waits until `attempt` gives a value.
 ///
@@ -256,14 +256,14 @@ static SPIN: [std::sync::atomic::AtomicU32; Operation::ALL.len() + 1] =
 /// sleep. It must not block.
 ///
 /// # Errors
-/// [`Stopped`] at the deadline, or at a signal where [`Waiting::interruptible`].
+/// [`WaitError`] at the deadline, or at a signal where [`Wait::interruptible`].
 pub fn block<T>(
     probe: &impl Probe,
     on: BlockedOn,
-    waiting: Waiting,
-    gate: &impl Gate,
-    mut attempt: impl FnMut(Moment) -> Option<T>,
-) -> Result<T, Stopped> {
+    waiting: Wait,
+    point: &impl WaitPoint,
+    mut attempt: impl FnMut(Check) -> Option<T>,
+) -> Result<T, WaitError> {
     // What is held is mostly held for less than it takes to read the clock and the load.
     if let Some(value) = look_shortly(&mut attempt) {
         return Ok(value);
@@ -274,30 +274,30 @@ pub fn block<T>(
         return Ok(value);
     }
     if waiting.deadline.is_some_and(|deadline| deadline <= Monotonic::now()) {
-        return attempt(Moment::Tick).ok_or(Stopped::TimedOut);
+        return attempt(Check::Tick).ok_or(WaitError::TimedOut);
     }
 
     probe.blocked(on);
     let mut watches = false;
-    let outcome = sleep(probe, waiting, gate, &mut watches, &mut attempt);
+    let outcome = sleep(probe, waiting, point, &mut watches, &mut attempt);
     if watches {
         probe.end_watch();
     }
     match outcome {
-        Err(Stopped::Interrupted) => probe.paused(),
+        Err(WaitError::Interrupted) => probe.paused(),
         _ => probe.running(),
     }
 
     let took = Monotonic::now().since(begun).as_nanos() as u64;
     let present = spin.load(Ordering::Relaxed);
-    let next = if took < WORTH_SPINNING { SPIN_MOST } else { present - present / 4 };
-    spin.store(next.clamp(SPIN_LEAST, SPIN_MOST), Ordering::Relaxed);
+    let next = if took < WORTH_SPINNING { SPIN_MAX } else { present - present / 4 };
+    spin.store(next.clamp(SPIN_MIN, SPIN_MAX), Ordering::Relaxed);
     outcome
 }
 
-fn look_shortly<T>(attempt: &mut impl FnMut(Moment) -> Option<T>) -> Option<T> {
+fn look_shortly<T>(attempt: &mut impl FnMut(Check) -> Option<T>) -> Option<T> {
     for _ in 0..SHORT_LOOKS {
-        if let Some(value) = attempt(Moment::Look) {
+        if let Some(value) = attempt(Check::Look) {
             return Some(value);
         }
         pause();
@@ -316,23 +316,23 @@ fn pause() {
 fn spin_for<T>(
     _budget: u32,
     _begun: Monotonic,
-    _waiting: Waiting,
-    attempt: &mut impl FnMut(Moment) -> Option<T>,
+    _waiting: Wait,
+    attempt: &mut impl FnMut(Check) -> Option<T>,
 ) -> Option<T> {
-    attempt(Moment::Look)
+    attempt(Check::Look)
 }
 
 #[cfg(not(model))]
 fn spin_for<T>(
     budget: u32,
     begun: Monotonic,
-    waiting: Waiting,
-    attempt: &mut impl FnMut(Moment) -> Option<T>,
+    waiting: Wait,
+    attempt: &mut impl FnMut(Check) -> Option<T>,
 ) -> Option<T> {
     let mut rounds = 0u32;
-    let limit = if load::crowded() { SPIN_LEAST } else { budget };
+    let limit = if load::crowded() { SPIN_MIN } else { budget };
     loop {
-        if let Some(value) = attempt(Moment::Look) {
+        if let Some(value) = attempt(Check::Look) {
             return Some(value);
         }
         pause();
@@ -348,16 +348,16 @@ fn spin_for<T>(
     }
 }
 
-fn sleep<T, G: Gate>(
+fn sleep<T, G: WaitPoint>(
     probe: &impl Probe,
-    waiting: Waiting,
-    gate: &G,
+    waiting: Wait,
+    point: &G,
     has_watched: &mut bool,
-    attempt: &mut impl FnMut(Moment) -> Option<T>,
-) -> Result<T, Stopped> {
-    let mut tick = match resumed(gate.word()) {
+    attempt: &mut impl FnMut(Check) -> Option<T>,
+) -> Result<T, WaitError> {
+    let mut tick = match resumed(point.word()) {
         Some(tick) => {
-            gate.slept();
+            point.slept();
             tick
         }
         None => FIRST_TICK,
@@ -365,17 +365,17 @@ fn sleep<T, G: Gate>(
     let mut nap = None;
     let mut deaths = None;
     loop {
-        let ticket = gate.announce();
-        let value = if gate.is_next() {
-            spin_for(SPIN_MOST, Monotonic::now(), waiting, attempt)
+        let ticket = point.announce();
+        let value = if point.is_next() {
+            spin_for(SPIN_MAX, Monotonic::now(), waiting, attempt)
         } else {
-            attempt(Moment::Look)
+            attempt(Check::Look)
         };
         if let Some(value) = value {
-            gate.awake();
+            point.awake();
             return Ok(value);
         }
-        nap = nap.or_else(|| gate.kept_for_others());
+        nap = nap.or_else(|| point.kept_for_others());
         let next_tick = Monotonic::now().after(nap.unwrap_or(tick));
         let until = waiting.deadline.map_or(next_tick, |deadline| deadline.min(next_tick));
         // A short wait does not pay for more than a look at its own word.
@@ -384,9 +384,9 @@ fn sleep<T, G: Gate>(
             // What has died until now is looked for here, and what dies later is told.
             deaths = probe.deaths();
             if deaths.is_some()
-                && let Some(value) = attempt(Moment::Tick)
+                && let Some(value) = attempt(Check::Tick)
             {
-                gate.awake();
+                point.awake();
                 return Ok(value);
             }
         }
@@ -403,7 +403,7 @@ fn sleep<T, G: Gate>(
             pause();
             futex::Wakeup::TimedOut
         } else {
-            sleep_on(gate.word(), ticket, &words, soon.unwrap_or(until))
+            sleep_on(point.word(), ticket, &words, soon.unwrap_or(until))
         };
         let mut died = words.have_changed();
         if wakeup == futex::Wakeup::TimedOut && soon.is_some() {
@@ -417,36 +417,36 @@ fn sleep<T, G: Gate>(
         let napped = nap.take().is_some();
         let ticked = wakeup == futex::Wakeup::TimedOut && !napped;
         if ticked || wakeup == futex::Wakeup::Woken {
-            gate.slept();
+            point.slept();
         }
         if wakeup == futex::Wakeup::Woken && !napped && !died && G::NAP.is_some() {
             if let Some(value) = look_shortly(attempt) {
-                gate.awake();
+                point.awake();
                 return Ok(value);
             }
             // The mark of the wake stays, so those who are at it go on without system calls.
             nap = G::NAP;
             continue;
         }
-        gate.awake();
+        point.awake();
         if ticked {
             tick = (tick * 2).min(G::LONGEST_TICK);
             #[cfg(all(feature = "failpoints", not(model)))]
             if crate::failpoint::ticks_are_rare() {
                 tick = Duration::from_secs(3600);
             }
-            probe.tick(gate.waits_for());
+            probe.tick(point.waits_for());
         }
-        let moment = if ticked || died { Moment::Tick } else { Moment::Look };
-        if let Some(value) = attempt(moment) {
+        let check = if ticked || died { Check::Tick } else { Check::Look };
+        if let Some(value) = attempt(check) {
             return Ok(value);
         }
         if waiting.deadline.is_some_and(|deadline| deadline <= Monotonic::now()) {
-            return attempt(Moment::Tick).ok_or(Stopped::TimedOut);
+            return attempt(Check::Tick).ok_or(WaitError::TimedOut);
         }
         if waiting.interruptible && (ticked || wakeup == futex::Wakeup::Interrupted) {
-            INTERRUPTED.set((std::ptr::from_ref(gate.word()).addr(), tick));
-            return Err(Stopped::Interrupted);
+            INTERRUPTED.set((std::ptr::from_ref(point.word()).addr(), tick));
+            return Err(WaitError::Interrupted);
         }
     }
 }

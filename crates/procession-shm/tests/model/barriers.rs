@@ -2,10 +2,8 @@
 
 use std::num::NonZeroU32;
 
-use procession_shm::sync::algorithm::{
-    Arrival, Meeting, MeetingPoint, Outcome, Place, Places, Seat,
-};
-use procession_shm::wait::{Owner, Stopped, Waiting};
+use procession_shm::sync::raw::{Arrival, BarrierWords, Cell, Cells, Outcome, RawBarrier, Ticket};
+use procession_shm::wait::{Owner, Wait, WaitError};
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicU32, Ordering};
 use shuttle::thread;
@@ -13,14 +11,14 @@ use shuttle::thread;
 use crate::{Family, ON, explore, owner};
 
 #[derive(Default)]
-struct Body([Place; 6]);
+struct Body([Cell; 6]);
 
-impl Places for Body {
+impl Cells for Body {
     fn count(&self) -> u32 {
         self.0.len() as u32
     }
 
-    fn at(&self, index: u32) -> Option<&Place> {
+    fn at(&self, index: u32) -> Option<&Cell> {
         self.0.get(index as usize)
     }
 }
@@ -28,7 +26,7 @@ impl Places for Body {
 #[derive(Default)]
 struct Shared {
     family: Family,
-    point: MeetingPoint,
+    words: BarrierWords,
     body: Body,
     arrived: AtomicU32,
     acted: AtomicU32,
@@ -36,10 +34,10 @@ struct Shared {
 }
 
 impl Shared {
-    fn meeting(&self, parties: u32, me: Owner) -> Meeting<'_, Body, Family> {
-        Meeting {
-            point: &self.point,
-            places: &self.body,
+    fn barrier(&self, parties: u32, me: Owner) -> RawBarrier<'_, Body, Family> {
+        RawBarrier {
+            words: &self.words,
+            cells: &self.body,
             parties: NonZeroU32::new(parties).unwrap(),
             probe: &self.family,
             on: ON,
@@ -48,27 +46,33 @@ impl Shared {
     }
 
     /// Comes to the barrier and goes on from it; returns the number of the arrival.
-    fn wait(&self, parties: u32, slot: u16, acts: bool, waiting: Waiting) -> Result<u32, Outcome> {
-        let meeting = self.meeting(parties, owner(slot));
+    fn wait(
+        &self,
+        parties: u32,
+        slot: u16,
+        has_action: bool,
+        waiting: Wait,
+    ) -> Result<u32, Outcome> {
+        let barrier = self.barrier(parties, owner(slot));
         self.arrived.fetch_add(1, Ordering::SeqCst);
-        let wait = |seat: Seat| loop {
-            match meeting.wait(seat, waiting) {
+        let wait = |ticket: Ticket| loop {
+            match barrier.wait(ticket, waiting) {
                 Ok(outcome) => return outcome,
-                Err(Stopped::TimedOut) => return Outcome::Broken,
-                Err(Stopped::Interrupted) => {}
+                Err(WaitError::TimedOut) => return Outcome::Broken,
+                Err(WaitError::Interrupted) => {}
             }
         };
-        let (seat, outcome) = match meeting.arrive(acts, Waiting::FOREVER).unwrap() {
+        let (ticket, outcome) = match barrier.arrive(has_action, Wait::FOREVER).unwrap() {
             Arrival::Completes(index) => return Ok(index),
             Arrival::Broken => return Err(Outcome::Broken),
-            Arrival::Early(seat) => (seat, wait(seat)),
-            Arrival::Leads(seat) => {
+            Arrival::Early(ticket) => (ticket, wait(ticket)),
+            Arrival::Leader(ticket) => {
                 self.acted.fetch_add(1, Ordering::SeqCst);
-                (seat, meeting.lead(seat))
+                (ticket, barrier.lead(ticket))
             }
         };
-        meeting.leave(seat);
-        if outcome == Outcome::Passed { Ok(seat.index) } else { Err(outcome) }
+        barrier.leave(ticket);
+        if outcome == Outcome::Passed { Ok(ticket.index) } else { Err(outcome) }
     }
 }
 
@@ -80,17 +84,17 @@ fn spawn<R: Send + 'static>(
     thread::spawn(move || body(&shared))
 }
 
-fn all_pass(acts: bool) {
+fn all_pass(has_action: bool) {
     const ROUNDS: u32 = 2;
     let shared = Arc::new(Shared::default());
     let threads: Vec<_> = (1..4)
         .map(|slot| {
             spawn(&shared, move |shared| {
                 for round in 1..=ROUNDS {
-                    let index = shared.wait(3, slot, acts, Waiting::FOREVER).unwrap();
+                    let index = shared.wait(3, slot, has_action, Wait::FOREVER).unwrap();
                     assert!(shared.arrived.load(Ordering::SeqCst) >= 3 * round);
                     let acted = shared.acted.load(Ordering::SeqCst);
-                    assert!(!acts || acted >= round, "somebody went on before the action");
+                    assert!(!has_action || acted >= round, "somebody went on before the action");
                     shared.passed.fetch_add(1 << (8 * index), Ordering::SeqCst);
                 }
             })
@@ -99,8 +103,8 @@ fn all_pass(acts: bool) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     // Each number came once in each round.
     assert_eq!(shared.passed.load(Ordering::SeqCst), ROUNDS * 0x01_0101);
-    assert_eq!(shared.acted.load(Ordering::SeqCst), if acts { ROUNDS } else { 0 });
-    assert_eq!(shared.meeting(3, owner(0)).waiting(), 0);
+    assert_eq!(shared.acted.load(Ordering::SeqCst), if has_action { ROUNDS } else { 0 });
+    assert_eq!(shared.barrier(3, owner(0)).waiting(), 0);
 }
 
 #[test]
@@ -121,7 +125,7 @@ fn a_reset_is_told_to_those_who_waited_and_to_nobody_else() {
             .map(|slot| {
                 spawn(&shared, move |shared| {
                     let mut resets = 0;
-                    while let Err(outcome) = shared.wait(2, slot, false, Waiting::FOREVER) {
+                    while let Err(outcome) = shared.wait(2, slot, false, Wait::FOREVER) {
                         assert_eq!(outcome, Outcome::Reset);
                         resets += 1;
                     }
@@ -129,10 +133,10 @@ fn a_reset_is_told_to_those_who_waited_and_to_nobody_else() {
                 })
             })
             .collect();
-        shared.meeting(2, owner(3)).reset();
+        shared.barrier(2, owner(3)).reset();
         let resets: u32 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
         assert!(resets <= 1, "with two there it would have passed");
-        assert!(!shared.meeting(2, owner(0)).is_broken());
+        assert!(!shared.barrier(2, owner(0)).is_broken());
     });
 }
 
@@ -143,18 +147,18 @@ fn an_abort_ends_all_waits_until_there_is_a_reset() {
         let threads: Vec<_> = (1..3)
             .map(|slot| {
                 spawn(&shared, move |shared| {
-                    let end = shared.wait(3, slot, false, Waiting::FOREVER);
+                    let end = shared.wait(3, slot, false, Wait::FOREVER);
                     assert_eq!(end, Err(Outcome::Broken));
                 })
             })
             .collect();
-        let meeting = shared.meeting(3, owner(0));
-        meeting.abort();
+        let barrier = shared.barrier(3, owner(0));
+        barrier.abort();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        assert!(meeting.is_broken());
-        meeting.reset();
-        assert!(!meeting.is_broken());
-        assert_eq!(meeting.waiting(), 0);
+        assert!(barrier.is_broken());
+        barrier.reset();
+        assert!(!barrier.is_broken());
+        assert_eq!(barrier.waiting(), 0);
     });
 }
 
@@ -162,30 +166,30 @@ fn an_abort_ends_all_waits_until_there_is_a_reset() {
 fn how_a_meeting_ended_is_known_to_who_looks_late() {
     explore(false, || {
         let shared = Arc::new(Shared::default());
-        let meeting = shared.meeting(2, owner(0));
-        let Arrival::Early(seat) = meeting.arrive(false, Waiting::FOREVER).unwrap() else {
+        let barrier = shared.barrier(2, owner(0));
+        let Arrival::Early(ticket) = barrier.arrive(false, Wait::FOREVER).unwrap() else {
             panic!("one alone is early");
         };
-        assert_eq!(meeting.waiting(), 1);
+        assert_eq!(barrier.waiting(), 1);
         let others: Vec<_> = (1..3)
             .map(|slot| {
                 spawn(&shared, move |shared| {
                     if slot == 1 {
-                        shared.wait(2, slot, false, Waiting::FOREVER).unwrap();
+                        shared.wait(2, slot, false, Wait::FOREVER).unwrap();
                     }
                     while shared.passed.load(Ordering::SeqCst) == 0 && slot == 2 {
                         thread::yield_now();
                     }
                     shared.passed.store(1, Ordering::SeqCst);
-                    shared.wait(2, slot, true, Waiting::FOREVER).unwrap();
-                    shared.meeting(2, owner(slot)).abort();
+                    shared.wait(2, slot, true, Wait::FOREVER).unwrap();
+                    shared.barrier(2, owner(slot)).abort();
                 })
             })
             .collect();
-        assert_eq!(meeting.wait(seat, Waiting::FOREVER), Ok(Outcome::Passed));
-        meeting.leave(seat);
+        assert_eq!(barrier.wait(ticket, Wait::FOREVER), Ok(Outcome::Passed));
+        barrier.leave(ticket);
         others.into_iter().for_each(|thread| thread.join().unwrap());
-        assert!(meeting.is_broken());
+        assert!(barrier.is_broken());
     });
 }
 
@@ -195,54 +199,54 @@ fn who_waits_no_longer_breaks_it_for_all() {
         let shared = Arc::new(Shared::default());
         let threads: Vec<_> = (1..3)
             .map(|slot| {
-                let now = Waiting::until(Some(procession_os::clock::Monotonic::from_nanos(0)));
-                let waiting = if slot == 1 { now } else { Waiting::FOREVER };
+                let now = Wait::until(Some(procession_os::clock::Monotonic::from_nanos(0)));
+                let waiting = if slot == 1 { now } else { Wait::FOREVER };
                 spawn(&shared, move |shared| shared.wait(2, slot, true, waiting).is_ok())
             })
             .collect();
         let ends: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         assert_eq!(ends[0], ends[1], "it passed for one alone");
-        assert_eq!(shared.meeting(2, owner(0)).is_broken(), !ends[0]);
+        assert_eq!(shared.barrier(2, owner(0)).is_broken(), !ends[0]);
     });
 }
 
-fn one_dies(survivors: u16, acts: bool) {
+fn one_dies(survivors: u16, has_action: bool) {
     let parties = u32::from(survivors) + 1;
     let shared = Arc::new(Shared::default());
     let mortal = spawn(&shared, move |shared| {
-        let life = || shared.wait(parties, 3, acts, Waiting::FOREVER).is_ok();
+        let life = || shared.wait(parties, 3, has_action, Wait::FOREVER).is_ok();
         shared.family.mortal(3, life)
     });
     let others: Vec<_> = (1..=survivors)
         .map(|slot| {
             spawn(&shared, move |shared| {
-                let end = shared.wait(parties, slot, acts, Waiting::FOREVER);
-                // Where death left the words, the next meeting must be as good as any.
+                let end = shared.wait(parties, slot, has_action, Wait::FOREVER);
+                // Where death left the words, the next round must be as good as any.
                 end.map(drop)
             })
         })
         .collect();
     let lived = mortal.join().unwrap();
-    let meeting = shared.meeting(parties, owner(0));
+    let barrier = shared.barrier(parties, owner(0));
     let before = ["lock.woken", "lock.acquired", "barrier.arriving", "barrier.noted"];
     if lived.is_err_and(|point| before.contains(&point)) && shared.acted.load(Ordering::SeqCst) == 0
     {
         // It never came: the others would wait for ever.
-        meeting.abort();
+        barrier.abort();
     }
     let ends: Vec<_> = others.into_iter().map(|thread| thread.join().unwrap()).collect();
     assert!(ends.iter().all(|end| *end == ends[0]), "it ended differently for two");
     if lived == Ok(true) {
         assert_eq!(ends[0], Ok(()));
     }
-    assert_eq!(meeting.is_broken(), ends[0].is_err());
-    meeting.reset();
-    assert!(!meeting.is_broken());
-    assert_eq!(meeting.waiting(), 0);
+    assert_eq!(barrier.is_broken(), ends[0].is_err());
+    barrier.reset();
+    assert!(!barrier.is_broken());
+    assert_eq!(barrier.waiting(), 0);
     let again: Vec<_> = (1..=survivors)
         .map(|slot| {
             let parties = survivors.into();
-            spawn(&shared, move |shared| shared.wait(parties, slot, acts, Waiting::FOREVER))
+            spawn(&shared, move |shared| shared.wait(parties, slot, has_action, Wait::FOREVER))
         })
         .collect();
     assert!(again.into_iter().all(|thread| thread.join().unwrap().is_ok()));

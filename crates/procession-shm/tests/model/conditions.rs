@@ -1,8 +1,8 @@
 //! The condition variable, beside a lock and a lock that its thread may acquire again.
 
 use procession_os::clock::Monotonic;
-use procession_shm::sync::algorithm::{Monitor, NotOwner, Notices, ReentrantLock, Waited};
-use procession_shm::wait::{Acquired, Owner, Probe, Stopped, Waiting};
+use procession_shm::sync::raw::{Monitor, NotOwnerError, RawCondition, RawRLock, Waited};
+use procession_shm::wait::{Acquired, Owner, Probe, Wait, WaitError};
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicU32, Ordering};
 use shuttle::thread;
@@ -10,14 +10,14 @@ use shuttle::thread;
 use crate::{Family, ON, explore, owner};
 
 const ALL: u32 = u32::MAX;
-const AT_ONCE: Waiting = Waiting::until(Some(Monotonic::from_nanos(0)));
-const INTERRUPTIBLE: Waiting = Waiting { deadline: None, interruptible: true };
+const AT_ONCE: Wait = Wait::until(Some(Monotonic::from_nanos(0)));
+const INTERRUPTIBLE: Wait = Wait { deadline: None, interruptible: true };
 
 #[derive(Default)]
 struct Shared {
     family: Family,
-    lock: ReentrantLock,
-    notices: Notices,
+    lock: RawRLock,
+    notices: RawCondition,
     /// Which slots have come to wait, a bit for each; changed with the lock held.
     came: AtomicU32,
     returned: AtomicU32,
@@ -30,11 +30,11 @@ struct Mine<'a> {
 }
 
 impl Monitor for Mine<'_> {
-    fn leave(&self) -> Result<u64, NotOwner> {
+    fn leave(&self) -> Result<u64, NotOwnerError> {
         self.shared.lock.unlock_all(self.me)
     }
 
-    fn enter(&self, depth: u64, waiting: Waiting) -> Result<Acquired, Stopped> {
+    fn enter(&self, depth: u64, waiting: Wait) -> Result<Acquired, WaitError> {
         self.shared.lock.lock_to(depth, self.me, &self.shared.family, ON, waiting)
     }
 
@@ -52,15 +52,15 @@ impl Shared {
         Mine { shared: self, me: owner(slot) }
     }
 
-    fn wait_in(&self, slot: u16, waiting: Waiting) -> Waited {
+    fn wait_in(&self, slot: u16, waiting: Wait) -> Waited {
         let mine = self.as_seen_by(slot);
         self.notices.wait(&mine, &self.family, ON, waiting).unwrap()
     }
 
     /// Acquires the lock, as deep as `depth`, and waits; the caller holds the lock then.
-    fn wait(&self, slot: u16, depth: u64, waiting: Waiting) -> Waited {
+    fn wait(&self, slot: u16, depth: u64, waiting: Wait) -> Waited {
         for _ in 0..depth {
-            let _ = self.lock.lock(owner(slot), &self.family, ON, Waiting::FOREVER).unwrap();
+            let _ = self.lock.lock(owner(slot), &self.family, ON, Wait::FOREVER).unwrap();
         }
         self.came.fetch_or(1 << slot, Ordering::SeqCst);
         let waited = self.wait_in(slot, waiting);
@@ -75,7 +75,7 @@ impl Shared {
     /// Returns with the lock held, when as many have come to wait.
     fn lock_when(&self, slot: u16, came: impl Fn() -> bool) {
         loop {
-            let _ = self.lock.lock(owner(slot), &self.family, ON, Waiting::FOREVER).unwrap();
+            let _ = self.lock.lock(owner(slot), &self.family, ON, Wait::FOREVER).unwrap();
             if came() {
                 return;
             }
@@ -112,7 +112,7 @@ fn as_many_go_on_as_are_notified() {
         let waiters: Vec<_> = (1..4)
             .map(|slot| {
                 spawn(&shared, move |shared| {
-                    let waited = shared.wait(slot, u64::from(slot), Waiting::FOREVER);
+                    let waited = shared.wait(slot, u64::from(slot), Wait::FOREVER);
                     assert!(waited.notified);
                     shared.returned.fetch_add(1, Ordering::SeqCst);
                     shared.unlock(slot);
@@ -138,12 +138,12 @@ fn who_comes_after_a_notification_does_not_take_it_from_who_was_there() {
     explore(false, || {
         let shared = Arc::new(Shared::default());
         let early = spawn(&shared, |shared| {
-            assert!(shared.wait(1, 1, Waiting::FOREVER).notified);
+            assert!(shared.wait(1, 1, Wait::FOREVER).notified);
             shared.unlock(1);
         });
         shared.lock_when_came(0, 1..2);
         let late = spawn(&shared, |shared| {
-            assert!(shared.wait(2, 1, Waiting::FOREVER).notified);
+            assert!(shared.wait(2, 1, Wait::FOREVER).notified);
             shared.unlock(2);
         });
         shared.notices.notify(1);
@@ -167,9 +167,9 @@ fn consumers_that_wait_for_items_get_all_of_them() {
                 let items = items.clone();
                 spawn(&shared, move |shared| {
                     let lock = &shared.lock;
-                    let _ = lock.lock(owner(slot), &shared.family, ON, Waiting::FOREVER).unwrap();
+                    let _ = lock.lock(owner(slot), &shared.family, ON, Wait::FOREVER).unwrap();
                     while items.load(Ordering::SeqCst) == 0 {
-                        assert!(shared.wait_in(slot, Waiting::FOREVER).notified);
+                        assert!(shared.wait_in(slot, Wait::FOREVER).notified);
                     }
                     items.fetch_sub(1, Ordering::SeqCst);
                     shared.unlock(slot);
@@ -181,7 +181,7 @@ fn consumers_that_wait_for_items_get_all_of_them() {
                 let items = items.clone();
                 spawn(&shared, move |shared| {
                     let lock = &shared.lock;
-                    let _ = lock.lock(owner(slot), &shared.family, ON, Waiting::FOREVER).unwrap();
+                    let _ = lock.lock(owner(slot), &shared.family, ON, Wait::FOREVER).unwrap();
                     items.fetch_add(1, Ordering::SeqCst);
                     shared.notices.notify(1);
                     shared.unlock(slot);
@@ -194,10 +194,10 @@ fn consumers_that_wait_for_items_get_all_of_them() {
 }
 
 /// One waiter gives up, or takes the notification and passes it on; the other must get it.
-fn one_gives_up(waiting: Waiting) {
+fn one_gives_up(waiting: Wait) {
     let shared = Arc::new(Shared::default());
     let patient = spawn(&shared, |shared| {
-        assert!(shared.wait(1, 1, Waiting::FOREVER).notified);
+        assert!(shared.wait(1, 1, Wait::FOREVER).notified);
         shared.unlock(1);
     });
     let other = spawn(&shared, move |shared| {
@@ -229,17 +229,17 @@ fn a_notification_is_not_lost_with_one_who_was_woken_and_does_not_take_it() {
     explore(false, || {
         let shared = Arc::new(Shared::default());
         let patient = spawn(&shared, |shared| {
-            assert!(shared.wait(1, 1, Waiting::FOREVER).notified);
+            assert!(shared.wait(1, 1, Wait::FOREVER).notified);
             shared.unlock(1);
         });
         let other = spawn(&shared, |shared| {
             let lock = &shared.lock;
-            let _ = lock.lock(owner(2), &shared.family, ON, Waiting::FOREVER).unwrap();
+            let _ = lock.lock(owner(2), &shared.family, ON, Wait::FOREVER).unwrap();
             shared.came.fetch_or(1 << 2, Ordering::SeqCst);
             let mine = shared.as_seen_by(2);
             let waiter = shared.notices.begin(&mine, &shared.family, ON).unwrap();
-            waiter.sleep(Waiting::FOREVER).unwrap();
-            let _ = waiter.relock(Waiting::FOREVER).unwrap();
+            waiter.sleep(Wait::FOREVER).unwrap();
+            let _ = waiter.relock(Wait::FOREVER).unwrap();
             waiter.give_up();
             shared.unlock(2);
         });
@@ -267,7 +267,7 @@ fn who_dies_waiting_leaves_a_condition_that_works() {
         let shared = Arc::new(Shared::default());
         let mortal = spawn(&shared, move |shared| {
             let life = || {
-                let _ = shared.wait(2, 1, Waiting::FOREVER);
+                let _ = shared.wait(2, 1, Wait::FOREVER);
                 shared.unlock(2);
             };
             let _ = shared.family.mortal(2, life);
@@ -285,13 +285,13 @@ fn who_dies_waiting_leaves_a_condition_that_works() {
 fn one_dies_waiting() {
     let shared = Arc::new(Shared::default());
     let survivor = spawn(&shared, |shared| {
-        let waited = shared.wait(1, 1, Waiting::FOREVER);
+        let waited = shared.wait(1, 1, Wait::FOREVER);
         assert!(waited.notified || waited.acquired != Acquired::Clean);
         shared.unlock(1);
     });
     let mortal = spawn(&shared, move |shared| {
         let life = || {
-            assert!(shared.wait(2, 1, Waiting::FOREVER).notified);
+            assert!(shared.wait(2, 1, Wait::FOREVER).notified);
             shared.notices.notify(1);
             shared.unlock(2);
         };
@@ -322,7 +322,7 @@ fn the_notifier_dies(waiting: u16) {
     let waiters: Vec<_> = (1..=waiting)
         .map(|slot| {
             spawn(&shared, move |shared| {
-                let waited = shared.wait(slot, 1, Waiting::FOREVER);
+                let waited = shared.wait(slot, 1, Wait::FOREVER);
                 if waited.acquired != Acquired::Clean {
                     // What a program does that is told so: see to the others.
                     shared.notices.notify(ALL);
@@ -334,7 +334,7 @@ fn the_notifier_dies(waiting: u16) {
     shared.lock_when_came(0, 1..waiting + 1);
     shared.unlock(0);
     let _ = shared.family.mortal(3, || {
-        let _ = shared.lock.lock(owner(3), &shared.family, ON, Waiting::FOREVER).unwrap();
+        let _ = shared.lock.lock(owner(3), &shared.family, ON, Wait::FOREVER).unwrap();
         shared.notices.notify(1);
         shared.notices.notify(1);
         shared.unlock(3);

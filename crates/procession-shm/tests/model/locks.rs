@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use procession_shm::sync::algorithm::{Flag, NotOwner, ReentrantLock};
-use procession_shm::wait::{Acquired, OwnerLock, Waiting};
+use procession_shm::sync::raw::{NotOwnerError, RawEvent, RawRLock};
+use procession_shm::wait::{Acquired, OwnerLock, Wait};
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use shuttle::thread;
@@ -20,7 +20,7 @@ struct Locked {
 
 impl Locked {
     fn lock(&self, slot: u16) {
-        let acquired = self.lock.lock(owner(slot), &self.family, ON, Waiting::FOREVER).unwrap();
+        let acquired = self.lock.lock(owner(slot), &self.family, ON, Wait::FOREVER).unwrap();
         let found = self.inside.swap(true, Ordering::SeqCst);
         match acquired {
             Acquired::Clean => assert!(!found, "two were inside the lock"),
@@ -197,13 +197,13 @@ fn dies_with_it(point: &str) -> bool {
 #[derive(Default)]
 struct Reentered {
     family: Family,
-    lock: ReentrantLock,
+    lock: RawRLock,
     inside: AtomicU32,
 }
 
 impl Reentered {
     fn lock(&self, slot: u16) -> Acquired {
-        self.lock.lock(owner(slot), &self.family, ON, Waiting::FOREVER).unwrap()
+        self.lock.lock(owner(slot), &self.family, ON, Wait::FOREVER).unwrap()
     }
 
     fn use_twice(&self, slot: u16) {
@@ -217,7 +217,7 @@ impl Reentered {
         assert_eq!(self.lock.depth(me), 2);
         self.lock.unlock(me).unwrap();
         assert_eq!(self.lock.depth(me), 1);
-        assert_eq!(self.lock.unlock(owner(4)), Err(NotOwner));
+        assert_eq!(self.lock.unlock(owner(4)), Err(NotOwnerError));
         self.inside.store(0, Ordering::SeqCst);
         self.lock.unlock(me).unwrap();
     }
@@ -268,7 +268,7 @@ fn mortals_reenter(mortals: u16) {
 #[test]
 fn an_event_that_is_set_and_cleared_lets_all_go_on() {
     explore(false, || {
-        let shared = Arc::new((Flag::default(), Family::default()));
+        let shared = Arc::new((RawEvent::default(), Family::default()));
         let waits = AtomicU32::new(0);
         let shared = Arc::new((shared, waits));
         let waiters: Vec<_> = (0..2)
@@ -276,7 +276,7 @@ fn an_event_that_is_set_and_cleared_lets_all_go_on() {
                 let shared = shared.clone();
                 thread::spawn(move || {
                     let (flag, family) = &*shared.0;
-                    flag.wait(family, ON, Waiting::FOREVER).unwrap();
+                    flag.wait(family, ON, Wait::FOREVER).unwrap();
                     shared.1.fetch_add(1, Ordering::SeqCst);
                 })
             })
@@ -300,7 +300,7 @@ fn an_event_that_was_set_by_one_who_died_lets_all_go_on() {
 }
 
 fn a_mortal_sets(waiting: u16) {
-    let shared = Arc::new((Flag::default(), Family::default()));
+    let shared = Arc::new((RawEvent::default(), Family::default()));
     // Of two who wait one may die as well.
     let threads: Vec<_> = (0..=waiting)
         .map(|slot| {
@@ -310,10 +310,10 @@ fn a_mortal_sets(waiting: u16) {
                 match slot {
                     0 => drop(family.mortal(slot, || flag.set())),
                     1 if waiting > 1 => {
-                        let wait = || flag.wait(family, ON, Waiting::FOREVER);
+                        let wait = || flag.wait(family, ON, Wait::FOREVER);
                         let _ = family.mortal(slot, wait);
                     }
-                    _ => flag.wait(family, ON, Waiting::FOREVER).unwrap(),
+                    _ => flag.wait(family, ON, Wait::FOREVER).unwrap(),
                 }
             })
         })

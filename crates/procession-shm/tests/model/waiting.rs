@@ -1,7 +1,7 @@
 //! The event count, and the relay.
 
 use procession_shm::wait::model::IMPATIENT;
-use procession_shm::wait::{EventCount, OwnerLock, Relay, Stopped, Waiting, block};
+use procession_shm::wait::{EventCount, OwnerLock, Relay, Wait, WaitError, block};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -10,20 +10,20 @@ use shuttle::thread;
 use crate::{Family, ON, explore, owner};
 
 /// As long as it takes; a signal comes back to the caller.
-const INTERRUPTIBLE: Waiting = Waiting { deadline: None, interruptible: true };
+const INTERRUPTIBLE: Wait = Wait { deadline: None, interruptible: true };
 
 /// Takes one of `count`, as a semaphore's permits are taken.
 fn acquire(
     relay: &Relay,
     count: &AtomicU32,
     family: &Family,
-    waiting: Waiting,
-) -> Result<(), Stopped> {
+    waiting: Wait,
+) -> Result<(), WaitError> {
     let down = |seen: u32| seen.checked_sub(1);
     let take = || count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, down).ok();
     relay.pass_on(
         |_| count.load(Ordering::SeqCst) > 0,
-        |gate| block(family, ON, waiting, gate, |_| take().map(|_| ())),
+        |point| block(family, ON, waiting, point, |_| take().map(|_| ())),
     )
 }
 
@@ -36,7 +36,7 @@ fn no_wake_of_a_relay_is_lost() {
                 let shared = shared.clone();
                 thread::spawn(move || {
                     let (relay, count, family) = &*shared;
-                    acquire(relay, count, family, Waiting::FOREVER).unwrap();
+                    acquire(relay, count, family, Wait::FOREVER).unwrap();
                 })
             })
             .collect();
@@ -65,7 +65,7 @@ fn all_who_wait_are_woken_at_once() {
                 let shared = shared.clone();
                 thread::spawn(move || {
                     let (event, set, family) = &*shared;
-                    block(family, ON, Waiting::FOREVER, event, |_| {
+                    block(family, ON, Wait::FOREVER, event, |_| {
                         set.load(Ordering::SeqCst).then_some(())
                     })
                     .unwrap();
@@ -88,7 +88,7 @@ fn a_permit_is_not_lost_with_one_whose_time_is_up() {
                 thread::spawn(move || {
                     let (relay, count, family) = &*shared;
                     IMPATIENT.with(|it| it.set(impatient));
-                    let waiting = if impatient { INTERRUPTIBLE } else { Waiting::FOREVER };
+                    let waiting = if impatient { INTERRUPTIBLE } else { Wait::FOREVER };
                     u32::from(acquire(relay, count, family, waiting).is_ok())
                 })
             })
@@ -118,17 +118,17 @@ impl Bounded {
 
     /// As `Queue::put`: waits for room, then takes it with the end locked. With `gives_up` the time
     /// may be up in between.
-    fn put(&self, slot: u16, waiting: Waiting, gives_up: bool) -> Result<(), Stopped> {
+    fn put(&self, slot: u16, waiting: Wait, gives_up: bool) -> Result<(), WaitError> {
         self.not_full.pass_on(
             |_| self.has_room(),
-            |gate| {
+            |point| {
                 loop {
                     let room = || self.has_room().then_some(());
-                    block(&self.family, ON, waiting, gate, |_| room())?;
+                    block(&self.family, ON, waiting, point, |_| room())?;
                     if gives_up && thread_rng().gen_ratio(1, 2) {
-                        return Err(Stopped::TimedOut);
+                        return Err(WaitError::TimedOut);
                     }
-                    let _ = self.end.lock(owner(slot), &self.family, ON, Waiting::FOREVER)?;
+                    let _ = self.end.lock(owner(slot), &self.family, ON, Wait::FOREVER)?;
                     let put = self.has_room();
                     if put {
                         self.room.fetch_sub(1, Ordering::SeqCst);
@@ -154,7 +154,7 @@ fn room_for_two_wakes_both_who_wait_for_it() {
         let queue = Arc::new(Bounded::default());
         let producers = [1, 2].map(|slot| {
             let queue = queue.clone();
-            thread::spawn(move || queue.put(slot, Waiting::FOREVER, false).unwrap())
+            thread::spawn(move || queue.put(slot, Wait::FOREVER, false).unwrap())
         });
         queue.get();
         queue.get();
@@ -178,7 +178,7 @@ fn room_is_not_lost_with_one_whose_time_is_up() {
         };
         let patient = {
             let queue = queue.clone();
-            thread::spawn(move || queue.put(2, Waiting::FOREVER, false).unwrap())
+            thread::spawn(move || queue.put(2, Wait::FOREVER, false).unwrap())
         };
         queue.get();
         // Room for the second if the first has used its own.

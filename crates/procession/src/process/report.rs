@@ -3,10 +3,9 @@
 use std::string::FromUtf8Error;
 
 use procession_shm::queue::{Queue, QueueError};
-use procession_shm::wait::Waiting;
+use procession_shm::wait::Wait;
 
 use crate::arena::{self, Slot};
-use crate::sync::NOT_AT_ALL;
 
 /// A message of the child. In this order: `Began` or `NotBegun`, and after `Began` one of the rest.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,10 +49,10 @@ impl Report {
             Self::Unsent(why) => (UNSENT, why.as_bytes()),
             Self::NoMemory(_) => unreachable!("no child sends that"),
         };
-        match outbox.put(kind, bytes, Waiting::FOREVER) {
+        match outbox.put(kind, bytes, Wait::FOREVER) {
             Ok(_) => Ok(()),
             Err(QueueError::Arena(error)) => Err(error),
-            Err(QueueError::Stopped(_) | QueueError::NoMemory { .. }) => {
+            Err(QueueError::Wait(_) | QueueError::NoMemory { .. }) => {
                 unreachable!("a queue without a bound is never full, and nothing is got")
             }
         }
@@ -65,10 +64,10 @@ impl Report {
             return Ok(None);
         }
         let mut bytes = Vec::new();
-        match outbox.get(&mut bytes, NOT_AT_ALL) {
+        match outbox.get(&mut bytes, Wait::TRY) {
             Ok((kind, _)) => Self::from_message(kind, bytes).map(Some),
             Err(QueueError::Arena(error)) => Err(error),
-            Err(QueueError::Stopped(_)) => Ok(None),
+            Err(QueueError::Wait(_)) => Ok(None),
             Err(QueueError::NoMemory { len, .. }) => Ok(Some(Self::NoMemory(len))),
         }
     }

@@ -6,12 +6,12 @@ use std::panic::Location;
 use std::time::Duration;
 
 use procession_shm::queue::{self, MessageBuffer};
-use procession_shm::wait::Waiting;
+use procession_shm::wait::Wait;
 
 use super::{GetError, PutError, PutManyError};
 use crate::arena::{self, Handle, Name, Result};
 use crate::codec::travels_by_handle;
-use crate::sync::{NOT_AT_ALL, waiting_for};
+use crate::sync::waiting_for;
 
 /// A queue of bytes, each message with a *kind*: a number that says what they are.
 ///
@@ -52,22 +52,22 @@ impl ByteQueue {
         Self::named(&arena::caller_name(Location::caller()), None)
     }
 
-    /// A queue that holds at most `most` messages, at least one.
+    /// A queue that holds at most `capacity` messages, at least one.
     ///
     /// # Errors
     /// If the arena is full.
     #[track_caller]
-    pub fn bounded(most: u64) -> Result<Self> {
-        Self::named(&arena::caller_name(Location::caller()), NonZeroU64::new(most.max(1)))
+    pub fn bounded(capacity: u64) -> Result<Self> {
+        Self::named(&arena::caller_name(Location::caller()), NonZeroU64::new(capacity.max(1)))
     }
 
-    /// A queue with a name for who looks at the family, and at most `most` messages.
+    /// A queue with a name for who looks at the family, and at most `capacity` messages.
     ///
     /// # Errors
     /// If the arena is full.
-    pub fn named(name: &str, most: Option<NonZeroU64>) -> Result<Self> {
-        let most = most.map(NonZeroU64::get);
-        Ok(Self { inner: queue::Queue::new(arena::family()?, name, most)? })
+    pub fn named(name: &str, capacity: Option<NonZeroU64>) -> Result<Self> {
+        let capacity = capacity.map(NonZeroU64::get);
+        Ok(Self { inner: queue::Queue::new(arena::family()?, name, capacity)? })
     }
 
     /// The queue that a handle names.
@@ -108,7 +108,7 @@ impl ByteQueue {
     /// [`PutError::Arena`].
     #[inline]
     pub fn put(&self, kind: u8, bytes: &[u8]) -> Result<(), PutError> {
-        self.put_waiting(kind, bytes, Waiting::FOREVER)
+        self.put_waiting(kind, bytes, Wait::FOREVER)
     }
 
     /// Puts a message if there is room.
@@ -119,7 +119,7 @@ impl ByteQueue {
         if self.is_full() {
             return Err(PutError::Full);
         }
-        self.put_waiting(kind, bytes, NOT_AT_ALL)
+        self.put_waiting(kind, bytes, Wait::TRY)
     }
 
     /// Puts a message, waiting for room no longer than `timeout`.
@@ -141,7 +141,7 @@ impl ByteQueue {
         let mut messages = messages.into_iter().peekable();
         let mut put = 0;
         while messages.peek().is_some() {
-            let some = self.inner.put_from(&mut messages, Waiting::FOREVER);
+            let some = self.inner.put_from(&mut messages, Wait::FOREVER);
             put += some.map_err(|error| PutManyError { put, source: error.into() })?;
         }
         Ok(put)
@@ -152,7 +152,7 @@ impl ByteQueue {
         &self,
         kind: u8,
         bytes: &[u8],
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<(), PutError> {
         self.put_parts_waiting(kind, &[bytes], waiting)
     }
@@ -162,7 +162,7 @@ impl ByteQueue {
         &self,
         kind: u8,
         parts: &[&[u8]],
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<(), PutError> {
         self.inner.put_parts(kind, parts, waiting)?;
         Ok(())
@@ -173,7 +173,7 @@ impl ByteQueue {
     /// # Errors
     /// [`GetError::NoMemory`], [`GetError::Arena`].
     pub fn get(&self) -> Result<Message, GetError> {
-        self.get_waiting(Waiting::FOREVER)
+        self.get_waiting(Wait::FOREVER)
     }
 
     /// Gets the oldest message if there is one.
@@ -194,7 +194,7 @@ impl ByteQueue {
         self.get_waiting(waiting_for(timeout))
     }
 
-    fn get_waiting(&self, waiting: Waiting) -> Result<Message, GetError> {
+    fn get_waiting(&self, waiting: Wait) -> Result<Message, GetError> {
         let mut bytes = Vec::new();
         let kind = self.get_into_waiting(&mut bytes, waiting)?;
         Ok(Message { kind, bytes })
@@ -207,14 +207,14 @@ impl ByteQueue {
     /// [`GetError::NoMemory`], [`GetError::Arena`].
     #[inline]
     pub fn get_into(&self, into: &mut Vec<u8>) -> Result<u8, GetError> {
-        self.get_into_waiting(into, Waiting::FOREVER)
+        self.get_into_waiting(into, Wait::FOREVER)
     }
 
     #[inline]
     pub(super) fn get_into_waiting(
         &self,
         into: &mut impl MessageBuffer,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<u8, GetError> {
         let (kind, _) = self.inner.get(into, waiting)?;
         Ok(kind)
@@ -226,13 +226,13 @@ impl ByteQueue {
         Ok(kind)
     }
 
-    /// Gets up to `most` messages, waiting only for the first; calls `each` with kind and bytes.
+    /// Gets up to `max` messages, waiting only for the first; calls `each` with kind and bytes.
     /// Returns how many there were: an error that comes after the first is one of the next call.
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub fn get_many(&self, most: usize, each: impl FnMut(u8, &[u8])) -> Result<usize, GetError> {
-        Ok(self.inner.get_many(most, each, Waiting::FOREVER)?)
+    pub fn get_many(&self, max: usize, each: impl FnMut(u8, &[u8])) -> Result<usize, GetError> {
+        Ok(self.inner.get_many(max, each, Wait::FOREVER)?)
     }
 }
 

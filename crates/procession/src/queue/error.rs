@@ -61,7 +61,7 @@ pub enum GetError {
 
 /// Tasks of a [`JoinableQueue`](super::JoinableQueue) are lost, or may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TasksLost {
+pub enum TasksLostError {
     /// Processes died with tasks that they had got and not called done. Exactly one joiner is told;
     /// the tasks count as done from then on.
     #[error("processes died with {count} of the tasks, which nobody will do now")]
@@ -74,20 +74,20 @@ pub enum TasksLost {
     /// long as tasks are open; a program that knows which tasks nobody will do calls `task_done`
     /// for them.
     #[error(
-        "a process that had got tasks died: up to {most} tasks may be lost (tasks were called done \
+        "a process that had got tasks died: up to {max} tasks may be lost (tasks were called done \
          by other processes than had got them, so it can't be known; call task_done() for those \
          that are open and that nobody will do)"
     )]
     Perhaps {
         /// How many at the most.
-        most: u64,
+        max: u64,
     },
 }
 
 impl From<QueueError> for PutError {
     fn from(error: QueueError) -> Self {
         match error {
-            QueueError::Stopped(_) => Self::Full,
+            QueueError::Wait(_) => Self::Full,
             QueueError::NoMemory { len, .. } => Self::Encode(EncodeError::NoMemory { len }),
             QueueError::Arena(error) => Self::Arena(error),
         }
@@ -97,7 +97,7 @@ impl From<QueueError> for PutError {
 impl From<QueueError> for GetError {
     fn from(error: QueueError) -> Self {
         match error {
-            QueueError::Stopped(_) => Self::Empty,
+            QueueError::Wait(_) => Self::Empty,
             QueueError::NoMemory { len, .. } => Self::NoMemory { len },
             QueueError::Arena(error) => Self::Arena(error),
         }

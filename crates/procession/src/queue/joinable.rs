@@ -6,10 +6,10 @@ use std::ops::Deref;
 use std::panic::Location;
 use std::time::Duration;
 
-use procession_shm::queue::{self, DoneTooOften, JoinError};
-use procession_shm::wait::Waiting;
+use procession_shm::queue::{self, QueueJoinError, TaskDoneError};
+use procession_shm::wait::Wait;
 
-use super::{ByteQueue, Queue, TasksLost};
+use super::{ByteQueue, Queue, TasksLostError};
 use crate::arena::{self, Handle, Result};
 use crate::codec::travels_by_handle;
 use crate::sync::waiting_for;
@@ -24,8 +24,8 @@ use crate::sync::waiting_for;
 /// Any process may call a task [done](Self::task_done), but a call does not say which task it
 /// means. So what is lost is known exactly as long as each process does so for the tasks that it
 /// got itself. When other processes have done so since all tasks were last done, and one that got
-/// tasks dies, `join` tells that some [may be lost](TasksLost::Perhaps). The death of a process
-/// that did not get the task from this queue is not noticed.
+/// tasks dies, `join` tells that some [may be lost](TasksLostError::Perhaps). The death of a
+/// process that did not get the task from this queue is not noticed.
 ///
 /// ```
 /// use procession::{JoinableQueue, spawn};
@@ -61,22 +61,22 @@ impl<T> JoinableQueue<T> {
         Self::named(&arena::caller_name(Location::caller()), None)
     }
 
-    /// A queue that holds at most `most` messages, at least one.
+    /// A queue that holds at most `capacity` messages, at least one.
     ///
     /// # Errors
     /// If the arena is full.
     #[track_caller]
-    pub fn bounded(most: u64) -> Result<Self> {
-        Self::named(&arena::caller_name(Location::caller()), NonZeroU64::new(most.max(1)))
+    pub fn bounded(capacity: u64) -> Result<Self> {
+        Self::named(&arena::caller_name(Location::caller()), NonZeroU64::new(capacity.max(1)))
     }
 
-    /// A queue with a name for who looks at the family, and at most `most` messages.
+    /// A queue with a name for who looks at the family, and at most `capacity` messages.
     ///
     /// # Errors
     /// If the arena is full.
-    pub fn named(name: &str, most: Option<NonZeroU64>) -> Result<Self> {
-        let most = most.map(NonZeroU64::get);
-        let inner = queue::Queue::joinable(arena::family()?, name, most)?;
+    pub fn named(name: &str, capacity: Option<NonZeroU64>) -> Result<Self> {
+        let capacity = capacity.map(NonZeroU64::get);
+        let inner = queue::Queue::joinable(arena::family()?, name, capacity)?;
         Ok(Self { queue: Queue::over(ByteQueue { inner }) })
     }
 
@@ -97,20 +97,20 @@ impl<T> JoinableQueue<T> {
     /// Says that a message that was got has been dealt with.
     ///
     /// # Errors
-    /// [`DoneTooOften`] if that was said of as many as were put, those included that `join` told
+    /// [`TaskDoneError`] if that was said of as many as were put, those included that `join` told
     /// were lost.
-    pub fn task_done(&self) -> Result<(), DoneTooOften> {
+    pub fn task_done(&self) -> Result<(), TaskDoneError> {
         self.queue.bytes.inner.task_done()
     }
 
     /// Waits until all messages that were put are done.
     ///
     /// # Errors
-    /// [`TasksLost::Certainly`] if processes died with some of them. Exactly one joiner is told;
-    /// the lost count as done, so that joining again waits for the others. [`TasksLost::Perhaps`]
-    /// if that can't be known; all joiners are told, again and again.
-    pub fn join(&self) -> Result<(), TasksLost> {
-        self.join_waiting(Waiting::FOREVER).map(|_| ())
+    /// [`TasksLostError::Certainly`] if processes died with some of them. Exactly one joiner is
+    /// told; the lost count as done, so that joining again waits for the others.
+    /// [`TasksLostError::Perhaps`] if that can't be known; all joiners are told, again and again.
+    pub fn join(&self) -> Result<(), TasksLostError> {
+        self.join_waiting(Wait::FOREVER).map(|_| ())
     }
 
     /// Waits until all messages that were put are done, no longer than `timeout`; returns whether
@@ -118,16 +118,16 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// As [`Self::join`].
-    pub fn join_timeout(&self, timeout: Duration) -> Result<bool, TasksLost> {
+    pub fn join_timeout(&self, timeout: Duration) -> Result<bool, TasksLostError> {
         self.join_waiting(waiting_for(timeout))
     }
 
-    fn join_waiting(&self, waiting: Waiting) -> Result<bool, TasksLost> {
+    fn join_waiting(&self, waiting: Wait) -> Result<bool, TasksLostError> {
         match self.queue.bytes.inner.join(waiting) {
             Ok(()) => Ok(true),
-            Err(JoinError::Stopped(_)) => Ok(false),
-            Err(JoinError::Lost(count)) => Err(TasksLost::Certainly { count }),
-            Err(JoinError::PerhapsLost(most)) => Err(TasksLost::Perhaps { most }),
+            Err(QueueJoinError::Wait(_)) => Ok(false),
+            Err(QueueJoinError::Lost(count)) => Err(TasksLostError::Certainly { count }),
+            Err(QueueJoinError::PerhapsLost(max)) => Err(TasksLostError::Perhaps { max }),
         }
     }
 }
@@ -174,7 +174,7 @@ mod tests {
         assert!(!tasks.join_timeout(Duration::from_millis(5)).unwrap());
         tasks.task_done().unwrap();
         tasks.join().unwrap();
-        assert_eq!(tasks.task_done(), Err(DoneTooOften));
+        assert_eq!(tasks.task_done(), Err(TaskDoneError));
         assert_eq!(tasks.unfinished(), 0);
     }
 

@@ -12,8 +12,8 @@ mod joinable;
 mod typed;
 
 pub use bytes::{ByteQueue, Message};
-pub use error::{GetError, PutError, PutManyError, TasksLost};
+pub use error::{GetError, PutError, PutManyError, TasksLostError};
 pub use joinable::JoinableQueue;
-pub use procession_shm::queue::DoneTooOften;
+pub use procession_shm::queue::TaskDoneError;
 pub use procession_shm::queue::kind::{BYTES, POSTCARD};
 pub use typed::{Iter, Queue, TryIter};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use procession_os::memory::SharedBytes;
 use procession_shm::queue::MessageBuffer;
-use procession_shm::wait::Waiting;
+use procession_shm::wait::Wait;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -19,7 +19,7 @@ use crate::arena::{self, Handle, Result};
 use crate::codec::{
     DecodeError, decode, encode, extend, has_memory_for, travels_by_handle, with_buffer,
 };
-use crate::sync::{NOT_AT_ALL, waiting_for};
+use crate::sync::waiting_for;
 
 /// A queue of values of type `T`.
 ///
@@ -63,21 +63,21 @@ impl<T> Queue<T> {
         Self::named(&arena::caller_name(Location::caller()), None)
     }
 
-    /// A queue that holds at most `most` messages, at least one.
+    /// A queue that holds at most `capacity` messages, at least one.
     ///
     /// # Errors
     /// If the arena is full.
     #[track_caller]
-    pub fn bounded(most: u64) -> Result<Self> {
-        Self::named(&arena::caller_name(Location::caller()), NonZeroU64::new(most.max(1)))
+    pub fn bounded(capacity: u64) -> Result<Self> {
+        Self::named(&arena::caller_name(Location::caller()), NonZeroU64::new(capacity.max(1)))
     }
 
-    /// A queue with a name for who looks at the family, and at most `most` messages.
+    /// A queue with a name for who looks at the family, and at most `capacity` messages.
     ///
     /// # Errors
     /// If the arena is full.
-    pub fn named(name: &str, most: Option<NonZeroU64>) -> Result<Self> {
-        Ok(Self::over(ByteQueue::named(name, most)?))
+    pub fn named(name: &str, capacity: Option<NonZeroU64>) -> Result<Self> {
+        Ok(Self::over(ByteQueue::named(name, capacity)?))
     }
 
     pub(super) fn over(bytes: ByteQueue) -> Self {
@@ -125,7 +125,7 @@ impl<T: Serialize + 'static> Queue<T> {
     /// [`PutError::Arena`]. Nothing was put then.
     #[inline]
     pub fn put(&self, value: impl Borrow<T>) -> Result<(), PutError> {
-        self.put_waiting(value.borrow(), Waiting::FOREVER)
+        self.put_waiting(value.borrow(), Wait::FOREVER)
     }
 
     /// Puts a value if there is room.
@@ -136,7 +136,7 @@ impl<T: Serialize + 'static> Queue<T> {
         if self.is_full() {
             return Err(PutError::Full);
         }
-        self.put_waiting(value.borrow(), NOT_AT_ALL)
+        self.put_waiting(value.borrow(), Wait::TRY)
     }
 
     /// Puts a value, waiting for room no longer than `timeout`.
@@ -148,7 +148,7 @@ impl<T: Serialize + 'static> Queue<T> {
     }
 
     #[inline]
-    fn put_waiting(&self, value: &T, waiting: Waiting) -> Result<(), PutError> {
+    fn put_waiting(&self, value: &T, waiting: Wait) -> Result<(), PutError> {
         if let Some(bytes) = blob::of(value) {
             let mut head = [0; blob::MAX_HEAD];
             let head = blob::head(bytes.len(), &mut head)?;
@@ -161,7 +161,7 @@ impl<T: Serialize + 'static> Queue<T> {
         self.put_buffered(value, waiting)
     }
 
-    fn put_buffered(&self, value: &T, waiting: Waiting) -> Result<(), PutError> {
+    fn put_buffered(&self, value: &T, waiting: Wait) -> Result<(), PutError> {
         with_buffer(|buffer| {
             encode(value, buffer)?;
             self.bytes.put_waiting(POSTCARD, buffer, waiting)
@@ -223,7 +223,7 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
     /// [`GetError::NoMemory`], [`GetError::Arena`].
     #[inline]
     pub fn get(&self) -> Result<T, GetError> {
-        self.receive(Waiting::FOREVER)
+        self.receive(Wait::FOREVER)
     }
 
     /// Gets the oldest value if there is one.
@@ -252,7 +252,7 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
     }
 
     #[inline]
-    fn receive(&self, waiting: Waiting) -> Result<T, GetError> {
+    fn receive(&self, waiting: Wait) -> Result<T, GetError> {
         if blob::is_one::<T>() {
             let mut blob = Blob::default();
             let kind = self.bytes.get_into_waiting(&mut blob, waiting)?;
@@ -264,15 +264,15 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
         })
     }
 
-    /// Gets up to `most` values, waiting only for the first.
+    /// Gets up to `max` values, waiting only for the first.
     ///
     /// # Errors
     /// As [`Self::get`]. The messages got before one that is no `T` are lost with it; where that
     /// can be, get them one by one. Any other error that comes after the first is one of the next
     /// call.
-    pub fn get_many(&self, most: usize) -> Result<Vec<T>, GetError> {
+    pub fn get_many(&self, max: usize) -> Result<Vec<T>, GetError> {
         let mut values = Vec::new();
-        while values.len() < most && values.try_reserve(1).is_ok() {
+        while values.len() < max && values.try_reserve(1).is_ok() {
             let value = if values.is_empty() { self.get() } else { self.try_get() };
             match value {
                 Ok(value) => values.push(value),

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use procession_shm::sync::{self, Arrival, Outcome};
-use procession_shm::wait::Waiting;
+use procession_shm::wait::Wait;
 
 use super::waiting_for;
 use crate::arena::{self, Handle, Name, Result};
@@ -105,7 +105,7 @@ impl Barrier {
     /// # Errors
     /// [`BrokenBarrierError`].
     pub fn wait(&self) -> Result<BarrierWaitResult, BrokenBarrierError> {
-        self.meet(None, Waiting::FOREVER)
+        self.meet(None, Wait::FOREVER)
     }
 
     /// As [`Self::wait`]; but if the others have not come after `timeout`, the barrier breaks for
@@ -128,34 +128,34 @@ impl Barrier {
     ) -> Result<BarrierWaitResult, BrokenBarrierError> {
         let mut action = Some(action);
         let mut act = || action.take().map_or((), |action| action());
-        self.meet(Some(&mut act), Waiting::FOREVER)
+        self.meet(Some(&mut act), Wait::FOREVER)
     }
 
     fn meet(
         &self,
         action: Option<&mut dyn FnMut()>,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<BarrierWaitResult, BrokenBarrierError> {
         let Ok(arrival) = self.inner.arrive(action.is_some(), waiting) else {
             return Err(BrokenBarrierError::Broken);
         };
-        let (seat, outcome) = match arrival {
+        let (ticket, outcome) = match arrival {
             Arrival::Completes(arrival) => return Ok(BarrierWaitResult { arrival }),
             Arrival::Broken => return Err(BrokenBarrierError::Broken),
-            Arrival::Early(seat) => (seat, self.inner.wait(seat, waiting)),
-            Arrival::Leads(seat) => {
+            Arrival::Early(ticket) => (ticket, self.inner.wait(ticket, waiting)),
+            Arrival::Leader(ticket) => {
                 let act = || action.map_or((), |action| action());
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(act)) {
-                    self.inner.fail(seat);
-                    self.inner.leave(seat);
+                    self.inner.fail(ticket);
+                    self.inner.leave(ticket);
                     resume_unwind(panic);
                 }
-                (seat, Ok(self.inner.lead(seat)))
+                (ticket, Ok(self.inner.lead(ticket)))
             }
         };
-        self.inner.leave(seat);
+        self.inner.leave(ticket);
         match outcome {
-            Ok(Outcome::Passed) => Ok(BarrierWaitResult { arrival: seat.index }),
+            Ok(Outcome::Passed) => Ok(BarrierWaitResult { arrival: ticket.index }),
             Ok(Outcome::Reset) => Err(BrokenBarrierError::Reset),
             Ok(Outcome::Broken) | Err(_) => Err(BrokenBarrierError::Broken),
         }

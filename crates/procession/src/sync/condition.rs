@@ -1,12 +1,12 @@
-//! Waiting, beside a lock, for another process to say that something has changed.
+//! Wait, beside a lock, for another process to say that something has changed.
 
 use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
 use procession_os::clock::Monotonic;
-use procession_shm::sync::{self, Monitor, NotOwner};
-use procession_shm::wait::{Acquired, Owner, Stopped, Waiting};
+use procession_shm::sync::{self, Monitor, NotOwnerError};
+use procession_shm::wait::{Acquired, Owner, Wait, WaitError};
 
 use super::lock::LockGuard;
 use super::owner_died::{OwnedResult, OwnerDied};
@@ -52,14 +52,14 @@ struct Held<'l> {
 }
 
 impl Monitor for Held<'_> {
-    fn leave(&self) -> Result<u64, NotOwner> {
+    fn leave(&self) -> Result<u64, NotOwnerError> {
         if !self.is_mine() {
-            return Err(NotOwner);
+            return Err(NotOwnerError);
         }
-        self.lock.release_as(self.owner).map(|()| 1).map_err(|_| NotOwner)
+        self.lock.release_as(self.owner).map(|()| 1).map_err(|_| NotOwnerError)
     }
 
-    fn enter(&self, _depth: u64, waiting: Waiting) -> Result<Acquired, Stopped> {
+    fn enter(&self, _depth: u64, waiting: Wait) -> Result<Acquired, WaitError> {
         self.lock.acquire(waiting)
     }
 
@@ -106,11 +106,7 @@ impl Condition {
 
     /// Releases the lock, waits, and takes the lock again; says also whether there was a
     /// notification.
-    fn pause<'l>(
-        &self,
-        guard: LockGuard<'l>,
-        waiting: Waiting,
-    ) -> OwnedResult<(LockGuard<'l>, bool)> {
+    fn pause<'l>(&self, guard: LockGuard<'l>, waiting: Wait) -> OwnedResult<(LockGuard<'l>, bool)> {
         let (lock, owner) = guard.into_parts();
         let held = Held { lock: lock.core(), owner };
         let waited = self.inner.wait(&held, waiting);
@@ -133,7 +129,7 @@ impl Condition {
     /// # Panics
     /// If another language took the lock away from its guard.
     pub fn wait<'l>(&self, guard: LockGuard<'l>) -> OwnedResult<LockGuard<'l>> {
-        match self.pause(guard, Waiting::FOREVER) {
+        match self.pause(guard, Wait::FOREVER) {
             Ok((guard, _)) => Ok(guard),
             Err(died) => Err(died.map(|(guard, _)| guard)),
         }
@@ -149,7 +145,7 @@ impl Condition {
         guard: LockGuard<'l>,
         timeout: Duration,
     ) -> OwnedResult<(LockGuard<'l>, bool)> {
-        self.pause(guard, Waiting::until(Some(Monotonic::now().after(timeout))))
+        self.pause(guard, Wait::until(Some(Monotonic::now().after(timeout))))
     }
 
     /// Waits as long as `condition` holds, which is looked at with the lock held.
@@ -177,10 +173,10 @@ impl Condition {
         self.notify(guard, u32::MAX);
     }
 
-    fn notify(&self, guard: &LockGuard<'_>, most: u32) {
+    fn notify(&self, guard: &LockGuard<'_>, count: u32) {
         let held = Held { lock: guard.lock().core(), owner: guard.owner() };
         // If another language released the lock, whoever holds it now will notify.
-        let _ = self.inner.notify(&held, most);
+        let _ = self.inner.notify(&held, count);
     }
 }
 

@@ -5,7 +5,7 @@ use std::panic::Location;
 use std::time::Duration;
 
 use procession_shm::sync;
-use procession_shm::wait::Waiting;
+use procession_shm::wait::Wait;
 
 use super::waiting_for;
 use crate::arena::{self, Handle, Name, Result};
@@ -80,7 +80,7 @@ impl Event {
 
     /// Waits until the flag is set, or was set meanwhile.
     pub fn wait(&self) {
-        let waited = self.inner.wait(Waiting::FOREVER);
+        let waited = self.inner.wait(Wait::FOREVER);
         waited.expect("a wait without a deadline that no signal interrupts");
     }
 

@@ -5,7 +5,7 @@ use std::panic::Location;
 use std::time::Duration;
 
 use procession_shm::sync;
-use procession_shm::wait::{Acquired, Owner, Waiting};
+use procession_shm::wait::{Acquired, Owner, Wait};
 
 use super::owner_died::{OwnedResult, OwnerDied};
 use super::waiting_for;
@@ -112,7 +112,7 @@ impl Lock {
 
     #[cold]
     fn lock_slowly(&self) -> OwnedResult<LockGuard<'_>> {
-        let acquired = self.inner.acquire(Waiting::FOREVER);
+        let acquired = self.inner.acquire(Wait::FOREVER);
         self.acquired(acquired.expect("a wait without a deadline that no signal interrupts"))
     }
 

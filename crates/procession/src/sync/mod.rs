@@ -20,10 +20,8 @@ pub use semaphore::{Permit, Semaphore};
 use std::time::Duration;
 
 use procession_os::clock::Monotonic;
-use procession_shm::wait::Waiting;
+use procession_shm::wait::Wait;
 
-pub(crate) fn waiting_for(timeout: Duration) -> Waiting {
-    Waiting::until(Some(Monotonic::now().after(timeout)))
+pub(crate) fn waiting_for(timeout: Duration) -> Wait {
+    Wait::until(Some(Monotonic::now().after(timeout)))
 }
-
-pub(crate) const NOT_AT_ALL: Waiting = Waiting::until(Some(Monotonic::from_nanos(0)));

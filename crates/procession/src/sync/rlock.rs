@@ -6,7 +6,7 @@ use std::panic::Location;
 use std::time::Duration;
 
 use procession_shm::sync;
-use procession_shm::wait::{Acquired, Waiting};
+use procession_shm::wait::{Acquired, Wait};
 
 use super::owner_died::{OwnedResult, OwnerDied};
 use super::waiting_for;
@@ -95,7 +95,7 @@ impl RLock {
     /// # Errors
     /// [`OwnerDied`], with the guard.
     pub fn lock(&self) -> OwnedResult<RLockGuard<'_>> {
-        let acquired = self.inner.acquire(Waiting::FOREVER);
+        let acquired = self.inner.acquire(Wait::FOREVER);
         self.guard(acquired.expect("a wait without a deadline that no signal interrupts"))
     }
 

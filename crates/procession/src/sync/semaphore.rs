@@ -5,7 +5,7 @@ use std::panic::Location;
 use std::time::Duration;
 
 use procession_shm::sync;
-use procession_shm::wait::Waiting;
+use procession_shm::wait::Wait;
 
 use super::{ReleaseError, waiting_for};
 use crate::arena::{self, Handle, Name, Result};
@@ -108,7 +108,7 @@ impl Semaphore {
 
     /// Takes a permit, waiting for one.
     pub fn acquire(&self) -> Permit<'_> {
-        let acquired = self.inner.acquire(Waiting::FOREVER);
+        let acquired = self.inner.acquire(Wait::FOREVER);
         acquired.expect("a wait without a deadline that no signal interrupts");
         Permit { semaphore: self }
     }

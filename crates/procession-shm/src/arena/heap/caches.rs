@@ -134,11 +134,11 @@ impl Arena {
         &self,
         class: u32,
         me: u16,
-        most: usize,
+        max: usize,
     ) -> Result<impl Iterator<Item = u64>> {
         let cells = self.cache(me)?.kept.get(class as usize);
         let cells = cells.ok_or(Error::Corrupt("a slab has an unknown class"))?;
-        Ok(take_out(cells).take(most))
+        Ok(take_out(cells).take(max))
     }
 
     /// Empties the cells of what was put off; returns the blocks that they name.

@@ -12,7 +12,7 @@ impl Arena {
     /// there, every free extent in its list and no other.
     ///
     /// # Errors
-    /// [`Error::Corrupt`], with what is wrong; [`Error::Stopped`] if somebody was stopped with the
+    /// [`Error::Corrupt`], with what is wrong; [`Error::Wait`] if somebody was stopped with the
     /// heap's lock.
     pub fn check(&self) -> Result<()> {
         let _guard = self.lock_heap_to_check()?;

@@ -177,8 +177,8 @@ impl Arena {
         self.take_run(units, slot)
     }
 
-    /// Takes a warm extent, or its first `most` units, for the process of a slot.
-    pub(super) fn take_warm(&self, most: u32, slot: u16) -> Result<Option<Extent>> {
+    /// Takes a warm extent, or its first `max` units, for the process of a slot.
+    pub(super) fn take_warm(&self, max: u32, slot: u16) -> Result<Option<Extent>> {
         let bins = &self.heap().bins[Temperature::Warm as usize];
         let longest = bins.iter().rev().map(|bin| bin.load(Ordering::Relaxed));
         let Some(unit) = longest.filter_map(|unit| unit.checked_sub(1)).next() else {
@@ -188,7 +188,7 @@ impl Arena {
         if word.state != BlockState::Warm || word.units == 0 {
             return Err(Error::Corrupt("a listed extent is not free"));
         }
-        let (warm, units) = (Temperature::Warm, word.units.min(most));
+        let (warm, units) = (Temperature::Warm, word.units.min(max));
         self.unlist_extent(unit, word.units, warm)?;
         self.cut(unit, word.units, units, slot, warm, warm).map(Some)
     }
@@ -293,13 +293,13 @@ impl Arena {
         effort: Effort,
     ) -> Result<Option<(u32, u32)>> {
         // No list is longer than there are units, whatever another process wrote there.
-        let most = effort.looks().min(self.units_used());
+        let max = effort.looks().min(self.units_used());
         for bin in bin_of(units)..BINS {
             let mut best: Option<(u32, u32)> = None;
             let mut next = self.heap().bins[temperature as usize][bin].load(Ordering::Relaxed);
             let mut looked_at = 0;
             while let Some(unit) = next.checked_sub(1)
-                && looked_at < most
+                && looked_at < max
             {
                 let words = self.unit_words(unit)?;
                 let word = Word::unpack(words.word.load(Ordering::Relaxed))?;
@@ -391,8 +391,8 @@ impl Arena {
             let bytes = u64::from(units) * UNIT;
             let left = heap.warm.load(Ordering::Relaxed).saturating_sub(bytes);
             heap.warm.store(left, Ordering::Relaxed);
-            if left < heap.warm_least.load(Ordering::Relaxed) {
-                heap.warm_least.store(left, Ordering::Relaxed);
+            if left < heap.warm_min.load(Ordering::Relaxed) {
+                heap.warm_min.store(left, Ordering::Relaxed);
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use super::super::layout::UNIT;
 use super::block::{Block, BlockOwner, BlockState, Place, Word, Words};
 use super::caches::BATCH;
 use super::extents::{Extent, Temperature};
-use super::{HeapGuard, IDLE, Memory, WARM_FLOOR, WARM_MOST};
+use super::{HeapGuard, IDLE, Memory, WARM_FLOOR, WARM_MAX};
 use crate::atomics::Ordering;
 use crate::failpoint::failpoint;
 
@@ -158,7 +158,7 @@ impl Arena {
         let (me, offset, bytes) = (self.me().index, self.layout.unit(unit), extent.bytes());
         let warm = self.heap().warm.load(Ordering::Relaxed);
         // Beyond the bound the memory goes back to the machine, while the block still is in use.
-        let temperature = if memory == Memory::There && warm.saturating_add(bytes) <= WARM_MOST {
+        let temperature = if memory == Memory::There && warm.saturating_add(bytes) <= WARM_MAX {
             Temperature::Warm
         } else {
             // Where the kernel refuses, the memory stays; cold says only that there may be none.
@@ -240,7 +240,7 @@ impl Arena {
     /// Frees every block that a dead process had for itself.
     ///
     /// # Errors
-    /// [`Error::Stopped`] if somebody was stopped in the middle of the heap.
+    /// [`Error::Wait`] if somebody was stopped in the middle of the heap.
     pub(in super::super) fn free_private_blocks_of(&self, slot: u16) -> Result<()> {
         let process = Some(BlockOwner::Process(slot));
         self.free_all(|word| word.owner() == process || word.cached_by() == Some(slot))
@@ -347,18 +347,18 @@ impl Arena {
             }
             let now = Monotonic::now();
             let since = Monotonic::from_nanos(heap.watched_since.load(Ordering::Relaxed));
-            if warm <= WARM_MOST && now.since(since) < IDLE {
+            if warm <= WARM_MAX && now.since(since) < IDLE {
                 return;
             }
-            let idle = if warm > WARM_MOST {
-                warm - WARM_MOST
+            let idle = if warm > WARM_MAX {
+                warm - WARM_MAX
             } else {
-                heap.warm_least.load(Ordering::Relaxed).min(warm).saturating_sub(WARM_FLOOR)
+                heap.warm_min.load(Ordering::Relaxed).min(warm).saturating_sub(WARM_FLOOR)
             };
             let units = u32::try_from(idle.div_ceil(UNIT)).unwrap_or(u32::MAX);
             if units == 0 {
                 // All that is warm was taken since: a new second begins.
-                heap.warm_least.store(warm, Ordering::Relaxed);
+                heap.warm_min.store(warm, Ordering::Relaxed);
                 heap.watched_since.store(now.as_nanos(), Ordering::Relaxed);
                 return;
             }
@@ -381,9 +381,9 @@ impl Arena {
         let found = self.take_warm(units, me);
         if let Ok(Some(extent)) = found {
             // What lay idle is less by as much.
-            let least = &self.heap().warm_least;
-            let left = least.load(Ordering::Relaxed).saturating_sub(extent.bytes());
-            least.store(left, Ordering::Relaxed);
+            let min = &self.heap().warm_min;
+            let left = min.load(Ordering::Relaxed).saturating_sub(extent.bytes());
+            min.store(left, Ordering::Relaxed);
         }
         drop(guard);
         let settled = match found {
@@ -404,7 +404,7 @@ impl Arena {
 fn unless_stopped<T>(locked: Result<T>) -> Result<Option<T>> {
     match locked {
         Ok(done) => Ok(Some(done)),
-        Err(Error::Stopped(_)) => Ok(None),
+        Err(Error::Wait(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }

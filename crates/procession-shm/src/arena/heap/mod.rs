@@ -33,7 +33,7 @@
 //! time costs four to five times what touching it again does, so what falls free stays *warm*,
 //! within bounds:
 //!
-//! - never more than [`WARM_MOST`]: what is freed beyond that goes back to the machine at once;
+//! - never more than [`WARM_MAX`]: what is freed beyond that goes back to the machine at once;
 //! - of what was warm and was not taken for a second ([`IDLE`]), all but [`WARM_FLOOR`] goes back,
 //!   as soon as any process of the family comes to the heap, forks, or looks again at what it waits
 //!   for.
@@ -44,7 +44,7 @@
 //!
 //! # A process that is stopped with the heap's lock
 //! Small blocks come from the process's cache without the lock. An allocation that needs it waits
-//! as long as its caller's [`Waiting`] allows, which is until a signal where an object is made.
+//! as long as its caller's [`Wait`] allows, which is until a signal where an object is made.
 //! Freeing, the end of an object and burials are put off. So what remains is that memory beyond the
 //! caches is not to be had until that process goes on or is killed.
 //!
@@ -70,13 +70,13 @@ use super::error::{Error, Result};
 use super::layout::UNIT;
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{Acquired, BlockedOn, Owner, OwnerLock, Probe, Waiting};
+use crate::wait::{Acquired, BlockedOn, Owner, OwnerLock, Probe, Wait};
 pub(crate) use block::{Block, BlockOwner};
 use extents::{BINS, Effort, Extent, Temperature};
 use slabs::CLASSES;
 
 /// Free extents that keep their memory, in bytes all told, at most.
-pub const WARM_MOST: u64 = 256 << 20;
+pub const WARM_MAX: u64 = 256 << 20;
 
 /// Free extents that keep their memory though nobody takes them, in bytes all told.
 pub const WARM_FLOOR: u64 = 32 << 20;
@@ -106,7 +106,7 @@ pub(super) struct HeapState {
     /// How often the lists were derived again.
     rebuilt: AtomicU64,
     /// The least of `warm` since `watched_since`, in nanoseconds of the monotonic clock.
-    warm_least: AtomicU64,
+    warm_min: AtomicU64,
     watched_since: AtomicU64,
     /// First free extent + 1 of each size, warm and cold.
     bins: [[AtomicU32; BINS]; 2],
@@ -133,7 +133,7 @@ pub(super) struct HeapVisits {
 /// Whether waits for the heap while an object is made come back at a signal.
 static INTERRUPTIBLE: AtomicBool = AtomicBool::new(false);
 
-/// Has the making of objects come back with [`Error::Stopped`] at a signal or a tick, if somebody
+/// Has the making of objects come back with [`Error::Wait`] at a signal or a tick, if somebody
 /// was stopped in the middle of the allocator: for a host language that runs signal handlers in
 /// between.
 pub fn make_interruptibly() {
@@ -171,11 +171,11 @@ impl Arena {
         self.heap().units_used.load(Ordering::Acquire)
     }
 
-    fn lock_heap(&self, waiting: Waiting) -> Result<HeapGuard<'_>> {
+    fn lock_heap(&self, waiting: Wait) -> Result<HeapGuard<'_>> {
         self.lock_heap_with(self, waiting)
     }
 
-    fn lock_heap_with(&self, probe: &impl Probe, waiting: Waiting) -> Result<HeapGuard<'_>> {
+    fn lock_heap_with(&self, probe: &impl Probe, waiting: Wait) -> Result<HeapGuard<'_>> {
         let lock = &self.heap().lock;
         let acquired = lock.lock(self.owner(), probe, BlockedOn::ALLOCATOR, waiting)?;
         let guard = HeapGuard(lock);
@@ -196,9 +196,9 @@ impl Arena {
         let holder = || lock.owner().map_or(0, Owner::word);
         let known = self.visits.stuck.load(order);
         let waiting = if known != 0 && known == holder() {
-            Waiting::NOT
+            Wait::TRY
         } else {
-            Waiting::until(Some(Monotonic::now().after(PATIENCE)))
+            Wait::until(Some(Monotonic::now().after(PATIENCE)))
         };
         let locked = self.lock_heap_with(&Aside(self), waiting);
         self.visits.stuck.store(if locked.is_ok() { 0 } else { holder() }, order);
@@ -206,22 +206,22 @@ impl Arena {
     }
 
     fn lock_heap_to_check(&self) -> Result<HeapGuard<'_>> {
-        self.lock_heap(Waiting::until(Some(Monotonic::now().after(PATIENCE_OF_CHECKS))))
+        self.lock_heap(Wait::until(Some(Monotonic::now().after(PATIENCE_OF_CHECKS))))
     }
 
     /// How whoever makes an object waits for the heap.
-    pub(crate) fn while_making() -> Waiting {
+    pub(crate) fn while_making() -> Wait {
         let interruptible = INTERRUPTIBLE.load(std::sync::atomic::Ordering::Relaxed);
-        Waiting { interruptible, ..Waiting::FOREVER }
+        Wait { interruptible, ..Wait::FOREVER }
     }
 
     /// A block of at least `size` bytes that belongs to this process until it is
     /// [given](Self::give) away or [freed](Self::free). What it holds is left from before.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::MachineFull`]; [`Error::Stopped`] if somebody is at the
+    /// [`Error::OutOfMemory`], [`Error::MachineFull`]; [`Error::Wait`] if somebody is at the
     /// heap for longer than the caller waits.
-    pub(crate) fn allocate(&self, size: u64, waiting: Waiting) -> Result<Block> {
+    pub(crate) fn allocate(&self, size: u64, waiting: Wait) -> Result<Block> {
         let me = self.me().index;
         let unsettled = &self.row(me)?.unsettled;
         unsettled.fetch_add(1, Ordering::SeqCst);
@@ -239,20 +239,14 @@ impl Arena {
         allocated
     }
 
-    fn try_allocate(&self, size: u64, me: u16, effort: Effort, waiting: Waiting) -> Result<Block> {
+    fn try_allocate(&self, size: u64, me: u16, effort: Effort, waiting: Wait) -> Result<Block> {
         match slabs::class_of(size) {
             Some(class) => self.allocate_in_slab(class, me, effort, waiting),
             None => self.allocate_units(size, me, effort, waiting),
         }
     }
 
-    fn allocate_units(
-        &self,
-        size: u64,
-        me: u16,
-        effort: Effort,
-        waiting: Waiting,
-    ) -> Result<Block> {
+    fn allocate_units(&self, size: u64, me: u16, effort: Effort, waiting: Wait) -> Result<Block> {
         self.tidy();
         let units = u32::try_from(size.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1);
         let found = {

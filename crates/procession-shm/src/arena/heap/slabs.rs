@@ -16,7 +16,7 @@ use super::extents::{Effort, Extent, Temperature};
 use super::{HeapGuard, Memory};
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::Waiting;
+use crate::wait::Wait;
 
 /// Sizes of blocks: 64 bytes to 8 KiB, in powers of two.
 pub(super) const CLASSES: usize = 8;
@@ -140,7 +140,7 @@ impl Arena {
         class: u32,
         me: u16,
         effort: Effort,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<Block> {
         if let Some(block) = self.take_kept(class, me)? {
             return Ok(block);
@@ -155,11 +155,11 @@ impl Arena {
         }
         // The others are kept. A process that is killed before it has put them into its cells has
         // more that is unsettled than it had before.
-        let most = if effort == Effort::Thorough { 1 } else { BATCH };
+        let max = if effort == Effort::Thorough { 1 } else { BATCH };
         let unsettled = &self.row(me)?.unsettled;
-        unsettled.fetch_add(most as u64, Ordering::SeqCst);
+        unsettled.fetch_add(max as u64, Ordering::SeqCst);
         let mut others = [0; BATCH - 1];
-        let block = self.take_blocks(class, me, &mut others[..most - 1]);
+        let block = self.take_blocks(class, me, &mut others[..max - 1]);
         drop(guard);
         for offset in others.into_iter().filter(|&offset| offset != 0) {
             // Without room, as other threads fetch some too, it goes back at once.
@@ -167,7 +167,7 @@ impl Arena {
                 self.free_kept(offset, class, me)?;
             }
         }
-        unsettled.fetch_sub(most as u64, Ordering::SeqCst);
+        unsettled.fetch_sub(max as u64, Ordering::SeqCst);
         block
     }
 
@@ -238,7 +238,7 @@ impl Arena {
         extent: Extent,
         class: u32,
         me: u16,
-        waiting: Waiting,
+        waiting: Wait,
     ) -> Result<HeapGuard<'_>> {
         let unsettled = &self.row(me)?.unsettled;
         unsettled.fetch_add(1, Ordering::SeqCst);
@@ -357,14 +357,14 @@ impl Arena {
     pub(super) fn count_listed_slab_blocks(&self) -> Result<u64> {
         let (mut count, mut slabs) = (0, 0);
         for (class, list) in self.heap().slabs.iter().enumerate() {
-            let most = Cut::of(class as u32)?.count;
+            let max = Cut::of(class as u32)?.count;
             let mut next = list.load(Ordering::Relaxed);
             while let Some(unit) = next.checked_sub(1) {
                 let mut block = self.slab_head(unit)?.free.load(Ordering::Relaxed);
                 let mut free = 0;
                 while let Some(index) = block.checked_sub(1) {
                     free += 1;
-                    if index >= most || free > most {
+                    if index >= max || free > max {
                         return Err(Error::Corrupt("a free list goes round in circles"));
                     }
                     block =

@@ -14,10 +14,10 @@ use super::caches::{BATCH, KEPT};
 use super::*;
 use crate::memory::SharedBlock;
 use crate::queue::{Queue, QueueError};
-use crate::wait::Stopped;
+use crate::wait::WaitError;
 
-fn soon() -> Waiting {
-    Waiting::until(Some(Monotonic::now().after(Duration::from_millis(20))))
+fn soon() -> Wait {
+    Wait::until(Some(Monotonic::now().after(Duration::from_millis(20))))
 }
 
 /// Has the next generation of this process be a number, as after as many allocations.
@@ -117,24 +117,24 @@ fn a_consumers_death_frees_no_message_that_came_65536_blocks_later() {
     let _alone = alone();
     let arena = Arena::with_capacity(SMALL).unwrap();
     let queue = Queue::new(arena, "queue", None).unwrap();
-    queue.put(1, &[1; 5000], Waiting::FOREVER).unwrap();
-    queue.put(1, &[2; 20_000], Waiting::FOREVER).unwrap();
+    queue.put(1, &[1; 5000], Wait::FOREVER).unwrap();
+    queue.put(1, &[2; 20_000], Wait::FOREVER).unwrap();
     let [note] = messages_in_slabs(arena)[..] else { panic!("one message is in a slab") };
     killed_at("queue.get.block.owned", || {
-        let _ = queue.get(&mut Vec::new(), Waiting::FOREVER);
+        let _ = queue.get(&mut Vec::new(), Wait::FOREVER);
     });
     arena.bury_dead();
     let mut put = 0;
     while !messages_in_slabs(arena).iter().any(|block| block.offset() == note.offset()) {
         count_to(arena, note.generation() + (1 << 16));
-        queue.put(1, &[3; 5000], Waiting::FOREVER).unwrap();
+        queue.put(1, &[3; 5000], Wait::FOREVER).unwrap();
         put += 1;
     }
     let later = arena.block_at(note.offset()).unwrap();
     assert_eq!(later.generation(), note.generation() + (1 << 16));
     for want in [2].into_iter().chain(std::iter::repeat_n(3, put)) {
         let mut bytes = Vec::new();
-        queue.get(&mut bytes, Waiting::FOREVER).unwrap();
+        queue.get(&mut bytes, Wait::FOREVER).unwrap();
         assert!(bytes.iter().all(|&byte| byte == want));
     }
     assert_eq!(queue.check().unwrap(), 0);
@@ -144,7 +144,7 @@ fn a_consumers_death_frees_no_message_that_came_65536_blocks_later() {
 
 /// The blocks of objects that are in slabs of the largest class.
 fn messages_in_slabs(arena: &Arena) -> Vec<Block> {
-    let guard = arena.lock_heap(Waiting::FOREVER).unwrap();
+    let guard = arena.lock_heap(Wait::FOREVER).unwrap();
     let in_use = |word: block::Word| matches!(word.owner(), Some(BlockOwner::Object(_)));
     let found = arena.blocks_that(&in_use).unwrap().as_slice().to_vec();
     drop(guard);
@@ -160,10 +160,10 @@ fn small_blocks_come_and_go_while_somebody_has_the_heap() {
     for block in used {
         arena.free(block).unwrap();
     }
-    let guard = arena.lock_heap(Waiting::FOREVER).unwrap();
+    let guard = arena.lock_heap(Wait::FOREVER).unwrap();
     for round in 0..100 {
         let blocks: Vec<Block> =
-            (0..BATCH).map(|_| arena.allocate(8000, Waiting::NOT).unwrap()).collect();
+            (0..BATCH).map(|_| arena.allocate(8000, Wait::TRY).unwrap()).collect();
         for (at, block) in blocks.iter().enumerate() {
             arena.word(block.offset()).unwrap().store(round * 100 + at as u64, Ordering::Relaxed);
         }
@@ -187,20 +187,20 @@ fn a_wait_for_the_heap_ends_as_its_caller_says_and_nothing_is_lost() {
     arena.reclaim(false).unwrap();
     let other = SharedBlock::new(arena, "other", 100_000).unwrap();
     let others = Queue::new(arena, "others", None).unwrap();
-    others.put(0, b"message", Waiting::FOREVER).unwrap();
+    others.put(0, b"message", Wait::FOREVER).unwrap();
     arena.reclaim(false).unwrap();
 
-    let guard = arena.lock_heap(Waiting::FOREVER).unwrap();
-    let interruptible = Waiting { interruptible: true, ..Waiting::FOREVER };
+    let guard = arena.lock_heap(Wait::FOREVER).unwrap();
+    let interruptible = Wait { interruptible: true, ..Wait::FOREVER };
     for size in [8000, 300_000] {
         let late = arena.allocate(size, soon());
-        assert!(matches!(late, Err(Error::Stopped(Stopped::TimedOut))), "{late:?}");
+        assert!(matches!(late, Err(Error::Wait(WaitError::TimedOut))), "{late:?}");
         let signalled = arena.allocate(size, interruptible);
-        assert!(matches!(signalled, Err(Error::Stopped(Stopped::Interrupted))), "{signalled:?}");
+        assert!(matches!(signalled, Err(Error::Wait(WaitError::Interrupted))), "{signalled:?}");
     }
     for length in [100, 5000, 100_000] {
         let late = queue.put(0, &vec![1; length], soon());
-        assert!(matches!(late, Err(QueueError::Stopped(Stopped::TimedOut))), "{late:?}");
+        assert!(matches!(late, Err(QueueError::Wait(WaitError::TimedOut))), "{late:?}");
     }
     assert!(queue.is_empty());
     // What can be put off does not wait.
@@ -215,8 +215,8 @@ fn a_wait_for_the_heap_ends_as_its_caller_says_and_nothing_is_lost() {
         in_use > 0 && arena.row(arena.me().index).unwrap().unsettled.load(Ordering::Relaxed) > 0
     );
     arena.look_after_heap();
-    queue.put(0, &[1; 5000], Waiting::FOREVER).unwrap();
-    queue.get(&mut Vec::new(), Waiting::FOREVER).unwrap();
+    queue.put(0, &[1; 5000], Wait::FOREVER).unwrap();
+    queue.get(&mut Vec::new(), Wait::FOREVER).unwrap();
     assert_eq!(queue.check().unwrap(), 0);
     drop(queue);
     assert_eq!(arena.objects(), []);
@@ -236,7 +236,7 @@ fn a_burial_that_can_not_reach_the_heap_is_made_later() {
     };
     Child::fork(uses_some, || ()).kill();
     let dead = arena.processes().into_iter().find(|one| !one.alive).unwrap();
-    let guard = arena.lock_heap(Waiting::FOREVER).unwrap();
+    let guard = arena.lock_heap(Wait::FOREVER).unwrap();
     assert!(!arena.bury(dead.slot));
     assert_eq!(arena.bury_dead(), 0);
     drop(guard);
@@ -256,7 +256,7 @@ fn what_processes_keep_is_there_when_memory_is_short() {
             arena.free(block).unwrap();
         }
         for block in [UNIT, 100_000].map(|size| allocate(arena, size).unwrap()) {
-            let guard = arena.lock_heap(Waiting::FOREVER).unwrap();
+            let guard = arena.lock_heap(Wait::FOREVER).unwrap();
             arena.free(block).unwrap();
             drop(guard);
         }
@@ -295,7 +295,7 @@ fn a_child_has_no_part_in_what_its_parent_keeps() {
     for block in blocks {
         arena.free(block).unwrap();
     }
-    let guard = arena.lock_heap(Waiting::FOREVER).unwrap();
+    let guard = arena.lock_heap(Wait::FOREVER).unwrap();
     let is_kept = |word: block::Word| word.cached_by() == Some(arena.me().index);
     let kept = arena.blocks_that(&is_kept).unwrap().as_slice().to_vec();
     drop(guard);
@@ -307,9 +307,9 @@ fn a_child_has_no_part_in_what_its_parent_keeps() {
         },
         || (),
     );
-    let guard = arena.lock_heap(Waiting::FOREVER).unwrap();
+    let guard = arena.lock_heap(Wait::FOREVER).unwrap();
     for _ in 0..kept.len() {
-        let block = arena.allocate(8000, Waiting::NOT).unwrap();
+        let block = arena.allocate(8000, Wait::TRY).unwrap();
         assert!(kept.contains(&block.offset()));
         arena.give(block, BlockOwner::Object(3)).unwrap();
     }
@@ -327,7 +327,7 @@ fn blocks_that_go_from_one_process_to_another_take_the_lock_by_batches() {
     let queue = Queue::new(arena, "queue", None).unwrap();
     let one_to_the_other = |rounds: usize| {
         for _ in 0..rounds {
-            queue.put(0, &[7; 6000], Waiting::FOREVER).unwrap();
+            queue.put(0, &[7; 6000], Wait::FOREVER).unwrap();
         }
     };
     one_to_the_other(1000);
@@ -335,7 +335,7 @@ fn blocks_that_go_from_one_process_to_another_take_the_lock_by_batches() {
         || {
             for _ in 0..1000 {
                 let mut bytes = Vec::new();
-                queue.get(&mut bytes, Waiting::FOREVER).unwrap();
+                queue.get(&mut bytes, Wait::FOREVER).unwrap();
                 assert_eq!(bytes, [7; 6000]);
             }
         },
@@ -359,20 +359,20 @@ fn a_burst_of_large_messages_leaves_no_more_than_the_floor() {
     let mut bytes = Vec::new();
     for _ in 0..2 {
         for _ in 0..50 {
-            queue.put(0, &message, Waiting::FOREVER).unwrap();
+            queue.put(0, &message, Wait::FOREVER).unwrap();
         }
         for _ in 0..50 {
             bytes.clear();
-            queue.get(&mut bytes, Waiting::FOREVER).unwrap();
+            queue.get(&mut bytes, Wait::FOREVER).unwrap();
         }
         let tables = 1 << 20;
-        assert!(arena.resident().unwrap() <= WARM_MOST + tables, "at once");
+        assert!(arena.resident().unwrap() <= WARM_MAX + tables, "at once");
         // Nobody does more than wait.
         let patience = Monotonic::now().after(Duration::from_secs(60));
         while arena.resident().unwrap() > WARM_FLOOR + tables {
             assert!(Monotonic::now() < patience, "{} stay", arena.resident().unwrap());
             let late = queue.get(&mut bytes, soon());
-            assert!(matches!(late, Err(QueueError::Stopped(_))));
+            assert!(matches!(late, Err(QueueError::Wait(_))));
         }
         arena.check().unwrap();
         let (_, warm) = arena.heap_use();

@@ -3,12 +3,12 @@
 //!
 //! `Lock` has none here: it is an [`OwnerLock`](crate::wait::OwnerLock) and nothing else.
 
+mod barrier;
 mod condition;
 mod event;
-mod meeting;
 mod rlock;
 
-pub use condition::{Monitor, Notices, Waited, Waiter};
-pub use event::Flag;
-pub use meeting::{Arrival, Meeting, MeetingPoint, Outcome, Place, Places, Seat};
-pub use rlock::{NotOwner, ReentrantLock};
+pub use barrier::{Arrival, BarrierWords, Cell, Cells, Outcome, RawBarrier, Ticket};
+pub use condition::{Monitor, RawCondition, Waited, Waiter};
+pub use event::RawEvent;
+pub use rlock::{NotOwnerError, RawRLock};

@@ -43,24 +43,26 @@
 
 use procession_os::memory::Shared;
 
-use super::NotOwner;
+use super::NotOwnerError;
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{Acquired, BlockedOn, Gate, Moment, Owner, Probe, Stopped, Waiting, block, wake};
+use crate::wait::{
+    Acquired, BlockedOn, Check, Owner, Probe, Wait, WaitError, WaitPoint, block, wake,
+};
 
 /// The lock that a condition goes with.
 pub trait Monitor {
     /// Releases it, however often the calling thread acquired it; says how often that was.
     ///
     /// # Errors
-    /// [`NotOwner`] if it isn't the calling thread's.
-    fn leave(&self) -> Result<u64, NotOwner>;
+    /// [`NotOwnerError`] if it isn't the calling thread's.
+    fn leave(&self) -> Result<u64, NotOwnerError>;
 
     /// Acquires it as often as [`Self::leave`] said.
     ///
     /// # Errors
-    /// [`Stopped`].
-    fn enter(&self, depth: u64, waiting: Waiting) -> Result<Acquired, Stopped>;
+    /// [`WaitError`].
+    fn enter(&self, depth: u64, waiting: Wait) -> Result<Acquired, WaitError>;
 
     /// Whether the calling thread holds it.
     fn is_mine(&self) -> bool;
@@ -89,7 +91,7 @@ impl Word {
 /// Sixteen bytes of shared memory; all zero is a condition that nobody waits for.
 #[repr(C)]
 #[derive(Debug, Default)]
-pub struct Notices {
+pub struct RawCondition {
     word: AtomicU64,
     sequence: AtomicU32,
     unused: AtomicU32,
@@ -97,9 +99,9 @@ pub struct Notices {
 
 #[allow(unsafe_code)]
 // SAFETY: atomics alone.
-unsafe impl Shared for Notices {}
+unsafe impl Shared for RawCondition {}
 
-impl Gate for Notices {
+impl WaitPoint for RawCondition {
     fn word(&self) -> &AtomicU32 {
         &self.sequence
     }
@@ -112,7 +114,7 @@ impl Gate for Notices {
     fn awake(&self) {}
 }
 
-impl Notices {
+impl RawCondition {
     fn load(&self) -> Word {
         Word::from_bits(self.word.load(Ordering::SeqCst))
     }
@@ -127,10 +129,10 @@ impl Notices {
         changed.ok().map(Word::from_bits)
     }
 
-    fn wake(&self, most: u32) {
+    fn wake(&self, count: u32) {
         self.sequence.fetch_add(1, Ordering::SeqCst);
         failpoint!("condition.waking");
-        wake(&self.sequence, most.min(i32::MAX as u32));
+        wake(&self.sequence, count.min(i32::MAX as u32));
     }
 
     /// How many wait and have not been notified. Those killed while they waited may be among them.
@@ -144,9 +146,9 @@ impl Notices {
         u32::from(self.load().permits)
     }
 
-    /// Lets `most` of those who wait go on. The caller holds the lock.
-    pub fn notify(&self, most: u32) {
-        let more = most.min(u32::from(u16::MAX)) as u16;
+    /// Lets `count` waiters go on. The caller holds the lock.
+    pub fn notify(&self, count: u32) {
+        let more = count.min(u32::from(u16::MAX)) as u16;
         let changed = self.change(|word| {
             (word.waiters > 0 && more > 0).then(|| Word {
                 permits: word.permits.saturating_add(more).min(word.waiters),
@@ -156,22 +158,22 @@ impl Notices {
         });
         if changed.is_some() {
             failpoint!("condition.notified");
-            self.wake(most);
+            self.wake(count);
         }
     }
 
     /// Makes the caller, who holds the lock, one of those who wait, and releases the lock.
     ///
     /// # Errors
-    /// [`NotOwner`] if the caller does not hold it.
+    /// [`NotOwnerError`] if the caller does not hold it.
     pub fn begin<'a, M: Monitor, P: Probe>(
         &'a self,
         monitor: &'a M,
         probe: &'a P,
         on: BlockedOn,
-    ) -> Result<Waiter<'a, M, P>, NotOwner> {
+    ) -> Result<Waiter<'a, M, P>, NotOwnerError> {
         if !monitor.is_mine() {
-            return Err(NotOwner);
+            return Err(NotOwnerError);
         }
         let before = self
             .change(|word| Some(Word { waiters: word.waiters.saturating_add(1), ..word }))
@@ -186,23 +188,23 @@ impl Notices {
     /// the end.
     ///
     /// # Errors
-    /// [`NotOwner`] if the caller does not hold the lock.
+    /// [`NotOwnerError`] if the caller does not hold the lock.
     pub fn wait<M: Monitor, P: Probe>(
         &self,
         monitor: &M,
         probe: &P,
         on: BlockedOn,
-        waiting: Waiting,
-    ) -> Result<Waited, NotOwner> {
+        waiting: Wait,
+    ) -> Result<Waited, NotOwnerError> {
         let waiter = self.begin(monitor, probe, on)?;
         loop {
             let slept = waiter.sleep(waiting);
             let acquired = loop {
-                if let Ok(acquired) = waiter.relock(Waiting::FOREVER) {
+                if let Ok(acquired) = waiter.relock(Wait::FOREVER) {
                     break acquired;
                 }
             };
-            if slept != Err(Stopped::Interrupted) && waiter.take() {
+            if slept != Err(WaitError::Interrupted) && waiter.take() {
                 return Ok(Waited { notified: true, stopped: None, acquired });
             }
             if slept.is_err() || acquired != Acquired::Clean {
@@ -216,11 +218,11 @@ impl Notices {
 
 /// The sleepers of a condition, who are also woken by the death of the process that holds its lock.
 struct Beside<'a, M> {
-    notices: &'a Notices,
+    notices: &'a RawCondition,
     monitor: &'a M,
 }
 
-impl<M: Monitor> Gate for Beside<'_, M> {
+impl<M: Monitor> WaitPoint for Beside<'_, M> {
     const ENDED_BY_DEATHS: bool = true;
 
     fn word(&self) -> &AtomicU32 {
@@ -247,7 +249,7 @@ pub struct Waited {
     /// Whether it was by a notification.
     pub notified: bool,
     /// What ended it else, if not the lock's owner's death.
-    pub stopped: Option<Stopped>,
+    pub stopped: Option<WaitError>,
     /// How the lock came back.
     pub acquired: Acquired,
 }
@@ -255,7 +257,7 @@ pub struct Waited {
 /// Somebody who waits, in steps: for those who must do something else between them.
 #[derive(Debug)]
 pub struct Waiter<'a, M, P> {
-    notices: &'a Notices,
+    notices: &'a RawCondition,
     monitor: &'a M,
     probe: &'a P,
     on: BlockedOn,
@@ -276,12 +278,12 @@ impl<M: Monitor, P: Probe> Waiter<'_, M, P> {
     /// Sleeps, without the lock, until there is something to acquire it for.
     ///
     /// # Errors
-    /// [`Stopped`].
-    pub fn sleep(&self, waiting: Waiting) -> Result<(), Stopped> {
-        let gate = Beside { notices: self.notices, monitor: self.monitor };
-        block(self.probe, self.on, waiting, &gate, |moment| {
-            let due = self.is_entitled(self.notices.load())
-                || moment == Moment::Tick && self.is_orphaned();
+    /// [`WaitError`].
+    pub fn sleep(&self, waiting: Wait) -> Result<(), WaitError> {
+        let point = Beside { notices: self.notices, monitor: self.monitor };
+        block(self.probe, self.on, waiting, &point, |check| {
+            let due =
+                self.is_entitled(self.notices.load()) || check == Check::Tick && self.is_orphaned();
             due.then_some(())
         })
     }
@@ -289,8 +291,8 @@ impl<M: Monitor, P: Probe> Waiter<'_, M, P> {
     /// Acquires the lock as it was.
     ///
     /// # Errors
-    /// [`Stopped`].
-    pub fn relock(&self, waiting: Waiting) -> Result<Acquired, Stopped> {
+    /// [`WaitError`].
+    pub fn relock(&self, waiting: Wait) -> Result<Acquired, WaitError> {
         let acquired = self.monitor.enter(self.depth, waiting)?;
         failpoint!("condition.relocked");
         Ok(acquired)
@@ -299,8 +301,8 @@ impl<M: Monitor, P: Probe> Waiter<'_, M, P> {
     /// Releases the lock to sleep again.
     ///
     /// # Errors
-    /// [`NotOwner`] if the caller does not hold it.
-    pub fn unlock(&self) -> Result<(), NotOwner> {
+    /// [`NotOwnerError`] if the caller does not hold it.
+    pub fn unlock(&self) -> Result<(), NotOwnerError> {
         self.monitor.leave().map(drop)
     }
 

@@ -3,17 +3,17 @@
 use procession_os::memory::Shared;
 
 use crate::atomics::{AtomicU64, Ordering};
-use crate::wait::{Acquired, BlockedOn, Owner, OwnerLock, Probe, Stopped, Waiting};
+use crate::wait::{Acquired, BlockedOn, Owner, OwnerLock, Probe, Wait, WaitError};
 
 /// The calling thread does not hold the lock that it releases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the calling thread does not hold the lock")]
-pub struct NotOwner;
+pub struct NotOwnerError;
 
 /// Twenty-four bytes of shared memory; all zero is a free lock.
 #[repr(C)]
 #[derive(Debug, Default)]
-pub struct ReentrantLock {
+pub struct RawRLock {
     lock: OwnerLock,
     /// How often the owner acquired it beyond the first time. Touched by the owner alone; a new
     /// owner sets it before anything else, so what a dead one left doesn't matter.
@@ -22,9 +22,9 @@ pub struct ReentrantLock {
 
 #[allow(unsafe_code)]
 // SAFETY: atomics alone.
-unsafe impl Shared for ReentrantLock {}
+unsafe impl Shared for RawRLock {}
 
-impl ReentrantLock {
+impl RawRLock {
     /// Who holds the lock at this instant.
     pub fn owner(&self) -> Option<Owner> {
         self.lock.owner()
@@ -54,14 +54,14 @@ impl ReentrantLock {
     /// Acquires the lock, waiting for it.
     ///
     /// # Errors
-    /// [`Stopped`].
+    /// [`WaitError`].
     pub fn lock(
         &self,
         me: Owner,
         probe: &impl Probe,
         on: BlockedOn,
-        waiting: Waiting,
-    ) -> Result<Acquired, Stopped> {
+        waiting: Wait,
+    ) -> Result<Acquired, WaitError> {
         if self.lock.owner() == Some(me) {
             self.again.fetch_add(1, Ordering::Relaxed);
             return Ok(Acquired::Clean);
@@ -73,15 +73,15 @@ impl ReentrantLock {
     /// [`Self::unlock_all`].
     ///
     /// # Errors
-    /// [`Stopped`].
+    /// [`WaitError`].
     pub fn lock_to(
         &self,
         depth: u64,
         me: Owner,
         probe: &impl Probe,
         on: BlockedOn,
-        waiting: Waiting,
-    ) -> Result<Acquired, Stopped> {
+        waiting: Wait,
+    ) -> Result<Acquired, WaitError> {
         let acquired = self.lock.lock(me, probe, on, waiting)?;
         self.again.store(depth.saturating_sub(1), Ordering::Relaxed);
         Ok(acquired)
@@ -90,13 +90,13 @@ impl ReentrantLock {
     /// Undoes one acquisition.
     ///
     /// # Errors
-    /// [`NotOwner`].
-    pub fn unlock(&self, me: Owner) -> Result<(), NotOwner> {
+    /// [`NotOwnerError`].
+    pub fn unlock(&self, me: Owner) -> Result<(), NotOwnerError> {
         if self.lock.owner() != Some(me) {
-            return Err(NotOwner);
+            return Err(NotOwnerError);
         }
         match self.again.load(Ordering::Relaxed) {
-            0 => self.lock.unlock().map_err(|_| NotOwner),
+            0 => self.lock.unlock().map_err(|_| NotOwnerError),
             again => {
                 self.again.store(again - 1, Ordering::Relaxed);
                 Ok(())
@@ -107,11 +107,11 @@ impl ReentrantLock {
     /// Undoes all acquisitions of `me`, and says how many there were.
     ///
     /// # Errors
-    /// [`NotOwner`].
-    pub fn unlock_all(&self, me: Owner) -> Result<u64, NotOwner> {
+    /// [`NotOwnerError`].
+    pub fn unlock_all(&self, me: Owner) -> Result<u64, NotOwnerError> {
         match self.depth(me) {
-            0 => Err(NotOwner),
-            depth => self.lock.unlock().map(|()| depth).map_err(|_| NotOwner),
+            0 => Err(NotOwnerError),
+            depth => self.lock.unlock().map(|()| depth).map_err(|_| NotOwnerError),
         }
     }
 }

@@ -4,7 +4,7 @@ use procession_os::memory::Shared;
 
 use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-use crate::wait::{BlockedOn, EventCount, Probe, Stopped, Waiting, block};
+use crate::wait::{BlockedOn, EventCount, Probe, Wait, WaitError, block};
 
 /// Sixteen bytes of shared memory; all zero is a flag that is not set.
 ///
@@ -12,16 +12,16 @@ use crate::wait::{BlockedOn, EventCount, Probe, Stopped, Waiting, block};
 /// through a set and a clear still sees that it was set.
 #[repr(C)]
 #[derive(Debug, Default)]
-pub struct Flag {
+pub struct RawEvent {
     state: AtomicU64,
     sleepers: EventCount,
 }
 
 #[allow(unsafe_code)]
 // SAFETY: atomics alone.
-unsafe impl Shared for Flag {}
+unsafe impl Shared for RawEvent {}
 
-impl Flag {
+impl RawEvent {
     /// Sets the flag and lets all waiters go on. Async-signal-safe.
     pub fn set(&self) {
         let mut state = self.state.load(Ordering::Relaxed);
@@ -50,8 +50,8 @@ impl Flag {
     /// Waits until the flag is set, or was set meanwhile.
     ///
     /// # Errors
-    /// [`Stopped`].
-    pub fn wait(&self, probe: &impl Probe, on: BlockedOn, waiting: Waiting) -> Result<(), Stopped> {
+    /// [`WaitError`].
+    pub fn wait(&self, probe: &impl Probe, on: BlockedOn, waiting: Wait) -> Result<(), WaitError> {
         let begun = self.state.load(Ordering::SeqCst);
         if begun & 1 != 0 {
             return Ok(());

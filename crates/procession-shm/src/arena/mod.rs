@@ -20,11 +20,14 @@ mod processes;
 mod registry;
 mod watch;
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32 as PrivateU32, AtomicU64 as PrivateU64};
 
 use procession_os::memory::{PrivateCells, SharedMemory};
 use procession_os::process;
+use procession_os::robust::{LifeWord, Sign};
 
 pub use blocked::SleepsOn;
 pub use error::{Error, Result};
@@ -69,6 +72,21 @@ pub struct Arena {
     /// Objects + 1 that a thread of the parent was opening when it forked this process.
     late: [PrivateU32; objects::LATE],
     visits: heap::HeapVisits,
+}
+
+/// What a thread found out when it last asked for itself as an owner.
+#[derive(Clone, Copy)]
+struct Known {
+    arena: &'static Arena,
+    /// Its process's slot there: a copy of the process has another.
+    me: u64,
+    owner: Owner,
+    /// Says whether a thread watches over the process.
+    life: &'static LifeWord,
+}
+
+thread_local! {
+    static KNOWN: Cell<Option<Known>> = const { Cell::new(None) };
 }
 
 impl Arena {
@@ -234,11 +252,35 @@ impl Arena {
     #[inline]
     #[must_use]
     pub fn owner(&self) -> Owner {
+        let (me, known) = (self.me.load(Ordering::Relaxed), KNOWN.get());
+        match known {
+            Some(known)
+                if known.me == me
+                    && ptr::eq(known.arena, self)
+                    && known.life.sign() != Sign::Unwatched =>
+            {
+                known.owner
+            }
+            _ => self.find_owner(),
+        }
+    }
+
+    #[cold]
+    fn find_owner(&self) -> Owner {
         if self.is_unwatched() {
             registry::watch();
         }
-        let word = self.my_word() | u64::from(process::thread_id());
-        Owner::from_bits(word).expect("a thread's number is not 0")
+        let me = self.my_word();
+        let owner = Owner::from_bits(me | u64::from(process::thread_id()));
+        let owner = owner.expect("a thread's number is not 0");
+        if me != 0
+            && let Some(arena) =
+                registry::arena_at(self.place).filter(|arena| ptr::eq(*arena, self))
+            && let Some(life) = arena.my_life()
+        {
+            KNOWN.set(Some(Known { arena, me, owner, life }));
+        }
+        owner
     }
 
     /// The shared bytes, for the upper floors.

@@ -526,9 +526,13 @@ impl Arena {
     /// Whether no thread watches over this process's row, as where the one that did has ended: the
     /// next that takes a lock or sleeps takes its place. Only the row's word says so, as the kernel
     /// and other processes change it too.
-    #[inline]
     pub(super) fn is_unwatched(&self) -> bool {
         self.row(self.me().index).is_ok_and(|row| row.life.0.sign() == Sign::Unwatched)
+    }
+
+    /// The word of this process's life, if it has a row.
+    pub(super) fn my_life(&'static self) -> Option<&'static LifeWord> {
+        self.row(self.me().index).ok().map(|row| &row.life.0)
     }
 
     /// Has the calling thread watch over this process's row, if none does.

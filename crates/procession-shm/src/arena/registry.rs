@@ -127,7 +127,7 @@ const _: () = assert!(FIRST_SLOT + MAX_ARENAS <= wiped::WORDS);
 const YES: u64 = u64::MAX;
 
 /// An arena, also one that this process is about to join.
-fn arena_at(at: usize) -> Option<&'static Arena> {
+pub(super) fn arena_at(at: usize) -> Option<&'static Arena> {
     // SAFETY: a non-null entry was leaked in `joined_by` and is never freed.
     unsafe { ARENAS.get(at)?.load(Ordering::SeqCst).as_ref() }
 }

@@ -20,6 +20,7 @@ from .. import _native
 from .._default import default_context, force_start_method
 from .._install import install
 from .._stdlib import standard
+from .tracker import use_pipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def prepare(data: dict[str, Any]) -> None:
     if data.get("installed"):
         install()
     if "tracker" in data:
-        standard("resource_tracker")._resource_tracker._fd = data["tracker"].detach()
+        use_pipe(data["tracker"].detach())
     if "name" in data:
         current_process().name = data["name"]
     if "authkey" in data:

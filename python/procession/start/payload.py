@@ -17,8 +17,9 @@ from multiprocessing.process import BaseProcess, current_process
 from .. import _native
 from .._default import default_context
 from .._lazy import reduction
-from .._stdlib import loaded, standard
+from .._stdlib import standard
 from .popen import PreparedPopen
+from .tracker import pipe_for_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,11 +49,7 @@ def write_payload(
         What pickling raises, with a note of what could not be pickled.
     """
     preparation = dict(preparation)
-    tracker = loaded("resource_tracker")
-    tracker_fd = tracker and tracker._resource_tracker._fd
-    if tracker_fd is not None:
-        # It deletes the named shared memory of all whose descriptor it is.
-        preparation["tracker"] = popen.DupFd(popen.duplicate_for_child(tracker_fd))
+    preparation["tracker"] = popen.DupFd(popen.duplicate_for_child(pipe_for_child()))
     if popen._verdict is not None:
         preparation["verdict"] = popen.DupFd(popen.duplicate_for_child(popen._verdict))
     pickled = io.BytesIO()

@@ -407,6 +407,53 @@ if not hasattr(procession.current_process(), "_inheriting"):
 
 
 @NOT_FORKED
+def test_a_child_may_wait_for_its_parent_while_it_is_prepared(
+    run_program: Callable[..., Ending], tmp_path: Path
+) -> None:
+    text = f"""
+import os, time
+
+started = {str(tmp_path / "started")!r}
+if procession.current_process().name == "MainProcess":
+    process = procession.Process(target=nothing)
+    process.start()
+    open(started, "w").close()
+    process.join()
+    print(process.exitcode)
+else:
+    while not os.path.exists(started):
+        time.sleep(0.01)
+"""
+    ending = run_program(FOR_CHILDREN + text)
+    assert (ending.stdout, ending.stderr) == ("0\n", ""), ending
+    assert not ending.left_processes
+
+
+@NOT_FORKED
+def test_a_missing_guard_is_told_by_a_child_that_slept(
+    run_program: Callable[..., Ending], tmp_path: Path
+) -> None:
+    text = f"""
+import os, time
+
+started = {str(tmp_path / "started")!r}
+while procession.current_process().name != "MainProcess" and not os.path.exists(started):
+    time.sleep(0.01)
+process = procession.Process(target=nothing)
+process.start()
+open(started, "w").close()
+process.join()
+print(process.exitcode)
+"""
+    ending = run_program(FOR_CHILDREN + text)
+    assert ending.stdout == "1\n", ending
+    assert ending.stderr.count("Traceback") == 1, ending
+    assert "An attempt has been made to start a new process" in ending.stderr
+    assert "Process Process-1, while it was being prepared:" in ending.stderr
+    assert not ending.left_processes
+
+
+@NOT_FORKED
 def test_a_start_method_may_be_chosen_without_a_guard(run_program: Callable[..., Ending]) -> None:
     text = """
 if __name__ == "__main__":

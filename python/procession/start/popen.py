@@ -144,15 +144,19 @@ class PreparedPopen(Popen):
             os.close(reader)
 
     def _await_verdict(self, reader: int) -> None:
-        """Wait until the child is prepared, or can't be."""
+        """Wait until the child is prepared, or can't be, or waits for something."""
         import select
 
         poll = select.poll()
         poll.register(reader, select.POLLIN)
         # What is forked meanwhile keeps the pipe open.
         poll.register(self.sentinel, select.POLLIN)
+        slept = 0.0
         try:
-            poll.poll()
+            while not poll.poll(_LOOK * 1000):
+                slept += _LOOK if self._sleeps() else 0
+                if slept >= _MAX_SLEEP:
+                    return
             os.set_blocking(reader, False)
             try:
                 text = os.read(reader, select.PIPE_BUF)
@@ -167,6 +171,23 @@ class PreparedPopen(Popen):
             raise
         if text:
             raise RuntimeError(text.decode())
+
+    def _sleeps(self) -> bool:
+        """Return whether the child waits for something else than a processor or a disk."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            # It can't be seen.
+            return True
+        return fields[0] not in (b"R", b"D")
+
+
+_LOOK = 0.02
+"""Seconds between two looks at a child that is being prepared."""
+
+_MAX_SLEEP = 0.5
+"""Seconds that a child may sleep while it is being prepared, and be waited for."""
 
 
 def main_seems_unguarded() -> bool:

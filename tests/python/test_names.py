@@ -23,8 +23,9 @@ BEGINNINGS = {
 def run_text(tmp_path: Path, beginning: str, text: str) -> Ending:
     program = tmp_path / "program.py"
     program.write_text(BEGINNINGS[beginning] + text)
-    launcher = LAUNCHERS["procession"] if beginning == "run" else (sys.executable, "-W", "error")
-    options = ("-W", "error") if beginning == "run" else ()
+    launcher = LAUNCHERS["procession"] if beginning == "run" else (sys.executable,)
+    # Since Python 3.15 a fork beside other threads would raise, as a manager's server may make.
+    options = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
     return run_command([*launcher, *options, str(program)], cwd=tmp_path)
 
 

@@ -24,12 +24,13 @@ def beat(beats: Any) -> None:
         time.sleep(0.001)
 
 
-def serve(beats: Any, numbers: Queue) -> None:
+def serve(beats: Any, numbers: Queue[int]) -> None:
     """Start the daemon, see that it works, and die without a word."""
     heart = procession.Process(target=beat, args=(beats,), name="heart", daemon=True)
     heart.start()
     while beats.value < 10:
         time.sleep(0.001)
+    assert heart.pid is not None
     numbers.put(heart.pid)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -42,7 +43,8 @@ def lives(pid: int) -> bool:
 
 
 def main() -> None:
-    beats, numbers = procession.Value("Q", 0), procession.Queue()
+    beats = procession.Value("Q", 0)
+    numbers: Queue[int] = procession.Queue()
     server = procession.Process(target=serve, args=(beats, numbers), name="server")
     server.start()
     heart = numbers.get()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TIMEOUT = 30.0
 
 
-def answer(messages: Queue, lock: Lock, total: Block, replies: Queue) -> None:
+def answer(messages: Queue[bytes], lock: Lock, total: Block, replies: Queue[bytes]) -> None:
     """Do what the Rust program does: reply in upper case, and count; stop at an empty message."""
     numbers = memoryview(total)
     while message := messages.get():
@@ -37,7 +37,8 @@ def main() -> None:
     if len(sys.argv) not in (2, 3):
         raise SystemExit("usage: interop.py PROGRAM [COUNT]")
     count = int(sys.argv[2]) if len(sys.argv) == 3 else 2000
-    messages, replies = procession.Queue(), procession.Queue()
+    messages: Queue[bytes] = procession.Queue()
+    replies: Queue[bytes] = procession.Queue()
     lock, total = procession.Lock(), Block(16)
     helper = procession.Process(target=answer, args=(messages, lock, total, replies), daemon=True)
     helper.start()

@@ -27,12 +27,13 @@ def wait_for(ready: Event, go: Event) -> None:
     go.wait()
 
 
-def start_and_die(daemon: bool, numbers: Queue, go: Event) -> None:
+def start_and_die(daemon: bool, numbers: Queue[int], go: Event) -> None:
     """Start a child that waits, say its number, and die."""
     ready = procession.Event()
     child = procession.Process(target=wait_for, args=(ready, go), daemon=daemon)
     child.start()
     ready.wait()
+    assert child.pid is not None
     numbers.put(child.pid)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -78,7 +79,8 @@ def main() -> None:
     print(f"nobody joined it, and it is {'gone' if look(forgotten.pid) is None else 'there'}")
 
     # An orphan: its parent was killed, and it goes on. The family still knows who started it.
-    numbers, go = procession.Queue(), procession.Event()
+    numbers: Queue[int] = procession.Queue()
+    go = procession.Event()
     parent = procession.Process(target=start_and_die, args=(False, numbers, go))
     parent.start()
     parent.join()

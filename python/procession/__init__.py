@@ -23,8 +23,7 @@ from multiprocessing import (
     reducer,
 )
 
-from . import context as context
-from . import process as process
+from . import context as context, process as process
 from ._install import install
 from ._native import (
     ArenaError,
@@ -40,6 +39,31 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from . import (
+        connection as connection,
+        dummy as dummy,
+        errors as errors,
+        forkserver as forkserver,
+        heap as heap,
+        managers as managers,
+        pool as pool,
+        popen_fork as popen_fork,
+        popen_forkserver as popen_forkserver,
+        popen_spawn_posix as popen_spawn_posix,
+        queues as queues,
+        reduction as reduction,
+        resource_sharer as resource_sharer,
+        resource_tracker as resource_tracker,
+        shared_memory as shared_memory,
+        sharedctypes as sharedctypes,
+        spawn as spawn,
+        states as states,
+        synchronize as synchronize,
+        util as util,
+    )
+
+    # The classes, though these names are methods: checkers know annotations by them.
+    from .queues import JoinableQueue, Queue, SimpleQueue
     from .states import BlockedOn, Member, ProcessState, family
 
 os.register_at_fork(before=end_preparing)
@@ -51,17 +75,14 @@ Barrier = _context.Barrier
 BoundedSemaphore = _context.BoundedSemaphore
 Condition = _context.Condition
 Event = _context.Event
-JoinableQueue = _context.JoinableQueue
 Lock = _context.Lock
 Manager = _context.Manager
 Pipe = _context.Pipe
 Pool = _context.Pool
-Queue = _context.Queue
 RawArray = _context.RawArray
 RawValue = _context.RawValue
 RLock = _context.RLock
 Semaphore = _context.Semaphore
-SimpleQueue = _context.SimpleQueue
 Value = _context.Value
 allow_connection_pickling = _context.allow_connection_pickling
 cpu_count = _context.cpu_count
@@ -74,6 +95,10 @@ log_to_stderr = _context.log_to_stderr
 set_executable = _context.set_executable
 set_forkserver_preload = _context.set_forkserver_preload
 set_start_method = _context.set_start_method
+if not TYPE_CHECKING:
+    JoinableQueue = _context.JoinableQueue
+    Queue = _context.Queue
+    SimpleQueue = _context.SimpleQueue
 
 __all__ = [
     "ArenaError",
@@ -159,17 +184,20 @@ SUBDEBUG = 5
 SUBWARNING = 25
 
 
-def __getattr__(name: str) -> Any:
-    # Submodules come when they are asked for: what is imported is copied at each fork.
-    if name in _STATES:
-        from . import states
+if not TYPE_CHECKING:
+    # Checkers know what there is from above.
 
-        return getattr(states, name)
-    if name in _SUBMODULES:
-        from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        # Submodules come when they are asked for: what is imported is copied at each fork.
+        if name in _STATES:
+            from . import states
 
-        return import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return getattr(states, name)
+        if name in _SUBMODULES:
+            from importlib import import_module
+
+            return import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

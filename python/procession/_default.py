@@ -8,19 +8,19 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from .context import DefaultContext
 
-_context: Any = None
+_context: DefaultContext
 
 
-def set_default_context(context: Any) -> None:
+def set_default_context(context: DefaultContext) -> None:
     """Say which context is the default one."""
     global _context
     _context = context
 
 
-def default_context() -> Any:
-    """Return the default context, a `procession.context.DefaultContext`."""
+def default_context() -> DefaultContext:
+    """Return the default context."""
     return _context
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing.context as _stdlib
 import os
-from multiprocessing import context as _stdlib
 from multiprocessing import process as _process
 from multiprocessing.context import (
     AuthenticationError,
@@ -20,14 +20,37 @@ from ._default import set_default_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import Any
+    import ctypes
+    from _ctypes import _CData
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from ctypes import _SimpleCData, c_char
+    from multiprocessing.context import _force_start_method as _force_start_method
+    from typing import Any, ClassVar, Literal, Self, TypeVar, overload
 
     from .pool import Pool
     from .queues import JoinableQueue, Queue, SimpleQueue
+    from .sharedctypes import (
+        Synchronized,
+        SynchronizedArray,
+        SynchronizedBase,
+        SynchronizedString,
+    )
     from .start.popen import Popen
     from .states import ProcessState
-    from .synchronize import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
+    from .synchronize import (
+        Barrier,
+        BoundedSemaphore,
+        Condition,
+        Event,
+        Lock,
+        OnOwnerDeath,
+        RLock,
+        Semaphore,
+        _LockLike,
+    )
+
+    _T = TypeVar("_T")
+    _CT = TypeVar("_CT", bound=_CData)
 
 __all__ = [
     "AuthenticationError",
@@ -144,7 +167,7 @@ class Process(BaseProcess):
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Popen:
-        return _default_context.get_context().Process._Popen(process_obj)  # type: ignore[no-any-return]
+        return _default_context.get_context().Process._Popen(process_obj)
 
 
 def _own_state(process_obj: BaseProcess) -> ProcessState:
@@ -206,13 +229,17 @@ class BaseContext(_stdlib.BaseContext):
 
     _name: str
 
-    def Lock(self, *, name: str = "", on_owner_death: str = "raise") -> Lock:  # type: ignore[override]
+    def Lock(  # type: ignore[override]
+        self, *, name: str = "", on_owner_death: OnOwnerDeath = "raise"
+    ) -> Lock:
         """Return a lock; see `procession.synchronize.Lock`."""
         from .synchronize import Lock
 
         return Lock(ctx=self.get_context(), name=name, on_owner_death=on_owner_death)
 
-    def RLock(self, *, name: str = "", on_owner_death: str = "raise") -> RLock:  # type: ignore[override]
+    def RLock(  # type: ignore[override]
+        self, *, name: str = "", on_owner_death: OnOwnerDeath = "raise"
+    ) -> RLock:
         """Return a re-entrant lock; see `procession.synchronize.RLock`."""
         from .synchronize import RLock
 
@@ -238,7 +265,9 @@ class BaseContext(_stdlib.BaseContext):
 
         return Event(ctx=self.get_context(), name=name)
 
-    def Condition(self, lock: Any = None, *, name: str = "") -> Condition:  # type: ignore[override]
+    def Condition(  # type: ignore[override]
+        self, lock: _LockLike | None = None, *, name: str = ""
+    ) -> Condition:
         """Return a condition variable; see `procession.synchronize.Condition`."""
         from .synchronize import Condition
 
@@ -257,19 +286,21 @@ class BaseContext(_stdlib.BaseContext):
 
         return Barrier(parties, action, timeout, ctx=self.get_context(), name=name)
 
-    def Queue(self, maxsize: int = 0, *, name: str = "") -> Queue:  # type: ignore[override]
+    def Queue(self, maxsize: int = 0, *, name: str = "") -> Queue[Any]:  # type: ignore[override]
         """Return a queue; see `procession.queues.Queue`."""
         from .queues import Queue
 
         return Queue(maxsize, ctx=self.get_context(), name=name)
 
-    def SimpleQueue(self) -> SimpleQueue:  # type: ignore[override]
+    def SimpleQueue(self) -> SimpleQueue[Any]:  # type: ignore[override]
         """Return a simple queue; see `procession.queues.SimpleQueue`."""
         from .queues import SimpleQueue
 
         return SimpleQueue(ctx=self.get_context())
 
-    def JoinableQueue(self, maxsize: int = 0, *, name: str = "") -> JoinableQueue:  # type: ignore[override]
+    def JoinableQueue(  # type: ignore[override]
+        self, maxsize: int = 0, *, name: str = ""
+    ) -> JoinableQueue[Any]:
         """Return a queue of tasks; see `procession.queues.JoinableQueue`."""
         from .queues import JoinableQueue
 
@@ -287,11 +318,29 @@ class BaseContext(_stdlib.BaseContext):
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
 
+    if TYPE_CHECKING:
+
+        @overload
+        def RawValue(self, typecode_or_type: type[_CT], *args: Any) -> _CT: ...
+        @overload
+        def RawValue(self, typecode_or_type: str, *args: Any) -> Any: ...
+
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
         """Return a shared ctypes object; see `procession.sharedctypes.RawValue`."""
         from .sharedctypes import RawValue
 
         return RawValue(typecode_or_type, *args)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def RawArray(
+            self, typecode_or_type: type[_CT], size_or_initializer: int | Sequence[Any]
+        ) -> ctypes.Array[_CT]: ...
+        @overload
+        def RawArray(
+            self, typecode_or_type: str, size_or_initializer: int | Sequence[Any]
+        ) -> Any: ...
 
     def RawArray(self, typecode_or_type: Any, size_or_initializer: Any) -> Any:
         """Return a shared ctypes array; see `procession.sharedctypes.RawArray`."""
@@ -299,11 +348,87 @@ class BaseContext(_stdlib.BaseContext):
 
         return RawArray(typecode_or_type, size_or_initializer)
 
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def Value(self, typecode_or_type: type[_CT], *args: Any, lock: Literal[False]) -> _CT: ...
+        @overload
+        def Value(
+            self,
+            typecode_or_type: type[_SimpleCData[_T]],
+            *args: Any,
+            lock: Literal[True] | _LockLike = True,
+        ) -> Synchronized[_T]: ...
+        @overload
+        def Value(
+            self,
+            typecode_or_type: type[_CT],
+            *args: Any,
+            lock: Literal[True] | _LockLike = True,
+        ) -> SynchronizedBase[_CT]: ...
+        @overload
+        def Value(
+            self,
+            typecode_or_type: str,
+            *args: Any,
+            lock: Literal[True] | _LockLike = True,
+        ) -> Synchronized[Any]: ...
+        @overload
+        def Value(
+            self,
+            typecode_or_type: str | type[_CData],
+            *args: Any,
+            lock: bool | _LockLike = True,
+        ) -> Any: ...
+
     def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
         """Return a shared ctypes object with a lock; see `procession.sharedctypes.Value`."""
         from .sharedctypes import Value
 
         return Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def Array(
+            self,
+            typecode_or_type: type[_CT],
+            size_or_initializer: int | Sequence[Any],
+            *,
+            lock: Literal[False],
+        ) -> ctypes.Array[_CT]: ...
+        @overload
+        def Array(
+            self,
+            typecode_or_type: type[c_char],
+            size_or_initializer: int | Sequence[Any],
+            *,
+            lock: Literal[True] | _LockLike = True,
+        ) -> SynchronizedString: ...
+        @overload
+        def Array(
+            self,
+            typecode_or_type: type[_SimpleCData[_T]],
+            size_or_initializer: int | Sequence[Any],
+            *,
+            lock: Literal[True] | _LockLike = True,
+        ) -> SynchronizedArray[_T]: ...
+        @overload
+        def Array(
+            self,
+            typecode_or_type: str,
+            size_or_initializer: int | Sequence[Any],
+            *,
+            lock: Literal[True] | _LockLike = True,
+        ) -> SynchronizedArray[Any]: ...
+        @overload
+        def Array(
+            self,
+            typecode_or_type: str | type[_CData],
+            size_or_initializer: int | Sequence[Any],
+            *,
+            lock: bool | _LockLike = True,
+        ) -> Any: ...
 
     def Array(self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True) -> Any:
         """Return a shared ctypes array with a lock; see `procession.sharedctypes.Array`."""
@@ -323,7 +448,12 @@ class BaseContext(_stdlib.BaseContext):
 
         standard("spawn").set_executable(executable)
 
-    def set_forkserver_preload(self, module_names: list[str], *, on_error: str = "ignore") -> None:
+    def set_forkserver_preload(
+        self,
+        module_names: list[str],
+        *,
+        on_error: Literal["ignore", "warn", "fail"] = "ignore",
+    ) -> None:
         """Choose what the process that is kept ready imports, when it is started.
 
         Parameters
@@ -345,7 +475,20 @@ class BaseContext(_stdlib.BaseContext):
 
         set_forkserver_preload(module_names, on_error=on_error)
 
-    def get_context(self, method: str | None = None) -> Any:
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def get_context(self, method: None = None) -> Self: ...
+        @overload
+        def get_context(self, method: Literal["spawn"]) -> SpawnContext: ...
+        @overload
+        def get_context(self, method: Literal["fork"]) -> ForkContext: ...
+        @overload
+        def get_context(self, method: Literal["forkserver"]) -> ForkServerContext: ...
+        @overload
+        def get_context(self, method: str) -> BaseContext: ...
+
+    def get_context(self, method: str | None = None) -> BaseContext:
         """Return the context of a start method, or this one.
 
         Raises
@@ -360,7 +503,14 @@ class BaseContext(_stdlib.BaseContext):
         except KeyError:
             raise ValueError(f"cannot find context for {method!r}") from None
 
-    def get_start_method(self, allow_none: bool = False) -> Any:
+    if TYPE_CHECKING:
+
+        @overload
+        def get_start_method(self, allow_none: Literal[False] = False) -> str: ...
+        @overload
+        def get_start_method(self, allow_none: bool) -> str | None: ...
+
+    def get_start_method(self, allow_none: bool = False) -> str | None:
         """Return the name of the start method."""
         return self._name
 
@@ -369,27 +519,27 @@ class ForkContext(BaseContext):
     """Processes are started by fork."""
 
     _name = "fork"
-    Process = ForkProcess
+    Process: ClassVar[type[ForkProcess]] = ForkProcess
 
 
 class SpawnContext(BaseContext):
     """Processes are started as fresh interpreters."""
 
     _name = "spawn"
-    Process = SpawnProcess
+    Process: ClassVar[type[SpawnProcess]] = SpawnProcess
 
 
 class ForkServerContext(BaseContext):
     """Processes are started by copying a process that is kept ready."""
 
     _name = "forkserver"
-    Process = ForkServerProcess
+    Process: ClassVar[type[ForkServerProcess]] = ForkServerProcess
 
 
 class DefaultContext(BaseContext):
     """The context behind the module's functions; its start method may be set once."""
 
-    Process = Process
+    Process: ClassVar[type[Process]] = Process
 
     def __init__(self, context: BaseContext | None = None) -> None:
         self._given_context = context
@@ -406,7 +556,20 @@ class DefaultContext(BaseContext):
         default, *_ = _stdlib._default_context.get_all_start_methods()
         return _concrete_contexts[default]
 
-    def get_context(self, method: str | None = None) -> Any:
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def get_context(self, method: None = None) -> Self: ...
+        @overload
+        def get_context(self, method: Literal["spawn"]) -> SpawnContext: ...
+        @overload
+        def get_context(self, method: Literal["fork"]) -> ForkContext: ...
+        @overload
+        def get_context(self, method: Literal["forkserver"]) -> ForkServerContext: ...
+        @overload
+        def get_context(self, method: str) -> BaseContext: ...
+
+    def get_context(self, method: str | None = None) -> BaseContext:
         """Return the context of a start method; None is the one set or the default."""
         if method is not None:
             return super().get_context(method)
@@ -433,7 +596,14 @@ class DefaultContext(BaseContext):
             # None is the default, which is fixed by this.
             self._actual_context = self.get_context(method)
 
-    def get_start_method(self, allow_none: bool = False) -> Any:
+    if TYPE_CHECKING:
+
+        @overload
+        def get_start_method(self, allow_none: Literal[False] = False) -> str: ...
+        @overload
+        def get_start_method(self, allow_none: bool) -> str | None: ...
+
+    def get_start_method(self, allow_none: bool = False) -> str | None:
         """Return the name of the start method; None if it is still open and that is allowed."""
         if self._actual_context is None:
             if allow_none:
@@ -458,6 +628,8 @@ _default_context = DefaultContext()
 set_default_context(_default_context)
 
 
-def __getattr__(name: str) -> Any:
-    # Private names of the standard library's module, which the public relies on.
-    return getattr(_stdlib, name)
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        # Private names of the standard library's module, which the public relies on.
+        return getattr(_stdlib, name)

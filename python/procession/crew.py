@@ -99,9 +99,9 @@ def call_each_star(func: Callable[..., Any], items: tuple[Iterable[Any], ...]) -
 
 
 def _work(
-    tasks: Queue,
-    results: Queue,
-    starts: Queue,
+    tasks: Queue[Any],
+    results: Queue[Any],
+    starts: Queue[Any],
     number: int,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
@@ -261,11 +261,11 @@ class Crew:
         self.size = size
         self.args = args
         self.state = RUN
-        self.tasks = Queue(name="pool tasks")
-        self.results = Queue(name="pool results")
+        self.tasks: Queue[Any] = Queue(name="pool tasks")
+        self.results: Queue[Any] = Queue(name="pool results")
         # What workers tell of their start, how far each has come, and how many ended since one got
         # ready.
-        self.starts = Queue(name="pool starts")
+        self.starts: Queue[Any] = Queue(name="pool starts")
         self.stages: dict[int, str] = {}
         self.failed_starts = 0
         self.last_ready = time.monotonic()

@@ -12,8 +12,7 @@ from . import _native, spawn
 from .start.child import dies_with_parent
 from .start.payload import write_payload
 from .start.popen import PreparedPopen
-from .start.request import ForkServer as ForkServer
-from .start.request import _forkserver
+from .start.request import ForkServer as ForkServer, _forkserver
 
 __all__ = ["ensure_running", "get_inherited_fds", "set_forkserver_preload"]
 

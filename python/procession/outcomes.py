@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _native
 from ._stdlib import standard
@@ -19,10 +19,31 @@ from .decoding import comes_from_a_handler
 from .errors import RemoteExceptionError, WorkerDiedError
 from .queues import Queue
 
-# Of the standard library's, so that programs that catch or rebuild them know ours.
-ExceptionWithTraceback: Any = standard("pool").ExceptionWithTraceback
-MaybeEncodingError: Any = standard("pool").MaybeEncodingError
-RemoteTraceback: Any = standard("pool").RemoteTraceback
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    class ExceptionWithTraceback:
+        exc: BaseException
+        tb: str
+
+        def __init__(self, exc: BaseException, tb: TracebackType | None) -> None: ...
+
+    class MaybeEncodingError(Exception):
+        exc: str
+        value: str
+
+        def __init__(self, exc: object, value: object) -> None: ...
+
+    class RemoteTraceback(Exception):
+        tb: str
+
+        def __init__(self, tb: str) -> None: ...
+
+else:
+    # The standard library's, so that programs that catch or rebuild them know ours.
+    ExceptionWithTraceback = standard("pool").ExceptionWithTraceback
+    MaybeEncodingError = standard("pool").MaybeEncodingError
+    RemoteTraceback = standard("pool").RemoteTraceback
 
 RAISED = "raised"
 DIED = "died"
@@ -32,7 +53,7 @@ ENDED = "ended"
 # In the worker.
 
 
-def put_result(results: Queue, number: int, value: Any) -> None:
+def put_result(results: Queue[Any], number: int, value: Any) -> None:
     """Tell what a task returned, or that it can't be pickled."""
     try:
         results._put_result(number, True, value)
@@ -43,7 +64,7 @@ def put_result(results: Queue, number: int, value: Any) -> None:
         results._put_result(number, False, _unsendable(error, value, _text_of(error)))
 
 
-def put_exception(results: Queue, number: int, error: Exception, with_traceback: bool) -> None:
+def put_exception(results: Queue[Any], number: int, error: Exception, with_traceback: bool) -> None:
     """Tell what a task raised."""
     results._put_result(number, False, told(error, with_traceback))
 

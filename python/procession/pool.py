@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing import util
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ._default import default_context
 from ._stdlib import standard
@@ -24,6 +24,11 @@ from .crew import (
 from .errors import WorkerDiedError
 from .outcomes import ExceptionWithTraceback, MaybeEncodingError, RemoteTraceback
 from .results import AsyncResult, Chunks, IMapIterator, IMapUnorderedIterator, MapResult
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+    from multiprocessing.pool import INIT as INIT, ThreadPool
+    from multiprocessing.process import BaseProcess
 
 __all__ = [
     "CLOSE",
@@ -43,8 +48,12 @@ __all__ = [
 ]
 
 _stdlib = standard("pool")
-ThreadPool = _stdlib.ThreadPool
+if not TYPE_CHECKING:
+    ThreadPool = _stdlib.ThreadPool
 ApplyResult = AsyncResult
+
+_S = TypeVar("_S")
+_T = TypeVar("_T")
 
 
 class Pool:
@@ -79,9 +88,9 @@ class Pool:
     _wrap_exception = True
 
     @staticmethod
-    def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
+    def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> BaseProcess:
         """Make a worker; override it for workers of another class."""
-        return ctx.Process(*args, **kwds)
+        return ctx.Process(*args, **kwds)  # type: ignore[attr-defined, no-any-return]
 
     def __init__(
         self,
@@ -89,7 +98,7 @@ class Pool:
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
-        context: Any = None,
+        context: BaseContext | None = None,
     ) -> None:
         if context is None:
             context = default_context().get_context()
@@ -138,19 +147,19 @@ class Pool:
         return result
 
     def apply(
-        self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
-    ) -> Any:
+        self, func: Callable[..., _T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
+    ) -> _T:
         """Return ``func(*args, **kwds)``, called in a worker."""
         return self.apply_async(func, args, kwds).get()
 
     def apply_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] = {},
-        callback: Callable[[Any], object] | None = None,
+        callback: Callable[[_T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> AsyncResult:
+    ) -> AsyncResult[_T]:
         """Have a worker call ``func(*args, **kwds)``; return its result to come.
 
         Parameters
@@ -176,8 +185,8 @@ class Pool:
         return result  # type: ignore[no-any-return]
 
     def map(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
-    ) -> list[Any]:
+        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = None
+    ) -> list[_T]:
         """Return ``[func(x) for x in iterable]``, called in the workers.
 
         Parameters
@@ -189,55 +198,55 @@ class Pool:
         chunksize : int, optional
             How many a worker takes at a time; by default so many that each has four turns.
         """
-        return self.map_async(func, iterable, chunksize).get()  # type: ignore[no-any-return]
+        return self.map_async(func, iterable, chunksize).get()
 
     def map_async(
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
         chunksize: int | None = None,
-        callback: Callable[[Any], object] | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult:
+    ) -> MapResult[_T]:
         """Begin what `map` does; return its result to come."""
         return self._map(call_each, func, iterable, chunksize, callback, error_callback)
 
     def starmap(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-    ) -> list[Any]:
+    ) -> list[_T]:
         """Return ``[func(*args) for args in iterable]``, called in the workers; see `map`."""
-        return self.starmap_async(func, iterable, chunksize).get()  # type: ignore[no-any-return]
+        return self.starmap_async(func, iterable, chunksize).get()
 
     def starmap_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-        callback: Callable[[Any], object] | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult:
+    ) -> MapResult[_T]:
         """Begin what `starmap` does; return its result to come."""
         return self._map(call_each_star, func, iterable, chunksize, callback, error_callback)
 
     def _map(
         self,
         call: Callable[..., list[Any]],
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         iterable: Iterable[Any],
         chunksize: int | None,
-        callback: Callable[[Any], object] | None,
+        callback: Callable[[list[_T]], object] | None,
         error_callback: Callable[[BaseException], object] | None,
-    ) -> MapResult:
+    ) -> MapResult[_T]:
         sized: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
         items, length = iter(sized), len(sized)
         if chunksize is None:
             chunksize = -(-length // (self._processes * 4)) or 1
         _check_chunksize(chunksize)
         with self._crew.lock:
-            result: MapResult = self._result(
+            result: MapResult[_T] = self._result(
                 MapResult, callback, error_callback, length=length, chunksize=chunksize
             )
             if length == 0:
@@ -254,8 +263,8 @@ class Pool:
         return result
 
     def imap(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
-    ) -> IMapIterator:
+        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int = 1
+    ) -> IMapIterator[_T]:
         """Return an iterator over ``func(x)`` for each ``x`` of an iterable, called in the workers.
 
         The iterable is read by a thread of this process, somewhat ahead of the workers.
@@ -277,8 +286,8 @@ class Pool:
         return self._imap(IMapIterator, func, iterable, chunksize)  # type: ignore[no-any-return]
 
     def imap_unordered(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
-    ) -> IMapUnorderedIterator:
+        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int = 1
+    ) -> IMapUnorderedIterator[_T]:
         """As `imap`, with the results in the order in which they come."""
         return self._imap(IMapUnorderedIterator, func, iterable, chunksize)  # type: ignore[no-any-return]
 
@@ -318,7 +327,7 @@ class Pool:
             raise ValueError("Pool is still running")
         self._crew.join()
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Self:
         # One that gave up tells why with its first task.
         if self._crew.state != RUN and self._crew.failure is None:
             raise self._crew.refused()
@@ -364,6 +373,8 @@ def _submit_each(
         crew.submit_fed(chunks, call_each, (func, chunk), index, ahead)
 
 
-def __getattr__(name: str) -> Any:
-    # What the standard library's module has besides: its functions are pickled by name.
-    return getattr(_stdlib, name)
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        # What the standard library's module has besides: its functions are pickled by name.
+        return getattr(_stdlib, name)

@@ -26,6 +26,8 @@ def reap_unjoined() -> None:
         _stdlib._cleanup()  # type: ignore[attr-defined]
 
 
-def __getattr__(name: str) -> Any:
-    # Private names of the standard library's module, which the public relies on.
-    return getattr(_stdlib, name)
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        # Private names of the standard library's module, which the public relies on.
+        return getattr(_stdlib, name)

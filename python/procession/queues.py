@@ -7,18 +7,22 @@ the message is in shared memory, whatever becomes of the process that put it.
 from __future__ import annotations
 
 from queue import Empty, Full
-from types import GenericAlias
 
 from . import _native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from typing import Self, TypeVar
+
+    _T = TypeVar("_T")
+else:
+    # Only checkers look at it: no child imports `typing` for it.
+    _T = object
 
 __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 
 
-class Queue(_native.Queue):
+class Queue(_native.Queue[_T]):
     """A queue of pickled objects, each of which one consumer gets.
 
     Where a process has no memory for an object, `get` raises `MemoryError` and the object is not
@@ -40,9 +44,7 @@ class Queue(_native.Queue):
         What inspectors show.
     """
 
-    __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
-
-    def __init__(self, maxsize: int = 0, *, ctx: Any = None, name: str = "") -> None:
+    def __init__(self, maxsize: int = 0, *, ctx: object = None, name: str = "") -> None:
         self._make(maxsize, name)
 
     @classmethod
@@ -58,12 +60,12 @@ class Queue(_native.Queue):
         queue.__setstate__(handle)
         return queue
 
-    def put_nowait(self, obj: Any) -> None:
+    def put_nowait(self, obj: _T) -> None:
         """Put an object in the queue, or raise `Full`."""
         # By `put`, which a subclass may have made its own.
         self.put(obj, False)
 
-    def get_nowait(self) -> Any:
+    def get_nowait(self) -> _T:
         """Remove the oldest object and return it, or raise `Empty`."""
         return self.get(False)
 
@@ -81,7 +83,7 @@ class Queue(_native.Queue):
         """Do nothing: an unread queue keeps no process from leaving."""
 
     @staticmethod
-    def _on_queue_feeder_error(e: Exception, obj: Any) -> None:
+    def _on_queue_feeder_error(e: Exception, obj: object) -> None:
         """Take an object that can't be pickled.
 
         There is no feeder: `put` raises, unless a subclass overrides this, as that of
@@ -92,7 +94,7 @@ class Queue(_native.Queue):
         traceback.print_exception(e)
 
 
-class JoinableQueue(Queue):
+class JoinableQueue(Queue[_T]):
     """A queue whose objects are tasks, and that can be waited for until they are all done.
 
     Takes what `Queue` does. If a process dies with a task that it got, `join` tells.
@@ -104,7 +106,7 @@ class JoinableQueue(Queue):
     queue is not noticed.
     """
 
-    def __init__(self, maxsize: int = 0, *, ctx: Any = None, name: str = "") -> None:
+    def __init__(self, maxsize: int = 0, *, ctx: object = None, name: str = "") -> None:
         self._make(maxsize, name, joinable=True)
 
     def task_done(self) -> None:
@@ -132,7 +134,7 @@ class JoinableQueue(Queue):
         self._join()
 
 
-class SimpleQueue(_native.Queue):
+class SimpleQueue(_native.Queue[_T]):
     """A queue without bound and timeouts, as `multiprocessing.SimpleQueue`.
 
     Parameters
@@ -141,12 +143,10 @@ class SimpleQueue(_native.Queue):
         As for `Queue`.
     """
 
-    __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
-
-    def __init__(self, *, ctx: Any = None) -> None:
+    def __init__(self, *, ctx: object = None) -> None:
         self._make(0, "")
 
-    def put(self, obj: Any) -> None:  # type: ignore[override]
+    def put(self, obj: _T) -> None:  # type: ignore[override]
         """Put an object in the queue.
 
         Raises
@@ -157,7 +157,7 @@ class SimpleQueue(_native.Queue):
         self._check_open()
         super().put(obj)
 
-    def get(self) -> Any:  # type: ignore[override]
+    def get(self) -> _T:  # type: ignore[override]
         """Remove the oldest object and return it, waiting for one.
 
         Raises

@@ -6,6 +6,9 @@ from ._stdlib import standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multiprocessing.resource_sharer import *  # noqa: F403
+    from multiprocessing.resource_sharer import (
+        DupFd as DupFd,
+        stop as stop,
+    )
 else:
     sys.modules[__name__] = standard("resource_sharer")

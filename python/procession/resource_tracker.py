@@ -6,6 +6,13 @@ from ._stdlib import standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multiprocessing.resource_tracker import *  # noqa: F403
+    from multiprocessing.resource_tracker import (
+        ResourceTracker as ResourceTracker,
+        ensure_running as ensure_running,
+        getfd as getfd,
+        main as main,
+        register as register,
+        unregister as unregister,
+    )
 else:
     sys.modules[__name__] = standard("resource_tracker")

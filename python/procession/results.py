@@ -1,5 +1,8 @@
 """What a pool gives for tasks that are not done yet."""
 
+# What is read from an outcome is of no known type: it was pickled.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import time
@@ -8,13 +11,18 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from multiprocessing import TimeoutError
 from types import GenericAlias
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from .crew import Crew
 from .outcomes import Failure, Outcome, read
 
+if TYPE_CHECKING:
+    from .pool import Pool
 
-class AsyncResult:
+_T = TypeVar("_T")
+
+
+class AsyncResult(Generic[_T]):
     """The outcome of a task that may not be done yet; made by `Pool.apply_async`.
 
     It keeps its pool until it is ready. The pool keeps it only for the sake of a callback.
@@ -29,6 +37,7 @@ class AsyncResult:
 
     __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
 
+    _pool: Pool | None
     _has_come = False
     _is_ready = False
     # What has come, until it is read.
@@ -38,8 +47,8 @@ class AsyncResult:
 
     def __init__(
         self,
-        pool: Any,
-        callback: Callable[[Any], object] | None,
+        pool: Pool,
+        callback: Callable[[_T], object] | None,
         error_callback: Callable[[BaseException], object] | None,
     ) -> None:
         self._pool = pool
@@ -68,7 +77,7 @@ class AsyncResult:
         if not self._is_ready:
             self._crew.collect(self, timeout)
 
-    def get(self, timeout: float | None = None) -> Any:
+    def get(self, timeout: float | None = None) -> _T:
         """Return the task's result, or raise the exception that it raised.
 
         Parameters
@@ -148,7 +157,7 @@ class AsyncResult:
         return pool
 
 
-class MapResult(AsyncResult):
+class MapResult(AsyncResult[list[_T]]):
     """The outcome of `Pool.map_async`: a list, in the order of the arguments."""
 
     def __init__(self, *args: Any, length: int, chunksize: int) -> None:
@@ -275,15 +284,16 @@ class Chunks:
             self.failure = failure
 
 
-class IMapIterator(Iterator[Any]):
+class IMapIterator(Iterator[_T]):
     """The results of `Pool.imap`, one by one, in the order of the arguments.
 
     Any number of threads may take from it, each result goes to one of them.
     """
 
+    _pool: Pool | None
     _ordered = True
 
-    def __init__(self, pool: Any, crew: Crew, chunksize: int) -> None:
+    def __init__(self, pool: Pool, crew: Crew, chunksize: int) -> None:
         # Who takes from a pool's results needs the pool.
         self._pool = pool
         self._crew = crew
@@ -292,13 +302,13 @@ class IMapIterator(Iterator[Any]):
         # The results of the last chunk that was taken.
         self._items: deque[Any] = deque()
 
-    def __iter__(self) -> IMapIterator:
+    def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> _T:
         return self.next()
 
-    def next(self, timeout: float | None = None) -> Any:
+    def next(self, timeout: float | None = None) -> _T:
         """Return the next result, or raise the exception that its task raised.
 
         Parameters
@@ -354,7 +364,7 @@ class IMapIterator(Iterator[Any]):
             raise
 
 
-class IMapUnorderedIterator(IMapIterator):
+class IMapUnorderedIterator(IMapIterator[_T]):
     """The results of `Pool.imap_unordered`, one by one, as they come."""
 
     _ordered = False

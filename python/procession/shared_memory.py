@@ -6,6 +6,9 @@ from ._stdlib import standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multiprocessing.shared_memory import *  # noqa: F403
+    from multiprocessing.shared_memory import (
+        ShareableList as ShareableList,
+        SharedMemory as SharedMemory,
+    )
 else:
     sys.modules[__name__] = standard("shared_memory")

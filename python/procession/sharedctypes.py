@@ -14,7 +14,17 @@ from ._stdlib import standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from _ctypes import _CData
+    from collections.abc import Sequence
+    from ctypes import _SimpleCData, c_char
+    from multiprocessing import sharedctypes as _typed
+    from multiprocessing.context import BaseContext
+    from typing import Any, Literal, TypeVar, overload
+
+    from .synchronize import _LockLike
+
+    _T = TypeVar("_T")
+    _CT = TypeVar("_CT", bound=_CData)
 
 __all__ = ["Array", "Block", "RawArray", "RawValue", "Value", "copy", "synchronized"]
 
@@ -57,6 +67,14 @@ def _rebuild(type_: Any, length: int | None, block: Block) -> Any:
     return _over(type_ if length is None else type_ * length, block)
 
 
+if TYPE_CHECKING:
+
+    @overload
+    def RawValue(typecode_or_type: type[_CT], *args: Any) -> _CT: ...
+    @overload
+    def RawValue(typecode_or_type: str, *args: Any) -> Any: ...
+
+
 def RawValue(typecode_or_type: Any, *args: Any) -> Any:
     """Return a ctypes object in shared memory.
 
@@ -70,6 +88,16 @@ def RawValue(typecode_or_type: Any, *args: Any) -> Any:
     made = _make(_typecodes.get(typecode_or_type, typecode_or_type))
     made.__init__(*args)
     return made
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def RawArray(
+        typecode_or_type: type[_CT], size_or_initializer: int | Sequence[Any]
+    ) -> ctypes.Array[_CT]: ...
+    @overload
+    def RawArray(typecode_or_type: str, size_or_initializer: int | Sequence[Any]) -> Any: ...
 
 
 def RawArray(typecode_or_type: Any, size_or_initializer: Any) -> Any:
@@ -90,33 +118,67 @@ def RawArray(typecode_or_type: Any, size_or_initializer: Any) -> Any:
     return made
 
 
-def copy(obj: Any) -> Any:
+def copy(obj: _CT) -> _CT:
     """Return a copy of a ctypes object, in shared memory."""
-    made = _make(type(obj))
+    made: _CT = _make(type(obj))
     ctypes.pointer(made)[0] = obj
     return made
 
 
-class SynchronizedBase(_stdlib.SynchronizedBase):  # type: ignore[misc]
-    """A ctypes object and its lock."""
+if TYPE_CHECKING:
 
-    def __reduce__(self) -> Any:
-        return synchronized, (self._obj, self._lock)
+    class SynchronizedBase(_typed.SynchronizedBase[_CT]):
+        def get_lock(self) -> _LockLike: ...  # type: ignore[override]
 
+    class Synchronized(SynchronizedBase[_SimpleCData[_T]], _typed.Synchronized[_T]): ...
 
-class Synchronized(SynchronizedBase, _stdlib.Synchronized):  # type: ignore[misc]
-    """A value and its lock."""
+    class SynchronizedArray(
+        SynchronizedBase[ctypes.Array[_SimpleCData[_T]]], _typed.SynchronizedArray[_T]
+    ): ...
 
+    class SynchronizedString(SynchronizedArray[bytes], _typed.SynchronizedString): ...
 
-class SynchronizedArray(SynchronizedBase, _stdlib.SynchronizedArray):  # type: ignore[misc]
-    """An array and its lock."""
+else:
 
+    class SynchronizedBase(_stdlib.SynchronizedBase):
+        """A ctypes object and its lock."""
 
-class SynchronizedString(SynchronizedArray, _stdlib.SynchronizedString):  # type: ignore[misc]
-    """An array of characters and its lock."""
+        def __reduce__(self) -> Any:
+            return synchronized, (self._obj, self._lock)
+
+    class Synchronized(SynchronizedBase, _stdlib.Synchronized):
+        """A value and its lock."""
+
+    class SynchronizedArray(SynchronizedBase, _stdlib.SynchronizedArray):
+        """An array and its lock."""
+
+    class SynchronizedString(SynchronizedArray, _stdlib.SynchronizedString):
+        """An array of characters and its lock."""
 
 
 _of_structures: dict[type, type] = {}
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def synchronized(
+        obj: _SimpleCData[_T], lock: _LockLike | None = None, ctx: BaseContext | None = None
+    ) -> Synchronized[_T]: ...
+    @overload
+    def synchronized(
+        obj: ctypes.Array[c_char], lock: _LockLike | None = None, ctx: BaseContext | None = None
+    ) -> SynchronizedString: ...
+    @overload
+    def synchronized(
+        obj: ctypes.Array[_SimpleCData[_T]],
+        lock: _LockLike | None = None,
+        ctx: BaseContext | None = None,
+    ) -> SynchronizedArray[_T]: ...
+    @overload
+    def synchronized(
+        obj: _CT, lock: _LockLike | None = None, ctx: BaseContext | None = None
+    ) -> SynchronizedBase[_CT]: ...
 
 
 def synchronized(obj: Any, lock: Any = None, ctx: Any = None) -> Any:
@@ -157,9 +219,92 @@ def _with_lock(made: Any, lock: Any, ctx: Any) -> Any:
     return synchronized(made, lock, ctx=ctx)
 
 
+if TYPE_CHECKING:
+
+    @overload
+    def Value(
+        typecode_or_type: type[_CT],
+        *args: Any,
+        lock: Literal[False],
+        ctx: BaseContext | None = None,
+    ) -> _CT: ...
+    @overload
+    def Value(
+        typecode_or_type: type[_SimpleCData[_T]],
+        *args: Any,
+        lock: Literal[True] | _LockLike = True,
+        ctx: BaseContext | None = None,
+    ) -> Synchronized[_T]: ...
+    @overload
+    def Value(
+        typecode_or_type: type[_CT],
+        *args: Any,
+        lock: Literal[True] | _LockLike = True,
+        ctx: BaseContext | None = None,
+    ) -> SynchronizedBase[_CT]: ...
+    @overload
+    def Value(
+        typecode_or_type: str,
+        *args: Any,
+        lock: Literal[True] | _LockLike = True,
+        ctx: BaseContext | None = None,
+    ) -> Synchronized[Any]: ...
+    @overload
+    def Value(
+        typecode_or_type: str | type[_CData],
+        *args: Any,
+        lock: bool | _LockLike = True,
+        ctx: BaseContext | None = None,
+    ) -> Any: ...
+
+
 def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) -> Any:
     """Return a `RawValue`, wrapped with a lock unless `lock` is false."""
     return _with_lock(RawValue(typecode_or_type, *args), lock, ctx)
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def Array(
+        typecode_or_type: type[_CT],
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: Literal[False],
+        ctx: BaseContext | None = None,
+    ) -> ctypes.Array[_CT]: ...
+    @overload
+    def Array(
+        typecode_or_type: type[c_char],
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: Literal[True] | _LockLike = True,
+        ctx: BaseContext | None = None,
+    ) -> SynchronizedString: ...
+    @overload
+    def Array(
+        typecode_or_type: type[_SimpleCData[_T]],
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: Literal[True] | _LockLike = True,
+        ctx: BaseContext | None = None,
+    ) -> SynchronizedArray[_T]: ...
+    @overload
+    def Array(
+        typecode_or_type: str,
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: Literal[True] | _LockLike = True,
+        ctx: BaseContext | None = None,
+    ) -> SynchronizedArray[Any]: ...
+    @overload
+    def Array(
+        typecode_or_type: str | type[_CData],
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: bool | _LockLike = True,
+        ctx: BaseContext | None = None,
+    ) -> Any: ...
 
 
 def Array(
@@ -169,6 +314,8 @@ def Array(
     return _with_lock(RawArray(typecode_or_type, size_or_initializer), lock, ctx)
 
 
-def __getattr__(name: str) -> Any:
-    # Private names of the standard library's module, which the public relies on.
-    return getattr(standard("sharedctypes"), name)
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        # Private names of the standard library's module, which the public relies on.
+        return getattr(standard("sharedctypes"), name)

@@ -25,6 +25,12 @@ from .start.popen import PreparedPopen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from multiprocessing.spawn import (
+        WINEXE as WINEXE,
+        WINSERVICE as WINSERVICE,
+        get_executable as get_executable,
+        set_executable as set_executable,
+    )
     from typing import Any
 
 __all__ = [
@@ -60,9 +66,11 @@ class SpawnPopen(PreparedPopen):
             os.close(payload)
 
 
-def __getattr__(name: str) -> Any:
-    # Where the interpreter is chosen, and private names that the public relies on.
-    if name.startswith("__"):
-        # The import system looks whether there is this and that.
-        raise AttributeError(name)
-    return getattr(standard("spawn"), name)
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        # Where the interpreter is chosen, and private names that the public relies on.
+        if name.startswith("__"):
+            # The import system looks whether there is this and that.
+            raise AttributeError(name)
+        return getattr(standard("spawn"), name)

@@ -78,6 +78,7 @@ class Member(NamedTuple):
 
 
 def state_of(parts: _native._State) -> ProcessState:
+    """Return a state from what the binding tells of a process."""
     name, blocked = parts
     if blocked is None:
         return ProcessState(name)

@@ -12,15 +12,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from . import _native
 from ._stdlib import standard
 from .process import current_process
 
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import SemLock as SemLock
+
 __all__ = ["Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore"]
 
 SEM_VALUE_MAX = 2**31 - 1
+
+OnOwnerDeath: TypeAlias = Literal["raise", "recover"]
+"""What `acquire` does when the process that held the lock has died."""
+
+_LockLike: TypeAlias = "Lock | RLock"
+_T = TypeVar("_T")
 
 
 def _owner(lock: Lock | RLock) -> str:
@@ -49,7 +58,9 @@ class Lock(_native.Lock):
 
     __slots__ = ()
 
-    def __init__(self, *, ctx: Any = None, name: str = "", on_owner_death: str = "raise") -> None:
+    def __init__(
+        self, *, ctx: object = None, name: str = "", on_owner_death: OnOwnerDeath = "raise"
+    ) -> None:
         self._make(name, on_owner_death)
 
     def __repr__(self) -> str:
@@ -67,7 +78,9 @@ class RLock(_native.RLock):
 
     __slots__ = ()
 
-    def __init__(self, *, ctx: Any = None, name: str = "", on_owner_death: str = "raise") -> None:
+    def __init__(
+        self, *, ctx: object = None, name: str = "", on_owner_death: OnOwnerDeath = "raise"
+    ) -> None:
         self._make(name, on_owner_death)
 
     def __repr__(self) -> str:
@@ -95,7 +108,7 @@ class Semaphore(_native.Semaphore):
     __slots__ = ()
 
     def __init__(
-        self, value: int = 1, *, ctx: Any = None, name: str = "", recover: bool = False
+        self, value: int = 1, *, ctx: object = None, name: str = "", recover: bool = False
     ) -> None:
         self._make(value, name, recover=recover)
 
@@ -108,7 +121,7 @@ class BoundedSemaphore(Semaphore):
 
     __slots__ = ()
 
-    def __init__(self, value: int = 1, *, ctx: Any = None, name: str = "") -> None:
+    def __init__(self, value: int = 1, *, ctx: object = None, name: str = "") -> None:
         self._make(value, name, bounded=True)
 
     def __repr__(self) -> str:
@@ -128,7 +141,7 @@ class Event(_native.Event):
 
     __slots__ = ()
 
-    def __init__(self, *, ctx: Any = None, name: str = "") -> None:
+    def __init__(self, *, ctx: object = None, name: str = "") -> None:
         self._make(name)
 
     def __repr__(self) -> str:
@@ -158,7 +171,7 @@ class Condition:
     """
 
     def __init__(
-        self, lock: Lock | RLock | None = None, *, ctx: Any = None, name: str = ""
+        self, lock: _LockLike | None = None, *, ctx: object = None, name: str = ""
     ) -> None:
         self._lock = lock or RLock(ctx=ctx, name=name)
         # First: what is no lock at all shows here.
@@ -217,7 +230,7 @@ class Condition:
         """
         return self._condition.wait(timeout)
 
-    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+    def wait_for(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:
         """Wait until `predicate` is true, or for `timeout` seconds; return its last result."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not (result := predicate()):
@@ -277,7 +290,7 @@ class Barrier(threading.Barrier):
         action: Callable[[], object] | None = None,
         timeout: float | None = None,
         *,
-        ctx: Any = None,
+        ctx: object = None,
         name: str = "",
     ) -> None:
         # Not the base class's, which would make locks of threads.
@@ -350,6 +363,8 @@ class Barrier(threading.Barrier):
         return self.n_waiting
 
 
-def __getattr__(name: str) -> Any:
-    # Private names of the standard library's module, which the public relies on.
-    return getattr(standard("synchronize"), name)
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        # Private names of the standard library's module, which the public relies on.
+        return getattr(standard("synchronize"), name)

@@ -6,7 +6,6 @@ import importlib
 import multiprocessing
 import pkgutil
 import sys
-from pathlib import Path
 
 import procession
 import pytest
@@ -51,8 +50,8 @@ def test_each_module_of_multiprocessing_is_one_of_procession(name: str, beginnin
 
 def test_dir_shows_the_public_names_and_modules() -> None:
     (folder,) = procession.__path__
-    files = {path.stem for path in Path(folder).iterdir() if path.suffix == ".py"}
-    modules = {name for name in files if not name.startswith("_")} - INTERNAL
+    found = {module.name for module in pkgutil.iter_modules([folder])}
+    modules = {name for name in found if not name.startswith("_")} - INTERNAL
     assert dir(procession) == sorted({*procession.__all__, *modules})
     assert {name for name in NAMES if "." not in name} <= modules
     for name in dir(procession):

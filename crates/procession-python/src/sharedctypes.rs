@@ -27,11 +27,19 @@ impl Block {
         Ok(Self { block: made? })
     }
 
+    /// Return the block that a handle names.
+    ///
+    /// Raises
+    /// ------
+    /// procession.StaleHandleError
+    ///     If the block has been freed.
     #[classmethod]
     fn open(_class: &Bound<'_, PyType>, text: &str) -> PyResult<Self> {
         Ok(Self { block: SharedBlock::open(handle(text)?).map_err(arena_error)? })
     }
 
+    /// What names the block in other processes, as text; it is valid while some process has the
+    /// block open.
     #[getter]
     fn handle(&self) -> String {
         self.block.handle().to_string()

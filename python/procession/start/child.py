@@ -12,8 +12,7 @@ import io
 import os
 import sys
 from _pickle import load
-from multiprocessing import process as _process
-from multiprocessing import util
+from multiprocessing import process as _process, util
 from multiprocessing.process import BaseProcess, current_process
 
 from .. import _native
@@ -24,6 +23,7 @@ from .tracker import use_pipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Any
 
 ARENA, PAYLOAD, FIRST_OTHER = 3, 4, 5
@@ -203,7 +203,7 @@ def import_main_path(path: str) -> None:
     sys.modules["__main__"] = main
 
 
-old_main_modules: list[Any] = []
+old_main_modules: list[ModuleType] = []
 """They must not go while something of them may be in use."""
 
 

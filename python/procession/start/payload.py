@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from multiprocessing import process as _process
-from multiprocessing import util
+from multiprocessing import process as _process, util
 from multiprocessing.context import set_spawning_popen
 from multiprocessing.process import BaseProcess, current_process
 

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..states import ProcessState
+
 
 class Popen:
     """A started process. Subclasses start it in their own way.
@@ -98,8 +100,8 @@ class Popen:
             self.was_signalled = True
             self._child.signal_tree(SIGKILL)
 
-    def state(self) -> Any:
-        """Return what the process is doing, a `procession.states.ProcessState`."""
+    def state(self) -> ProcessState:
+        """Return what the process is doing."""
         from ..states import ProcessState, state_of
 
         return (

@@ -13,7 +13,7 @@ use procession_shm::queue::{self, QueueError, QueueJoinError};
 use procession_shm::wait::{Deadline, Wait};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
 use crate::errors::{OwnerDiedError, arena_error, handle};
 use crate::init_once::InitOnce;
@@ -126,6 +126,15 @@ impl Queue {
         Self::default()
     }
 
+    /// `Queue[int]`, an annotation: nothing looks at the argument.
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        class: &Bound<'py, PyType>,
+        item: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyGenericAlias>> {
+        PyGenericAlias::new(class.py(), class, item)
+    }
+
     #[pyo3(signature = (maxsize, name, *, joinable=false))]
     fn _make(&self, py: Python<'_>, maxsize: i64, name: &str, joinable: bool) -> PyResult<()> {
         prepare_queues(py)?;
@@ -143,6 +152,8 @@ impl Queue {
         self.queue.set(queue::Queue::open(handle(state)?).map_err(arena_error)?)
     }
 
+    /// What names the queue in other processes, as text; it is valid while some process has the
+    /// queue open.
     #[getter]
     fn handle(&self) -> PyResult<String> {
         Ok(self.queue()?.handle().to_string())
@@ -158,6 +169,25 @@ impl Queue {
         self.closed.is_so()
     }
 
+    /// Put an object in the queue. It is pickled at once, and in the queue when this returns.
+    ///
+    /// Parameters
+    /// ----------
+    /// obj
+    ///     Something that pickle can carry.
+    /// block : bool
+    ///     Whether to wait for a free place if the queue is full.
+    /// timeout : float, optional
+    ///     The seconds to wait at most; without it there is no limit.
+    ///
+    /// Raises
+    /// ------
+    /// queue.Full
+    ///     If the queue is full and does not get a free place in time.
+    /// ValueError
+    ///     If this process has closed the queue.
+    /// MemoryError
+    ///     If there is no memory for the object.
     #[pyo3(
         signature = (obj, block=Truthy(true), timeout=None),
         text_signature = "($self, obj, block=True, timeout=None)"
@@ -183,6 +213,23 @@ impl Queue {
         }
     }
 
+    /// Remove the oldest object and return it.
+    ///
+    /// Parameters
+    /// ----------
+    /// block : bool
+    ///     Whether to wait for an object if the queue is empty.
+    /// timeout : float, optional
+    ///     The seconds to wait at most; without it there is no limit.
+    ///
+    /// Raises
+    /// ------
+    /// queue.Empty
+    ///     If the queue is empty and no object comes in time.
+    /// ValueError
+    ///     If this process has closed the queue.
+    /// MemoryError
+    ///     If this process has no memory for the object, which is not lost.
     #[pyo3(
         signature = (block=Truthy(true), timeout=None),
         text_signature = "($self, block=True, timeout=None)"
@@ -209,8 +256,30 @@ impl Queue {
         this.hand_out(py, number, object)
     }
 
-    /// Puts all objects, in order; returns how many were put before a timeout. What this raises has
-    /// that number as its attribute `put`.
+    /// Put objects in the queue, in their order.
+    ///
+    /// Parameters
+    /// ----------
+    /// objs : iterable
+    ///     Objects that pickle can carry.
+    /// block : bool
+    ///     Whether to wait for free places if the queue is full.
+    /// timeout : float, optional
+    ///     The seconds to wait at most, for all of them; without it there is no limit.
+    ///
+    /// Returns
+    /// -------
+    /// int
+    ///     How many were put: fewer than there are if the queue stayed full.
+    ///
+    /// Raises
+    /// ------
+    /// ValueError
+    ///     If this process has closed the queue.
+    /// MemoryError
+    ///     If there is no memory for an object.
+    ///
+    /// What this raises has the attribute `put`: how many objects were put.
     #[pyo3(
         signature = (objs, block=Truthy(true), timeout=None),
         text_signature = "($self, objs, block=True, timeout=None)"
@@ -228,9 +297,33 @@ impl Queue {
             .map_err(|error| with_put(py, error, put))
     }
 
-    /// Gets up to `max` objects, waiting only for the first. If one can't be unpickled, those
-    /// before it are returned, and the next call raises why. If this raises, no other object is
-    /// lost.
+    /// Remove the oldest objects and return them, waiting only for the first.
+    ///
+    /// If one can't be unpickled, those before it are returned, and the next call raises the
+    /// reason. If this raises, no other object is lost.
+    ///
+    /// Parameters
+    /// ----------
+    /// max_count : int
+    ///     How many to return at most.
+    /// block : bool
+    ///     Whether to wait for an object if the queue is empty.
+    /// timeout : float, optional
+    ///     The seconds to wait at most; without it there is no limit.
+    ///
+    /// Returns
+    /// -------
+    /// list
+    ///     The objects, the oldest first.
+    ///
+    /// Raises
+    /// ------
+    /// queue.Empty
+    ///     If the queue is empty and no object comes in time.
+    /// ValueError
+    ///     If this process has closed the queue.
+    /// MemoryError
+    ///     If this process has no memory for an object, which is not lost.
     #[pyo3(
         signature = (max_count, block=Truthy(true), timeout=None),
         text_signature = "($self, max_count, block=True, timeout=None)"
@@ -318,12 +411,17 @@ impl Queue {
         Ok(self.queue()?.got())
     }
 
+    /// Return the number of objects in the queue, which is exact at the instant.
     fn qsize<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         new_count(py, self.queue()?.len() + self.kept.len() as u64)
     }
 
-    /// Whether there is no object; an error where the standard library's queue has closed its pipe:
-    /// in a process that has put something and then closed the queue.
+    /// Return whether there is no object in the queue.
+    ///
+    /// Raises
+    /// ------
+    /// OSError
+    ///     If this process has put an object in the queue and then closed it.
     fn empty(&self) -> PyResult<bool> {
         if self.closed.is_so() && self.has_put.is_so() {
             return Err(PyOSError::new_err("handle is closed"));
@@ -331,11 +429,12 @@ impl Queue {
         Ok(self.queue()?.is_empty() && self.kept.len() == 0)
     }
 
+    /// Return whether the queue has as many objects as it may hold.
     fn full(&self) -> PyResult<bool> {
         Ok(self.queue()?.is_full())
     }
 
-    /// Says that this process uses the queue no more.
+    /// Say that this process does not use the queue any more: `put` and `get` raise `ValueError`.
     fn close(&self) {
         self.closed.note();
     }

@@ -37,25 +37,41 @@ impl Event {
         self.made.set(sync::Event::open(handle(state)?).map_err(arena_error)?)
     }
 
+    /// What names the event in other processes, as text; it is valid while some process has the
+    /// event open.
     #[getter]
     fn handle(&self) -> PyResult<String> {
         Ok(self.made.get()?.handle().to_string())
     }
 
+    /// Set the flag; all waiters go on. It may be called in a signal handler.
     fn set(&self) -> PyResult<()> {
         self.made.get()?.set();
         Ok(())
     }
 
+    /// Reset the flag, so that `wait` waits.
     fn clear(&self) -> PyResult<()> {
         self.made.get()?.clear();
         Ok(())
     }
 
+    /// Return whether the flag is set.
     fn is_set(&self) -> PyResult<bool> {
         Ok(self.made.get()?.is_set())
     }
 
+    /// Wait until the flag is set.
+    ///
+    /// Parameters
+    /// ----------
+    /// timeout : float, optional
+    ///     The seconds to wait at most; without it there is no limit.
+    ///
+    /// Returns
+    /// -------
+    /// bool
+    ///     Whether the flag was set in that time.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let event = self.made.get()?;

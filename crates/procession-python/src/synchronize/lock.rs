@@ -60,6 +60,8 @@ impl Lock {
         self.made.set(Robust::new(&state.1, || sync::Lock::open(handle))?)
     }
 
+    /// What names the lock in other processes, as text; it is valid while some process has the
+    /// lock open.
     #[getter]
     fn handle(&self) -> PyResult<String> {
         Ok(self.lock()?.handle().to_string())
@@ -89,7 +91,7 @@ impl Lock {
         self.lock()?.release().map_err(|_| too_often())
     }
 
-    /// Whether some thread holds it.
+    /// Return whether some thread holds the lock.
     fn locked(&self) -> PyResult<bool> {
         Ok(self.lock()?.owner().is_some())
     }

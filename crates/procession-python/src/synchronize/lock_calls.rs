@@ -27,19 +27,73 @@ const fn method(
     name: &'static CStr,
     meth: ffi::PyMethodDefPointer,
     flags: c_int,
+    doc: &'static CStr,
 ) -> ffi::PyMethodDef {
-    ffi::PyMethodDef { ml_name: name.as_ptr(), ml_meth: meth, ml_flags: flags, ml_doc: ptr::null() }
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: meth,
+        ml_flags: flags,
+        ml_doc: doc.as_ptr(),
+    }
 }
+
+const ACQUIRE: &CStr = c"acquire($self, block=True, timeout=None)
+--
+
+Acquire the lock.
+
+Parameters
+----------
+block : bool
+    Whether to wait if another thread or this one holds it.
+timeout : float, optional
+    The seconds to wait at most; without it there is no limit.
+
+Returns
+-------
+bool
+    Whether the lock was acquired.
+
+Raises
+------
+procession.OwnerDiedError
+    If the process that held the lock has died. The lock is free again; no other waiter is told.";
+
+const RELEASE: &CStr = c"release($self)
+--
+
+Release the lock. Any thread of any process may do so.
+
+Raises
+------
+ValueError
+    If the lock is free.";
+
+const ENTER: &CStr = c"__enter__($self)
+--
+
+Acquire the lock, as `acquire` does.";
+
+const EXIT: &CStr = c"__exit__($self, _type=None, _value=None, _traceback=None)
+--
+
+Release the lock, as `release` does.";
 
 static METHODS: Methods = Methods([
     method(
         c"acquire",
         ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: acquire },
         ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        ACQUIRE,
     ),
-    method(c"release", ffi::PyMethodDefPointer { PyCFunction: release }, ffi::METH_NOARGS),
-    method(c"__enter__", ffi::PyMethodDefPointer { PyCFunction: enter }, ffi::METH_NOARGS),
-    method(c"__exit__", ffi::PyMethodDefPointer { PyCFunctionFast: exit }, ffi::METH_FASTCALL),
+    method(c"release", ffi::PyMethodDefPointer { PyCFunction: release }, ffi::METH_NOARGS, RELEASE),
+    method(c"__enter__", ffi::PyMethodDefPointer { PyCFunction: enter }, ffi::METH_NOARGS, ENTER),
+    method(
+        c"__exit__",
+        ffi::PyMethodDefPointer { PyCFunctionFast: exit },
+        ffi::METH_FASTCALL,
+        EXIT,
+    ),
 ]);
 
 /// Adds the four methods to the class.

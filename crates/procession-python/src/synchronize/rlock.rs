@@ -49,11 +49,32 @@ impl RLock {
         self.made.set(Robust::new(&state.1, || sync::RLock::open(handle))?)
     }
 
+    /// What names the lock in other processes, as text; it is valid while some process has the
+    /// lock open.
     #[getter]
     fn handle(&self) -> PyResult<String> {
         Ok(self.lock()?.handle().to_string())
     }
 
+    /// Acquire the lock.
+    ///
+    /// Parameters
+    /// ----------
+    /// block : bool
+    ///     Whether to wait if another thread holds it.
+    /// timeout : float, optional
+    ///     The seconds to wait at most; without it there is no limit.
+    ///
+    /// Returns
+    /// -------
+    /// bool
+    ///     Whether the lock was acquired.
+    ///
+    /// Raises
+    /// ------
+    /// procession.OwnerDiedError
+    ///     If the process that held the lock has died. The lock is free again; no other waiter is
+    ///     told.
     #[pyo3(
         signature = (block=Truthy(true), timeout=None),
         text_signature = "($self, block=True, timeout=None)"
@@ -70,6 +91,12 @@ impl RLock {
         })
     }
 
+    /// Release the lock once; it is free after as many releases as acquisitions.
+    ///
+    /// Raises
+    /// ------
+    /// AssertionError
+    ///     If this thread does not hold the lock.
     fn release(&self) -> PyResult<()> {
         self.lock()?.release().map_err(|_| {
             PyAssertionError::new_err("attempt to release recursive lock not owned by thread")
@@ -90,7 +117,7 @@ impl RLock {
         self.release()
     }
 
-    /// Whether some thread holds it.
+    /// Return whether some thread holds the lock.
     fn locked(&self) -> PyResult<bool> {
         Ok(self.lock()?.owner().is_some())
     }

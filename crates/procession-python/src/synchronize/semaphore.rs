@@ -68,11 +68,26 @@ impl Semaphore {
         self.made.set(sync::Semaphore::open(handle(state)?).map_err(arena_error)?)
     }
 
+    /// What names the semaphore in other processes, as text; it is valid while some process has the
+    /// semaphore open.
     #[getter]
     fn handle(&self) -> PyResult<String> {
         Ok(self.made.get()?.handle().to_string())
     }
 
+    /// Take a permit.
+    ///
+    /// Parameters
+    /// ----------
+    /// block : bool
+    ///     Whether to wait if there is no permit.
+    /// timeout : float, optional
+    ///     The seconds to wait at most; without it there is no limit.
+    ///
+    /// Returns
+    /// -------
+    /// bool
+    ///     Whether a permit was taken.
     #[pyo3(
         signature = (block=Truthy(true), timeout=None),
         text_signature = "($self, block=True, timeout=None)"
@@ -89,15 +104,22 @@ impl Semaphore {
         Ok(acquired.is_some())
     }
 
+    /// Give a permit back, or add one. Any process may do so.
+    ///
+    /// Raises
+    /// ------
+    /// ValueError
+    ///     If the semaphore has as many permits as it may have.
     fn release(&self) -> PyResult<()> {
         self.made.get()?.release().map_err(|_| too_often())
     }
 
+    /// Return the number of permits, which is exact at the instant.
     fn get_value(&self) -> PyResult<u32> {
         Ok(self.made.get()?.value())
     }
 
-    /// Whether there is no permit.
+    /// Return whether there is no permit.
     fn locked(&self) -> PyResult<bool> {
         Ok(self.get_value()? == 0)
     }

@@ -12,14 +12,26 @@ waits.
 A signal handler may raise between any two steps of the main thread, or use the pool, and so may
 what the garbage collector calls. Therefore the lock is re-entrant and taken by `with` alone; what
 is done under it may be done twice; a result leaves the queue for the inbox in one step, and the
-inbox when it has been delivered; the watcher, for which `terminate` waits, never takes the lock;
-and whoever waits looks around now and then.
+inbox when it has been delivered; and whoever waits looks around now and then. How far a pool is on
+its way to the end is three flags, each of which is set once and never cleared.
+
+A handler may run in a thread that has the lock, and wait for another thread that needs it. So a
+thread that waits lets go of the lock for that time (`Crew.wait`), and no thread is started under
+it. Whether a thread of the pool has begun or ended is asked of the pool's state: after an
+interrupted `start` or `join` a `Thread` does not know.
+
+The garbage collector may end any pool in any thread, also in one of another pool. So `terminate`
+takes no lock, and waits for the pool's watcher only. A watcher takes no lock of a pool and waits
+for no other thread, so it does not wait for the watcher of a pool that it ends either.
+
+In a forked copy of the process the pool is nobody's: a copy changes nothing that is shared.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import os
 import pickle
 import signal
@@ -55,6 +67,20 @@ from .outcomes import (
     told,
 )
 from .queues import Queue
+
+_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+_watchers: set[int] = set()
+"""The threads that look after the workers of a pool."""
+
+
+def _forget_threads() -> None:
+    """Have results that are ready be read in a forked copy, of which other threads are no part."""
+    _watchers.clear()
+    for crew in list(_crews):
+        crew.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forget_threads)
 
 RUN = "RUN"
 CLOSE = "CLOSE"
@@ -256,11 +282,16 @@ class Crew:
         args: tuple[Any, ...],
     ) -> None:
         self.pid = os.getpid()
+        _crews.add(self)
         self.ctx = ctx
         self.make_process = make_process
         self.size = size
         self.args = args
-        self.state = RUN
+        # Whether no tasks are taken any more, and whether those that there are go undone.
+        self.is_closed = False
+        self.is_terminated = False
+        # Whether there are no workers, nor will be.
+        self.is_over = False
         self.tasks: Queue[Any] = Queue(name="pool tasks")
         self.results: Queue[Any] = Queue(name="pool results")
         # What workers tell of their start, how far each has come, and how many ended since one got
@@ -279,12 +310,12 @@ class Crew:
         self.starting: Any = None
         # What is to be told, if there was no memory for it.
         self.owed: deque[Callable[[], object]] = deque()
-        # Whether there are no workers, nor will be.
-        self.is_over = False
+        # Whether the watcher is sure to be there.
+        self.is_watched = False
         self.names = Names()
         self.end: int | None = None
         # What follows changes under the lock.
-        self.lock = threading.RLock()
+        self.lock: Any = threading.RLock()
         self.jobs: dict[int, Job] = {}
         # Whose tasks a thread still takes from an iterable.
         self.fed: set[FedResult] = set()
@@ -292,11 +323,33 @@ class Crew:
         self.turn: int | None = None
         self.awaited: set[ResultWithCallback] = set()
         self.due: dict[ResultWithCallback, None] = {}
+        # Whose callback is being called.
+        self.calling: ResultWithCallback | None = None
+        # The thread that calls callbacks, and all that were made for that.
         self.collector: threading.Thread | None = None
+        self.callers: list[threading.Thread] = []
         # Who waits for a turn or a result, or for either.
         self.gates: dict[SimpleQueue[None], Result | None] = {}
+        # Closed when the last thread that uses them lets go of them.
+        self.bell: Any
+        self.bell_rope: Any
         self.bell, self.bell_rope = Pipe(duplex=False)
+        # Nobody waits for a watcher that is busy: it looks at the state when it is not.
+        os.set_blocking(self.bell_rope.fileno(), False)
         self.watcher = threading.Thread(target=self._watch, name="procession pool", daemon=True)
+
+    @property
+    def state(self) -> str:
+        if self.is_terminated:
+            return TERMINATE
+        if self.is_over:
+            return DONE
+        return CLOSE if self.is_closed else RUN
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the workers do the tasks that there are."""
+        return not (self.is_terminated or self.is_over)
 
     # Workers.
 
@@ -305,11 +358,10 @@ class Crew:
             for _ in range(self.size):
                 self._start_worker()
             self.watcher.start()
+            self.is_watched = True
         except BaseException:
             # The watcher may have been started nevertheless, then it does the same.
-            self.state = TERMINATE
-            self.ring()
-            self._end_workers()
+            self.terminate()
             raise
 
     def _start_worker(self) -> None:
@@ -328,36 +380,42 @@ class Crew:
 
     def ring(self) -> None:
         """Have the watcher look at the state."""
-        # It may have been closed, by another thread that saw the watcher gone.
-        with contextlib.suppress(OSError, TypeError):
-            self.bell_rope.send_bytes(b"!")
+        rope = self.bell_rope
+        if rope is not None and not self.is_copy:
+            # It may be full, then the watcher is told already.
+            with contextlib.suppress(OSError):
+                rope.send_bytes(b"!")
 
     def _watch(self) -> None:
         """Look after the workers until the last has left."""
+        me = threading.get_ident()
+        _watchers.add(me)
+        self.is_watched = True
         try:
             self._look_after_workers()
         except BaseException as error:
             self.failure = f"ended, since its workers can't be looked after: {error!r}"
-            self.state = TERMINATE
+            self.is_terminated = True
             raise
         finally:
             try:
-                if self.state == TERMINATE:
+                if self.is_terminated:
                     self._end_workers()
             finally:
-                self.state = TERMINATE if self.state == TERMINATE else DONE
                 self.is_over = True
                 self._end_fed()
                 self._nudge()
+                _watchers.discard(me)
 
     def _look_after_workers(self) -> None:
-        while self.state != TERMINATE:
-            short = self.state == RUN and len(self.workers) < self.size
+        bell = self.bell
+        while not self.is_terminated:
+            short = not self.is_closed and len(self.workers) < self.size
             sentinels = [worker.sentinel for worker in self.workers]
-            ended = wait([self.bell, *sentinels], _TICK if short or self.owed else None)
-            if self.bell in ended:
-                self.bell.recv_bytes()
-            if self.state == TERMINATE:
+            ended = wait([bell, *sentinels], _TICK if short or self.owed else None)
+            if bell in ended:
+                bell.recv_bytes()
+            if self.is_terminated:
                 return
             for worker in [worker for worker in self.workers if worker.sentinel in ended]:
                 self._see_off(worker)
@@ -365,7 +423,7 @@ class Crew:
             if self.failure is not None:
                 return
             self._make_up_numbers()
-            if self.state == CLOSE and not self.workers and not self.owed:
+            if self.is_closed and not self.workers and not self.owed:
                 return
 
     def _see_off(self, worker: Any) -> None:
@@ -382,7 +440,7 @@ class Crew:
             # This comes behind all that the worker put, so a result that it still gave counts.
             died = (DIED, worker.pid, worker.exitcode, worker.name)
             self.owed.append(lambda: self.results._put_result(number, False, died))
-        if self.state == CLOSE and not self.fed and (worker.exitcode != 0 or number is not None):
+        if self.is_closed and not self.fed and (worker.exitcode != 0 or number is not None):
             # It may have died with the end in its hands. No task comes any more, so another end
             # does no harm.
             self.owed.append(lambda: self.tasks.put(None))
@@ -401,7 +459,7 @@ class Crew:
         self._read_starts()
         stage = self.stages.pop(self.numbers.pop(worker, 0), None)
         # One that the program ended itself says nothing of how others would end.
-        if stage == _READY or worker._popen.was_signalled or self.state == TERMINATE:
+        if stage == _READY or worker._popen.was_signalled or self.is_terminated:
             return
         self.failed_starts += 1
         how = ending(worker.exitcode)
@@ -419,7 +477,7 @@ class Crew:
             if self.args[0] is not None:
                 self.failure += "; see what its initializer does"
         if self.failure is not None:
-            self.state = TERMINATE
+            self.is_terminated = True
 
     def _read_starts(self) -> None:
         """Read what workers told of their start."""
@@ -432,11 +490,6 @@ class Crew:
                     self.last_ready = time.monotonic()
                 elif stage == _FAILED and self.cause is None:
                     self.cause = Raised(*failure)
-
-    @property
-    def at_work(self) -> bool:
-        """Whether the workers do the tasks that there are."""
-        return self.state in (RUN, CLOSE)
 
     def ended(self, why: str | None = None) -> PoolTerminatedError:
         """Return what a task fails with that the workers do no more."""
@@ -458,9 +511,10 @@ class Crew:
 
     def _make_up_numbers(self) -> None:
         """Start workers in place of those that have left, while there is something to do."""
-        while len(self.workers) < self.size and (
-            self.state == RUN
-            or (self.state == CLOSE and (self.end is None or self.tasks._got() < self.end))
+        while (
+            len(self.workers) < self.size
+            and not self.is_terminated
+            and (not self.is_closed or self.end is None or self.tasks._got() < self.end)
         ):
             try:
                 self._start_worker()
@@ -468,7 +522,7 @@ class Crew:
                 self.starting = None
                 if not self.workers:
                     self._fail_open(f"can't start a worker ({error!r})")
-                    if self.state == CLOSE:
+                    if self.is_closed:
                         return
                 util.sub_warning("a pool can't start a worker: %r", error)
                 return
@@ -502,6 +556,20 @@ class Crew:
             self.names.remember(func, name, name)
         return name
 
+    def _encode(
+        self, func: Callable[..., Any], args: Any, kwds: Mapping[str, Any]
+    ) -> tuple[bytes, bytes]:
+        name = self.name_of(func)
+        return name, _native.join_task(name, args, kwds)
+
+    def _fail(self, result: Result, index: int, failure: Failure) -> None:
+        """Fail a task that the workers don't get."""
+        with self.lock:
+            rest = result._done(index, failure)
+        self._nudge()
+        # A last reference to the pool, perhaps, which is terminated without the lock.
+        del rest
+
     def submit(
         self,
         result: Result,
@@ -512,27 +580,28 @@ class Crew:
     ) -> int:
         """Give a task to the workers; return how many bytes it has."""
         self.check_process()
-        name = self.name_of(func)
-        task = _native.join_task(name, args, kwds)
+        name, task = self._encode(func, args, kwds)
         job = (weakref.ref(result), index, brief(task, name, args, kwds))
         with self.lock:
             # What was begun before the pool was closed is finished.
-            if self.state != RUN and not (self.state == CLOSE and result in self.fed):
+            if self.is_terminated or (self.is_closed and result not in self.fed):
                 raise self.refused()
             self.tasks._put_task(task, self.jobs, job)
         return len(task)
 
     def close(self) -> None:
+        if self.is_copy:
+            self.is_closed = True
+            return
         with self.lock:
-            if self.state == RUN:
-                self.state = CLOSE
+            self.is_closed = True
             # Once more if a signal has interrupted just that.
             self._end_tasks()
         self.ring()
 
     def _end_tasks(self) -> None:
         """Put the end behind the tasks of a closed pool, if no more come. The lock is held."""
-        if self.state == CLOSE and not self.fed and self.end is None:
+        if self.is_closed and self.at_work and not self.fed and self.end is None:
             end = self.tasks._put_count()
             self.tasks.put(None)
             self.end = end
@@ -552,11 +621,14 @@ class Crew:
         )
         try:
             with self.lock:
+                if self.state != RUN:
+                    raise self.refused()
                 self.fed.add(result)
             feeder.start()
-        except BaseException:
-            if feeder.ident is None:
-                self._end_feeding(result)
+        except BaseException as error:
+            # The thread may be there, or about to begin: it finds that nothing is wanted.
+            result.no_more(Given(error))
+            self._end_feeding(result)
             raise
 
     def _feed(self, result: FedResult, submit_all: Callable[[], object]) -> None:
@@ -567,7 +639,9 @@ class Crew:
             # Also what is no Exception: somebody waits for it.
             result.no_more(Given(error))
         finally:
-            self._end_feeding(result)
+            # What takes the tasks from an iterable may have forked.
+            if not self.is_copy:
+                self._end_feeding(result)
 
     def submit_fed(
         self,
@@ -594,9 +668,8 @@ class Crew:
             # Its own number, or one that was put since.
             ahead.append(self.tasks._put_count() - 1, size)
         except Exception as error:
-            with self.lock:
-                result._done(index, Given(error) if self.at_work else Ended(self.ended))
-            self._nudge()
+            self.check_process()
+            self._fail(result, index, Given(error) if self.at_work else Ended(self.ended))
 
     def _end_feeding(self, result: FedResult) -> None:
         with self.lock:
@@ -606,30 +679,87 @@ class Crew:
         self.ring()
 
     def terminate(self) -> None:
-        with self.lock:
-            if self.state not in (TERMINATE, DONE):
-                self.state = TERMINATE
+        """End the workers; the second call completes one that was interrupted.
+
+        Takes no lock: the garbage collector calls it as well.
+        """
+        self.is_terminated = True
+        if self.is_copy:
+            return
         self.ring()
+        if not self.is_watched:
+            # Interrupted while it was made. If there is a watcher after all, it does the same.
+            self._end_workers()
+            self.is_over = True
         self._wait_for_watcher()
 
     def _wait_for_watcher(self) -> None:
-        if self.watcher is threading.current_thread():
+        if threading.get_ident() in _watchers:
             return
-        if self.watcher.ident is not None:
-            self.watcher.join()
-        self.bell_rope.close()
-        self.bell.close()
+        self._wait_until(lambda: self.is_over)
+        if self.is_watched:
+            self.wait(self.watcher.join, _TICK)
+        self.bell = self.bell_rope = None
 
     def join(self) -> None:
         self.check_process()
-        self._collect(None, lambda: not (self.jobs and self.watcher.is_alive()), None)
+        self._collect(None, lambda: self.is_over or not self.jobs, None)
         self._wait_for_watcher()
         # What came last is delivered, and what comes no more is failed.
-        self._collect(None, lambda: not self.jobs, None)
-        if self.collector is not None and self.collector is not threading.current_thread():
-            self.collector.join()
+        self._collect(None, lambda: not (self.jobs or self.awaited), None)
+        me = threading.current_thread()
+        if me is self.collector:
+            return
+        while not self._all_called():
+            # The thread for it may have been interrupted in its start, or have yet to begin.
+            if self.collector is None:
+                self._start_caller()
+            self._pause_unless(self._all_called)
+        for caller in self.callers:
+            while caller is not me and caller.is_alive():
+                self.wait(caller.join, _TICK)
+
+    # Waiting.
+
+    def wait(self, wait: Callable[..., Any], *args: Any) -> Any:
+        """Call what waits, without the lock.
+
+        A signal handler that waits may have interrupted its own thread anywhere, so also where that
+        has the lock. Others see then what the handler itself would see.
+        """
+        if not self.lock._is_owned():
+            return wait(*args)
+        depth: list[Any] = []
+        try:
+            # All in C, without a place for a signal between the release and its being noted.
+            depth.extend(map(operator.call, (self.lock._release_save,)))
+            return wait(*args)
+        finally:
+            if depth:
+                self.lock._acquire_restore(depth[0])
+
+    def _wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until something is so that others tell by `_wake`."""
+        while not is_so():
+            self._pause_unless(is_so)
+
+    def _pause_unless(self, is_so: Callable[[], bool]) -> None:
+        """Wait until somebody wakes those who wait, or for a moment; not if something is so."""
+        gate: SimpleQueue[None] = SimpleQueue()
+        try:
+            self.gates[gate] = None
+            if not is_so():
+                with contextlib.suppress(Empty):
+                    self.wait(gate.get, True, _TICK)
+        finally:
+            self.gates.pop(gate, None)
 
     # Results.
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a forked copy of the process that made the pool."""
+        return os.getpid() != self.pid
 
     def check_process(self) -> None:
         """Refuse to serve a copy of the process: it would take results from the original.
@@ -639,7 +769,7 @@ class Crew:
         ValueError
             In another process than the one that made the pool.
         """
-        if os.getpid() != self.pid:
+        if self.is_copy:
             raise ValueError(
                 f"the pool belongs to process {self.pid}, which made it; make another one here"
             )
@@ -666,7 +796,7 @@ class Crew:
                 self.gates[gate] = result
                 if not result._is_ready:
                     with contextlib.suppress(Empty):
-                        gate.get(timeout=min(left, _TICK))
+                        self.wait(gate.get, True, min(left, _TICK))
         finally:
             self.gates.pop(gate, None)
         return result._is_ready
@@ -682,6 +812,8 @@ class Crew:
         try:
             try:
                 while not done():
+                    # A handler or a callback may have forked.
+                    self.check_process()
                     left = _TICK if deadline is None else deadline - time.monotonic()
                     if self._take_turn(me):
                         if done():
@@ -694,7 +826,7 @@ class Crew:
                         self.gates[gate] = result
                         if self.turn is not None and not done():
                             with contextlib.suppress(Empty):
-                                gate.get(timeout=min(left, _TICK))
+                                self.wait(gate.get, True, min(left, _TICK))
                     if left <= 0:
                         return
             finally:
@@ -713,9 +845,13 @@ class Crew:
     def _end_collecting(self, gate: SimpleQueue[None] | None, nested: bool) -> None:
         if gate is not None:
             self.gates.pop(gate, None)
-        if self.turn == threading.get_ident() and not nested:
-            self.turn = None
-            self._wake()
+        if self.turn == threading.get_ident():
+            if nested:
+                # What the interrupted collection is about to wait for may have been delivered.
+                self._nudge()
+            else:
+                self.turn = None
+                self._wake()
 
     def _nudge(self) -> None:
         """Have all who wait look around, also the one who waits for outcomes."""
@@ -732,18 +868,16 @@ class Crew:
         """Wait for the next outcome; deliver it, and those that are there as well."""
         if not self.inbox:
             with contextlib.suppress(Empty):
-                # All in C, without a place for a signal between the queue and the inbox.
-                results = map(self.results._get_results, (_BATCH,), (timeout,))
-                self.inbox.extend(chain.from_iterable(results))
+                self.wait(self._fill_inbox, timeout)
         # A last reference to the pool may be among it, without which the pool is terminated.
         unneeded: list[object] = []
         with self.lock:
-            while self.inbox:
-                outcome = self.inbox[0]
+            while outcome := self.inbox[0] if self.inbox else None:
                 # There is no job if a worker died after it gave the result.
                 number = outcome.number
-                if number in self.jobs:
-                    ref, index, call = self.jobs[number]
+                job = self.jobs.get(number)
+                if job is not None:
+                    ref, index, call = job
                     result = ref()
                     if result is not None:
                         # As bytes; a failure is in plain values, and read.
@@ -752,19 +886,28 @@ class Crew:
                         if rest is not None:
                             unneeded.append(rest)
                     self.jobs.pop(number, None)
-                self.inbox.popleft()
+                # A signal handler that used the pool may have done all this.
+                with contextlib.suppress(ValueError):
+                    self.inbox.remove(outcome)
             # Looked at in this order: without workers no more outcomes come.
-            if self.is_over and self.jobs and not self.results.qsize():
+            if self.is_over and (self.jobs or self.awaited) and not self.results.qsize():
                 for number, (ref, index, _) in tuple(self.jobs.items()):
                     result = ref()
                     if result is not None:
                         unneeded.append(result._done(index, Ended(self.ended)))
                     self.jobs.pop(number, None)
+                # What has no task: an interrupt came before that was submitted.
+                self.awaited.clear()
         if not self.gates:
             return
         for gate, awaited in tuple(self.gates.items()):
             if self.due if awaited is None else awaited._has_come:
                 gate.put(None)
+
+    def _fill_inbox(self, timeout: float) -> None:
+        # All in C, without a place for a signal between the queue and the inbox.
+        results = map(self.results._get_results, (_BATCH,), (timeout,))
+        self.inbox.extend(chain.from_iterable(results))
 
     def _failure(self, call: Brief, outcome: _native.Outcome) -> Failure:
         if outcome.lost is not None:
@@ -795,13 +938,21 @@ class Crew:
         """Call a result's callbacks when it is ready, though nobody may wait for it."""
         with self.lock:
             self.awaited.add(result)
-            if self.collector is None:
-                collector = threading.Thread(
-                    target=self._call_back, name="procession callbacks", daemon=True
-                )
-                collector.start()
-                self.collector = collector
+            has_collector = self.collector is not None
+        if not has_collector:
+            self._start_caller()
         self._wake()
+
+    def _start_caller(self) -> None:
+        """Start a thread that calls callbacks.
+
+        Several threads may come here, or a handler while its thread waits for the new one: the
+        first that runs is the collector, the others leave.
+        """
+        caller = threading.Thread(target=self._call_back, name="procession callbacks", daemon=True)
+        # Known before it runs.
+        self.callers.append(caller)
+        caller.start()
 
     def expect_none(self, result: ResultWithCallback) -> None:
         """Call no callbacks of a result whose task could not be submitted."""
@@ -814,40 +965,59 @@ class Crew:
         if has_one and result in self.awaited:
             self.due[result] = None
         self.awaited.discard(result)
-        return result in self.due
+        return result in self.due or result is self.calling
 
     def _call_back(self) -> None:
         """Call callbacks as they become due, in order; collect while nobody else does."""
-        while True:
-            with self.lock:
-                result = next(iter(self.due), None)
-                if result is not None:
-                    del self.due[result]
-            if result is not None:
-                try:
-                    result._call_back()
-                except BaseException as error:
-                    # Also what is no Exception: others wait for this thread.
-                    _report(error)
-                # The last reference to the pool may be what is let go of here.
-                result._called_back()
-                result = None
-                self._wake()
-            elif self.awaited:
-                self._collect(None, lambda: bool(self.due) or not self.awaited, None)
-            elif self.state in (TERMINATE, DONE):
+        with self.lock:
+            if self.collector is not None:
                 return
-            else:
-                self._pause()
+            self.collector = threading.current_thread()
+        try:
+            # A callback may have forked: its copy has nothing to call.
+            while not self.is_copy and self._call_next():
+                pass
+        finally:
+            if not self.is_copy:
+                self._end_calling()
 
-    def _pause(self) -> None:
-        """Wait until somebody wakes those who wait, or for a moment."""
-        gate: SimpleQueue[None] = SimpleQueue()
-        self.gates[gate] = None
-        if not (self.due or self.awaited or self.state in (TERMINATE, DONE)):
-            with contextlib.suppress(Empty):
-                gate.get(timeout=_TICK)
-        self.gates.pop(gate, None)
+    def _call_next(self) -> bool:
+        """Call a callback, or wait for one that is due; return whether there may be more."""
+        with self.lock:
+            result = self.calling = next(iter(self.due), None)
+            if result is not None:
+                del self.due[result]
+            elif not self.awaited and not self.at_work:
+                # In one step: who expects a callback from now on starts another thread.
+                self.collector = None
+                return False
+        if result is None:
+            if self.awaited:
+                self._collect(None, lambda: bool(self.due) or not self.awaited, None)
+            else:
+                self._pause_unless(lambda: bool(self.due or self.awaited) or not self.at_work)
+            return True
+        try:
+            result._call_back()
+        except BaseException as error:
+            # Also what is no Exception: others wait for this thread.
+            _report(error)
+        if not self.is_copy:
+            # The last reference to the pool may be what is let go of here.
+            result._called_back()
+            self.calling = None
+            self._wake()
+        return True
+
+    def _end_calling(self) -> None:
+        with self.lock:
+            if self.collector is threading.current_thread():
+                # Memory has run out, for instance: another thread may do what is left.
+                self.collector = self.calling = None
+        self._wake()
+
+    def _all_called(self) -> bool:
+        return not self.due and self.calling is None
 
 
 def _report(error: BaseException) -> None:

@@ -139,12 +139,22 @@ class Pool:
         return f"<{name} state={self._state} pool_size={len(self._pool)}>"
 
     def _result(self, kind: Any, callback: Any, error_callback: Any, **kwds: Any) -> Any:
+        self._crew.check_process()
         if self._crew.state != RUN:
             raise self._crew.refused()
-        result = kind(self, callback, error_callback, **kwds)
-        if callback is not None or error_callback is not None:
-            self._crew.expect_callback(result)
-        return result
+        return kind(self, callback, error_callback, **kwds)
+
+    def _submit(self, result: AsyncResult[Any], tasks: Iterable[tuple[Any, ...]]) -> None:
+        """Give the tasks of a result to the workers; its callbacks are called if all went well."""
+        crew = self._crew
+        try:
+            if result._callback is not None or result._error_callback is not None:
+                crew.expect_callback(result)
+            for index, (func, args, kwds) in enumerate(tasks):
+                crew.submit(result, func, args, kwds, index)
+        except BaseException:
+            crew.expect_none(result)
+            raise
 
     def apply(
         self, func: Callable[..., _T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
@@ -176,13 +186,9 @@ class Pool:
         ValueError
             If the pool is closed.
         """
-        result = self._result(AsyncResult, callback, error_callback)
-        try:
-            self._crew.submit(result, func, args, kwds)
-        except BaseException:
-            self._crew.expect_none(result)
-            raise
-        return result  # type: ignore[no-any-return]
+        result: AsyncResult[_T] = self._result(AsyncResult, callback, error_callback)
+        self._submit(result, ((func, args, kwds),))
+        return result
 
     def map(
         self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = None
@@ -245,21 +251,14 @@ class Pool:
         if chunksize is None:
             chunksize = -(-length // (self._processes * 4)) or 1
         _check_chunksize(chunksize)
-        with self._crew.lock:
-            result: MapResult[_T] = self._result(
-                MapResult, callback, error_callback, length=length, chunksize=chunksize
-            )
-            if length == 0:
-                # As the standard library's pool, it calls nobody back.
-                self._crew.expect_none(result)
-                result._set_empty([])
-                return result
-        try:
-            for index, chunk in enumerate(_chunks(items, chunksize)):
-                self._crew.submit(result, call, (func, chunk), {}, index)
-        except BaseException:
-            self._crew.expect_none(result)
-            raise
+        result: MapResult[_T] = self._result(
+            MapResult, callback, error_callback, length=length, chunksize=chunksize
+        )
+        if length == 0:
+            # As the standard library's pool, it calls nobody back.
+            result._set_empty([])
+        else:
+            self._submit(result, ((call, (func, chunk), {}) for chunk in _chunks(items, chunksize)))
         return result
 
     def imap(
@@ -297,12 +296,11 @@ class Pool:
         _check_chunksize(chunksize)
         crew = self._crew
         crew.check_process()
-        with crew.lock:
-            if crew.state != RUN:
-                raise crew.refused()
-            iterator = kind(self, crew, chunksize)
-            chunks = iterator._chunks
-            crew.feed(chunks, lambda: _submit_each(crew, chunks, func, iterable, chunksize))
+        if crew.state != RUN:
+            raise crew.refused()
+        iterator = kind(self, crew, chunksize)
+        chunks = iterator._chunks
+        crew.feed(chunks, lambda: _submit_each(crew, chunks, func, iterable, chunksize))
         return iterator
 
     def close(self) -> None:
@@ -313,7 +311,9 @@ class Pool:
     def terminate(self) -> None:
         """End the workers at once; what is not done fails with `PoolTerminatedError`."""
         self._is_left_open = False
-        self._terminate()
+        # Not by the finalizer, which can be called only once, and may be interrupted.
+        self._crew.terminate()
+        self._terminate.cancel()
 
     def join(self) -> None:
         """Wait until the workers have left.

@@ -128,7 +128,9 @@ class AsyncResult(Generic[_T]):
         else:
             # What is no failure yet may be one when it is decoded.
             concerned = self._error_callback is not None or not failed
-            self._is_ready = not self._crew.callback_due(self, concerned)
+            if not self._crew.callback_due(self, concerned):
+                # Never the other way: the callback may have been called meanwhile.
+                self._is_ready = True
         self._has_come = True
         return self._let_go() if self._is_ready else None
 
@@ -169,16 +171,18 @@ class MapResult(AsyncResult[list[_T]]):
         self._failure: Failure | None = None
 
     def _done(self, index: int, outcome: Outcome) -> object:
+        # A signal handler that uses the pool may do all this at any step.
+        chunks = self._chunks
         if not isinstance(outcome, Failure):
             if index in self._open:
-                self._chunks[index] = outcome
+                chunks[index] = outcome
         elif self._failure is None:
             self._failure = outcome
         self._open.discard(index)
         if self._open:
             return None
         failed = self._failure is not None
-        rest = self._come(self._failure if failed else self._chunks, failed)
+        rest = self._come(self._failure if failed else chunks, failed)
         self._chunks = []
         return rest
 

@@ -8,7 +8,6 @@ import pathlib
 import pickle
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
@@ -16,7 +15,7 @@ from typing import Any
 
 import procession
 import pytest
-from processes import PATIENCE_SECONDS, children_of, eventually, is_running
+from processes import PATIENCE_SECONDS, eventually, is_running
 from procession import PoolTerminatedError, RemoteExceptionError, WorkerDiedError
 from procession.calls import brief, line
 
@@ -593,7 +592,7 @@ def start_child() -> int:
     procession.current_process()._config["daemon"] = False
     child = procession.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
     child.start()
-    return child.pid  # type: ignore[return-value]
+    return child.pid
 
 
 def test_a_copy_of_a_worker_ends_no_child_of_the_worker(ctx: Any, capfd: Any) -> None:
@@ -609,63 +608,3 @@ def test_a_copy_of_a_worker_ends_no_child_of_the_worker(ctx: Any, capfd: Any) ->
 
 def status_of(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-# Signals at every step.
-
-
-def at_line(number: int, names: tuple[str, ...], do: Callable[[], object]) -> Callable[..., Any]:
-    """What to trace with so that something is done at the n-th line of functions of the pool."""
-    lines = 0
-
-    def trace(frame: Any, event: str, _: object) -> Any:
-        nonlocal lines
-        file, name = os.path.basename(frame.f_code.co_filename), frame.f_code.co_name
-        if (
-            name not in names
-            or file not in ("pool.py", "crew.py")
-            or "procession" not in (frame.f_code.co_filename)
-        ):
-            return None
-        if event == "line":
-            lines += 1
-            if lines == number:
-                sys.settrace(None)
-                do()
-        return trace
-
-    return trace
-
-
-def interrupt_now() -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("number", range(1, 75, 2))
-def test_an_interrupt_while_a_pool_is_made_leaves_nothing(number: int) -> None:
-    ctx = procession.get_context("fork")
-    before, threads = children_of(os.getpid()), threading.active_count()
-    sys.settrace(at_line(number, ("__init__", "start", "_start_worker"), interrupt_now))
-    try:
-        pool = ctx.Pool(2)
-    except KeyboardInterrupt:
-        pool = None
-    finally:
-        sys.settrace(None)
-    if pool is not None:
-        assert pool.apply(square, (2,)) == 4
-        pool.terminate()
-        pool.join()
-    assert eventually(lambda: children_of(os.getpid()) <= before)
-    assert eventually(lambda: threading.active_count() == threads)
-
-
-@pytest.mark.parametrize("number", range(1, 14))
-def test_a_handler_that_uses_the_pool_takes_no_others_result(number: int) -> None:
-    with procession.get_context("fork").Pool(1) as pool:
-        sys.settrace(at_line(number, ("submit",), lambda: pool.apply(square, (3,))))
-        try:
-            result = pool.apply_async(square, (2,))
-        finally:
-            sys.settrace(None)
-        assert result.get(PATIENCE_SECONDS) == 4

@@ -43,7 +43,7 @@ numbers.put_many(["one"])
 # pyright: Argument of type "list[str]" cannot be assigned to parameter "objs" of type "Iterable[int]" in function "put_many" [reportArgumentType]
 numbers.get_many("10")
 # mypy: Argument 1 to "get_many" of "Queue" has incompatible type "str"; expected "int" [arg-type]
-# pyright: Argument of type "Literal['10']" cannot be assigned to parameter "most" of type "int" in function "get_many" [reportArgumentType]
+# pyright: Argument of type "Literal['10']" cannot be assigned to parameter "max_count" of type "int" in function "get_many" [reportArgumentType]
 procession.Queue(name=1)
 # mypy: Argument "name" to "Queue" has incompatible type "int"; expected "str" [arg-type]
 # pyright: Argument of type "Literal[1]" cannot be assigned to parameter "name" of type "str" in function "__init__" [reportArgumentType]

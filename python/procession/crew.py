@@ -51,6 +51,7 @@ from typing import Any, Protocol
 
 from . import _native
 from .calls import Brief, Names, brief
+from .decoding import comes_from_a_handler
 from .errors import PoolGaveUpError, PoolTerminatedError, ending
 from .outcomes import (
     DIED,
@@ -578,9 +579,24 @@ class Crew:
         kwds: Mapping[str, Any],
         index: int = 0,
     ) -> int:
-        """Give a task to the workers; return how many bytes it has."""
+        """Give a task to the workers; return how many bytes it has.
+
+        One that can't be pickled fails with the reason, as with the standard library's pool.
+        """
         self.check_process()
-        name, task = self._encode(func, args, kwds)
+        try:
+            name, task = self._encode(func, args, kwds)
+        except Exception as error:
+            # What a signal handler raises in the midst of it is the caller's.
+            if isinstance(error, MemoryError) or comes_from_a_handler(
+                lambda: self._encode(func, args, kwds), error
+            ):
+                raise
+            if error.__traceback__ is not None:
+                # This frame keeps the result.
+                error.__traceback__ = error.__traceback__.tb_next
+            self._fail(result, index, Given(error))
+            return 0
         job = (weakref.ref(result), index, brief(task, name, args, kwds))
         with self.lock:
             # What was begun before the pool was closed is finished.

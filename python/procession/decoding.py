@@ -1,8 +1,8 @@
-"""Whose an exception is that was raised while a message was decoded.
+"""Whose an exception is that was raised while a message was decoded, or encoded.
 
-Decoding runs any code, and a signal handler may raise an exception in the middle of it. That can't
-be seen on the exception, so where it may be either the message is decoded a second time in a
-thread, in which no handler runs: what is not raised there came from a handler.
+Both run any code, and a signal handler may raise an exception in the middle of it. That can't be
+seen on the exception, so where it may be either the same is done a second time in a thread, in
+which no handler runs: what is not raised there came from a handler.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PATIENCE = 1.0
-"""Seconds that another thread has to decode what was interrupted."""
+"""Seconds that another thread has to repeat what was interrupted."""
 
 
 def comes_from_a_handler(load: Callable[[], Any], error: BaseException) -> bool:
-    """Return whether a signal handler has raised what came out of a function that decodes."""
+    """Return whether a signal handler raised what came out of a function that en- or decodes."""
     return _may_be_of_a_handler(error) and not _raises_again(load, error)
 
 

@@ -179,7 +179,8 @@ class Pool:
         args, kwds
             Its arguments.
         callback, error_callback : callable, optional
-            Called with the result, or the exception, in a thread of this process.
+            Called with the result, or the exception, in a thread of this process. A task that can't
+            be pickled fails with the reason; no worker gets it.
 
         Raises
         ------

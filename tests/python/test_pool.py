@@ -12,6 +12,7 @@ import threading
 import time
 import types
 import warnings
+from collections.abc import Callable
 from multiprocessing import TimeoutError
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import procession
 import pytest
-from processes import eventually, is_running
+from processes import PATIENCE_SECONDS, eventually, is_running
 from procession import PoolTerminatedError, RemoteExceptionError, WorkerDiedError
 from sessions import run
 
@@ -329,25 +330,71 @@ def test_what_is_remembered_of_functions_is_bounded(monkeypatch: pytest.MonkeyPa
             delattr(sys.modules[__name__], function.__name__)
 
 
-def test_a_function_that_pickle_cannot_carry_is_an_error_at_once(ctx: Any) -> None:
+# As with the standard library's pool, whose `apply_async` and `map_async` can't raise what pickling
+# raises: a thread of it pickles. Programs rely on their error_callback being called.
+UNPICKLABLE: dict[str, Callable[..., Any]] = {
+    "function": lambda pool, **kwds: pool.apply_async(lambda: None, **kwds),
+    "argument": lambda pool, **kwds: pool.apply_async(square, (threading.Lock(),), **kwds),
+    "keyword": lambda pool, **kwds: pool.apply_async(add, (1,), {"b": threading.Lock()}, **kwds),
+    "map": lambda pool, **kwds: pool.map_async(square, [1, threading.Lock(), 2], 1, **kwds),
+    "starmap": lambda pool, **kwds: pool.starmap_async(add, [(1,), (threading.Lock(),)], 1, **kwds),
+    "map of function": lambda pool, **kwds: pool.map_async(lambda x: x, range(9), 2, **kwds),
+}
+
+
+@pytest.mark.parametrize("kind", UNPICKLABLE)
+def test_what_pickle_cannot_carry_fails_its_task(ctx: Any, kind: str) -> None:
+    told: list[BaseException] = []
     with ctx.Pool(1) as pool:
-        with pytest.raises((pickle.PicklingError, AttributeError)):
-            pool.apply_async(lambda: None)
-        with pytest.raises(TypeError):
-            pool.apply_async(square, (threading.Lock(),))
+        result = UNPICKLABLE[kind](pool, callback=print, error_callback=told.append)
+        with pytest.raises((pickle.PicklingError, AttributeError, TypeError)) as caught:
+            result.get(PATIENCE_SECONDS)
+        assert told == [caught.value]
+        assert not result.successful()
+        with pytest.raises(type(caught.value)):
+            UNPICKLABLE[kind](pool).get(PATIENCE_SECONDS)
         assert pool.apply(square, (3,)) == 9
         assert not pool._cache
+        pool.close()
+        pool.join()
 
 
-def test_a_failed_submission_with_callbacks_keeps_no_one_from_joining(ctx: Any) -> None:
-    pool = ctx.Pool(1)
-    with pytest.raises(TypeError):
-        pool.apply_async(square, (threading.Lock(),), callback=print, error_callback=print)
-    with pytest.raises(TypeError):
-        pool.map_async(square, [1, threading.Lock()], 1, callback=print)
-    assert pool.apply(square, (3,)) == 9
-    pool.close()
-    pool.join()
+def test_what_pickle_cannot_carry_is_raised_by_calls_that_wait(ctx: Any) -> None:
+    with ctx.Pool(1) as pool:
+        with pytest.raises(TypeError):
+            pool.apply(square, (threading.Lock(),))
+        with pytest.raises(TypeError):
+            pool.map(square, [1, threading.Lock()], 1)
+        with pytest.raises(TypeError):
+            pool.starmap(add, [(threading.Lock(), 1)])
+        assert pool.apply(square, (3,)) == 9
+
+
+class Interrupting:
+    """A signal comes while it is pickled, whose handler raises."""
+
+    def __reduce__(self) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            raise_alarm()
+        return int, ()
+
+
+def raise_alarm() -> None:
+    signal.raise_signal(signal.SIGALRM)
+
+
+def test_what_a_handler_raises_while_a_task_is_pickled_is_raised(ctx: Any) -> None:
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with ctx.Pool(1) as pool:
+            with pytest.raises(Alarm):
+                pool.apply_async(square, (Interrupting(),), error_callback=print)
+            assert pool.apply(square, (3,)) == 9
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_the_pool_has_as_many_workers_as_asked_for(ctx: Any) -> None:

@@ -348,6 +348,11 @@ class Crew:
         return CLOSE if self.is_closed else RUN
 
     @property
+    def is_open(self) -> bool:
+        """Whether tasks are taken."""
+        return not (self.is_closed or self.is_terminated or self.is_over)
+
+    @property
     def at_work(self) -> bool:
         """Whether the workers do the tasks that there are."""
         return not (self.is_terminated or self.is_over)
@@ -637,7 +642,7 @@ class Crew:
         )
         try:
             with self.lock:
-                if self.state != RUN:
+                if not self.is_open:
                     raise self.refused()
                 self.fed.add(result)
             feeder.start()
@@ -825,11 +830,14 @@ class Crew:
         # Called by a signal handler while this thread collects, it does so within the same turn.
         nested = self.turn == me
         gate: SimpleQueue[None] | None = None
+        has_waited = False
         try:
             try:
                 while not done():
-                    # A handler or a callback may have forked.
-                    self.check_process()
+                    if has_waited:
+                        # A handler may have forked.
+                        self.check_process()
+                    has_waited = True
                     left = _TICK if deadline is None else deadline - time.monotonic()
                     if self._take_turn(me):
                         if done():
@@ -902,9 +910,11 @@ class Crew:
                         if rest is not None:
                             unneeded.append(rest)
                     self.jobs.pop(number, None)
-                # A signal handler that used the pool may have done all this.
-                with contextlib.suppress(ValueError):
+                try:  # noqa: SIM105 (a context manager for each outcome costs time)
                     self.inbox.remove(outcome)
+                except ValueError:
+                    # A signal handler that used the pool has done all this.
+                    pass
             # Looked at in this order: without workers no more outcomes come.
             if self.is_over and (self.jobs or self.awaited) and not self.results.qsize():
                 for number, (ref, index, _) in tuple(self.jobs.items()):
@@ -952,6 +962,7 @@ class Crew:
 
     def expect_callback(self, result: ResultWithCallback) -> None:
         """Call a result's callbacks when it is ready, though nobody may wait for it."""
+        self.check_process()
         with self.lock:
             self.awaited.add(result)
             has_collector = self.collector is not None

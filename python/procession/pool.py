@@ -139,8 +139,7 @@ class Pool:
         return f"<{name} state={self._state} pool_size={len(self._pool)}>"
 
     def _result(self, kind: Any, callback: Any, error_callback: Any, **kwds: Any) -> Any:
-        self._crew.check_process()
-        if self._crew.state != RUN:
+        if not self._crew.is_open:
             raise self._crew.refused()
         return kind(self, callback, error_callback, **kwds)
 
@@ -188,7 +187,10 @@ class Pool:
             If the pool is closed.
         """
         result: AsyncResult[_T] = self._result(AsyncResult, callback, error_callback)
-        self._submit(result, ((func, args, kwds),))
+        if callback is None and error_callback is None:
+            self._crew.submit(result, func, args, kwds)
+        else:
+            self._submit(result, ((func, args, kwds),))
         return result
 
     def map(
@@ -297,7 +299,7 @@ class Pool:
         _check_chunksize(chunksize)
         crew = self._crew
         crew.check_process()
-        if crew.state != RUN:
+        if not crew.is_open:
             raise crew.refused()
         iterator = kind(self, crew, chunksize)
         chunks = iterator._chunks
@@ -324,13 +326,13 @@ class Pool:
         ValueError
             If the pool was neither closed nor terminated.
         """
-        if self._crew.state == RUN:
+        if self._crew.is_open:
             raise ValueError("Pool is still running")
         self._crew.join()
 
     def __enter__(self) -> Self:
         # One that gave up tells why with its first task.
-        if self._crew.state != RUN and self._crew.failure is None:
+        if not self._crew.is_open and self._crew.failure is None:
             raise self._crew.refused()
         return self
 

@@ -42,8 +42,8 @@ class AsyncResult(Generic[_T]):
     _is_ready = False
     # What has come, until it is read.
     _outcome: Any = None
-    _success = False
-    _value: Any = None
+    # Whether it went well, and its result or exception, once that is read.
+    _known: tuple[bool, Any] | None = None
 
     def __init__(
         self,
@@ -96,28 +96,30 @@ class AsyncResult(Generic[_T]):
         """
         if not self._is_ready and not self._crew.collect(self, timeout):
             raise TimeoutError
-        success, value = self._read()
+        success, value = self._known or self._read()
         if success:
             return value
         raise value
 
     def _read(self) -> tuple[bool, Any]:
         """Return whether the task went well, and its result or exception."""
-        outcome = self._outcome
-        if outcome is not None:
-            success, value = self._decode(outcome)
-            # Of threads that decode it at the same time, all return what one has.
-            with self._crew.lock:
-                if self._outcome is not None:
-                    self._success, self._value = success, value
-                    self._outcome = None
-        return self._success, self._value
+        # In this order: the outcome goes when what was read is there.
+        outcome, known = self._outcome, self._known
+        if known is None:
+            # One step: of threads that decode it at the same time, all return what one has.
+            known = self.__dict__.setdefault("_known", self._decode(outcome))
+            self._outcome = None
+        return known
 
     def _decode(self, outcome: Any) -> tuple[bool, Any]:
         return read(outcome)
 
     def _done(self, index: int, outcome: Outcome) -> object:
-        return self._come(outcome, isinstance(outcome, Failure))
+        if self._callback is not None or self._error_callback is not None or self._has_come:
+            return self._come(outcome, isinstance(outcome, Failure))
+        self._outcome = outcome
+        self._is_ready = self._has_come = True
+        return self._let_go()
 
     def _come(self, outcome: Any, failed: bool) -> object:
         if self._has_come:
@@ -136,7 +138,7 @@ class AsyncResult(Generic[_T]):
 
     def _set_empty(self, value: Any) -> None:
         """Take a result of no tasks."""
-        self._success, self._value = True, value
+        self._known = True, value
         self._has_come = self._is_ready = True
         self._let_go()
 

@@ -1,8 +1,8 @@
 """The game of life in strips: each process computes its own, and a barrier parts the steps.
 
-Nobody may read a neighbour's cells while they change, so all wait for each
+No process may read a neighbour's cells while they change, so all wait for each
 other after each step; the last to come runs the barrier's action, which makes
-the new board the present one before anybody goes on.
+the new board the present one before any goes on.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> None:
     if any(process.exitcode != 0 for process in processes):
         raise SystemExit("a process failed")
     if alive != GLIDER:
-        raise SystemExit("somebody read what another was writing")
+        raise SystemExit("a process read what another was writing")
 
 
 if __name__ == "__main__":

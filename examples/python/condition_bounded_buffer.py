@@ -1,7 +1,7 @@
 """A bounded buffer: producers wait for room, consumers for items, beside one lock.
 
-Two conditions go with the same lock, so that who waits for room is not woken
-by room being taken. The buffer never has more than its capacity in it, and
+Two conditions go with the same lock, so that a process that waits for room is
+not woken by room being taken. The buffer never has more than its capacity in it, and
 each item that was put in is taken out once.
 """
 
@@ -74,7 +74,7 @@ def main() -> None:
     total = multiprocessing.Value("q", 0)
     share = PRODUCERS * ITEMS // CONSUMERS
 
-    # The producers begin alone: they fill the buffer and wait for room.
+    # At first there are only producers: they fill the buffer and wait for room.
     processes = [
         multiprocessing.Process(target=produce, args=(buffer, number))
         for number in range(PRODUCERS)
@@ -83,7 +83,7 @@ def main() -> None:
         process.start()
     with buffer.not_empty:
         buffer.not_empty.wait_for(lambda: buffer.count.value == CAPACITY)
-        print(f"in the buffer when nobody takes anything out: {buffer.count.value}")
+        print(f"in the buffer when nothing is taken out: {buffer.count.value}")
 
     consumers = [
         multiprocessing.Process(target=consume, args=(buffer, share, total))

@@ -68,7 +68,7 @@ def main() -> None:
     child.join()
     print(f"joined: {child.state}")
 
-    # Nobody joins this one: it goes when the next child starts.
+    # This one is not joined: it goes when the next child starts.
     forgotten = context.Process(target=nothing)
     forgotten.start()
     while forgotten.state != "zombie":
@@ -76,9 +76,9 @@ def main() -> None:
     following = procession.Process(target=nothing)
     following.start()
     following.join()
-    print(f"nobody joined it, and it is {'gone' if look(forgotten.pid) is None else 'there'}")
+    print(f"never joined, and it is {'gone' if look(forgotten.pid) is None else 'there'}")
 
-    # An orphan: its parent was killed, and it goes on. The family still knows who started it.
+    # An orphan: its parent was killed, and it goes on. The family still knows its parent.
     numbers: Queue[int] = procession.Queue()
     go = procession.Event()
     parent = procession.Process(target=start_and_die, args=(False, numbers, go))
@@ -88,7 +88,7 @@ def main() -> None:
     found = look(orphan)
     print(f"its parent ended with exit code {parent.exitcode}")
     print(f"the orphan lives: {'yes' if lives(orphan) else 'no'}")
-    print(f"known by who started it: {'yes' if found and found[0] == parent.pid else 'no'}")
+    print(f"known with its parent: {'yes' if found and found[0] == parent.pid else 'no'}")
     go.set()
     wait_until_ended(orphan)
     print("told to end, it ended")

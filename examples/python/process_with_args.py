@@ -1,4 +1,4 @@
-"""Hand positional and keyword arguments to a process, and see who is who.
+"""Hand positional and keyword arguments to a process, and see which process is which.
 
 The child greets with what it was given and reports its own and its parent's
 name and pid; the parent compares that with what it knows itself.
@@ -57,7 +57,7 @@ def main() -> None:
     for claim, holds in checks.items():
         print(f"{claim}: {'yes' if holds else 'NO'}")
     if not all(checks.values()):
-        raise SystemExit("not everyone is who they should be")
+        raise SystemExit("the processes are not those that were expected")
 
 
 if __name__ == "__main__":

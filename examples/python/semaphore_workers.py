@@ -38,7 +38,7 @@ def visit(room: Room) -> None:
             room.most_inside.value = max(room.most_inside.value, room.inside.value)
             if room.inside.value == PLACES:
                 room.was_full.set()
-        # Nobody leaves before the room was full once, so that the most is the same on any machine.
+        # No worker leaves before the room was full once: the maximum is the same on any machine.
         room.was_full.wait(timeout=60)
         time.sleep(0.01)
         with room.lock:
@@ -68,7 +68,7 @@ def main() -> None:
     if any(worker.exitcode != 0 for worker in workers):
         raise SystemExit("a worker failed")
     if room.visits.value != WORKERS or room.inside.value != 0:
-        raise SystemExit("not everyone who came in went out")
+        raise SystemExit("not every worker that came in went out")
     if room.most_inside.value != PLACES:
         raise SystemExit(f"there should have been {PLACES} inside at most, and once")
 

@@ -64,7 +64,7 @@ def main() -> None:
     if len(lucky) != TICKETS or tickets["left"] != 0:
         raise SystemExit("the tickets sold are not those there were")
     if sorted(tickets["buyers"]) != sorted(lucky):
-        raise SystemExit("the office and the buyers do not agree on who has a ticket")
+        raise SystemExit("the office and the buyers do not agree on which buyers have a ticket")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Cars wait at a traffic light, which is an Event that all of them see.
 
-Nobody drives while it is red; when it turns green all who wait may pass. When
+No car drives while it is red; when it turns green all that wait may pass. When
 it is red again, the late cars wait for a moment only, and see red.
 """
 

@@ -2,8 +2,8 @@
 
 A spawned child imports this package before anything else, and most of what `multiprocessing`
 imports with it (sockets, subprocesses, threads, enumerations) it may never need. While
-`multiprocessing` is imported, *stand-ins* take the place of these; it keeps them, and nobody else
-finds them. Where these modules are imported already nothing changes.
+`multiprocessing` is imported, *stand-ins* take the place of these; it keeps them, and no other
+module finds them. Where these modules are imported already nothing changes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LazyModule(ModuleType):
     def _loaded(self) -> ModuleType:
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
-        # By the import system, with its locks; everyone gets the same module.
+        # By the import system, with its locks; every importer gets the same module.
         from importlib import import_module
 
         return import_module(self.__name__)

@@ -69,7 +69,7 @@ class Names(dict[Any, Any]):
 
 
 def _is_by_name(pickled: bytes) -> bool:
-    """Return whether a pickle is a reference to a global, and nothing else."""
+    """Return whether a pickle is only a reference to a global."""
     at = 11 if pickled[2:3] == pickle.FRAME else 2
     for _ in ("module", "name"):
         if pickled[at : at + 1] != pickle.SHORT_BINUNICODE:

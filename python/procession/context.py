@@ -21,11 +21,12 @@ from ._default import set_default_context
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ctypes
+    import sys
     from _ctypes import _CData
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from ctypes import _SimpleCData, c_char
     from multiprocessing.context import _force_start_method as _force_start_method
-    from typing import Any, ClassVar, Literal, Self, TypeVar, overload
+    from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar, overload
 
     from .pool import Pool
     from .queues import JoinableQueue, Queue, SimpleQueue
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
     _CT = TypeVar("_CT", bound=_CData)
+    if sys.version_info >= (3, 14):
+        _Kwargs: TypeAlias = Mapping[str, Any] | None
+    else:
+        _Kwargs: TypeAlias = Mapping[str, Any]
 
 __all__ = [
     "AuthenticationError",
@@ -69,7 +74,7 @@ __all__ = [
 
 
 class Process(BaseProcess):
-    """A process of the default context; subclass it or give it a target.
+    """A process of the default context; it has a target, or its class overrides `run`.
 
     Parameters
     ----------
@@ -92,7 +97,7 @@ class Process(BaseProcess):
         target: Callable[..., object] | None = None,
         name: str | None = None,
         args: Iterable[Any] = (),
-        kwargs: Mapping[str, Any] = {},
+        kwargs: _Kwargs = {},  # noqa: B006 - it is not changed
         *,
         daemon: bool | None = None,
         die_with_parent: bool | None = None,
@@ -112,7 +117,7 @@ class Process(BaseProcess):
             self._start_by_daemon()
         else:
             super().start()
-        # From here on somebody knows it: an exception before ends it.
+        # From here on it has an owner: an exception before ends it.
         keep = getattr(self._popen, "keep", None)
         if keep is not None:
             keep()
@@ -179,7 +184,7 @@ def _own_state(process_obj: BaseProcess) -> ProcessState:
 
 _main = type(current_process())
 if _main.__name__ == "_MainProcess":
-    # What stands for a process that nobody started; made when `multiprocessing` was imported.
+    # What stands for the program's first process; made when `multiprocessing` was imported.
     current_process().__class__ = type("_MainProcess", (_main,), {"state": property(_own_state)})
 
 

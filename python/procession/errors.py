@@ -45,9 +45,9 @@ class WorkerDiedError(ProcessError):
             return None
 
     def __str__(self) -> str:
-        who = f"worker {self.pid} ({self.name})" if self.name else f"worker {self.pid}"
+        worker = f"worker {self.pid} ({self.name})" if self.name else f"worker {self.pid}"
         what = f"task {self.task}, {self.call}" if self.call else f"task {self.task}"
-        return f"{who} {ending(self.exitcode)} while it ran {what}; {_advice(self.exitcode)}"
+        return f"{worker} {ending(self.exitcode)} while it ran {what}; {_advice(self.exitcode)}"
 
 
 def ending(exitcode: int) -> str:
@@ -69,10 +69,10 @@ def _advice(exitcode: int) -> str:
     if exitcode >= 0:
         return "look for what ends the process in it, as sys.exit() and os._exit() do"
     if exitcode == -Signals.SIGKILL:
-        return "if nobody killed it, memory ran out: see the kernel's log (dmesg)"
+        return "if it was not killed on purpose, memory ran out: see the kernel's log (dmesg)"
     if -exitcode in crashes:
         return "native code crashed: faulthandler.enable() in the pool's initializer shows where"
-    return "look for who sent the signal"
+    return "look for the process that sent the signal"
 
 
 class RemoteExceptionError(ProcessError):
@@ -101,8 +101,8 @@ class RemoteExceptionError(ProcessError):
 class PoolTerminatedError(ProcessError):
     """The pool was terminated before the task was done.
 
-    If it gave up since the initializer raised an exception in a worker, that is the ``__cause__``,
-    with the worker's traceback.
+    If it gave up because the initializer raised an exception in a worker, that exception is the
+    ``__cause__``, with the worker's traceback.
     """
 
 

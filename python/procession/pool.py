@@ -205,7 +205,8 @@ class Pool:
         iterable : iterable
             Its arguments.
         chunksize : int, optional
-            How many a worker takes at a time; by default so many that each has four turns.
+            How many a worker takes at a time; by default as many as make about four chunks for
+            each worker.
         """
         return self.map_async(func, iterable, chunksize).get()
 
@@ -258,7 +259,7 @@ class Pool:
             MapResult, callback, error_callback, length=length, chunksize=chunksize
         )
         if length == 0:
-            # As the standard library's pool, it calls nobody back.
+            # As the standard library's pool, it calls no callback.
             result._set_empty([])
         else:
             self._submit(result, ((call, (func, chunk), {}) for chunk in _chunks(items, chunksize)))
@@ -331,7 +332,7 @@ class Pool:
         self._crew.join()
 
     def __enter__(self) -> Self:
-        # One that gave up tells why with its first task.
+        # A pool that gave up says why when its first task is read.
         if not self._crew.is_open and self._crew.failure is None:
             raise self._crew.refused()
         return self
@@ -343,7 +344,7 @@ class Pool:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        # One that gave up by itself has told so.
+        # A pool that gave up has said so.
         if getattr(self, "_is_left_open", False) and self._crew.failure is None:
             _warn(
                 f"unclosed running multiprocessing pool {self!r}",

@@ -18,9 +18,9 @@ __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"
 
 
 def reap_unjoined() -> None:
-    """Take the status of children that have ended: nobody may ever join them.
+    """Take the status of children that have ended: they may never be joined.
 
-    As `start` and `active_children` do; called as well by whoever waits for something of ours.
+    As `start` and `active_children` do; called as well where a process waits for an object of ours.
     """
     if _stdlib._children:  # type: ignore[attr-defined]
         _stdlib._cleanup()  # type: ignore[attr-defined]

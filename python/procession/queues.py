@@ -128,8 +128,8 @@ class JoinableQueue(Queue[_T]):
             If processes died with some that they had got, and not called done. One joiner is told;
             the lost count as done, so joining again waits for the others. Also if some may be lost,
             which can't be known where tasks are called done by other processes than got them. Then
-            each joiner is told, and nothing counts as done: call `task_done` for those that nobody
-            will do.
+            each joiner is told, and nothing counts as done: call `task_done` for those that
+            will not be done.
         """
         self._join()
 

@@ -1,4 +1,4 @@
-"""What a pool gives for tasks that are not done yet."""
+"""What a pool returns for tasks that may not be done yet."""
 
 # What is read from an outcome is of no known type: it was pickled.
 # mypy: disable-error-code="no-any-return"
@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain
 from multiprocessing import TimeoutError
-from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from .crew import Crew
@@ -34,8 +33,6 @@ class AsyncResult(Generic[_T]):
     callback, error_callback : callable, optional
         What is called with the result, or the exception.
     """
-
-    __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
 
     _pool: Pool | None
     _has_come = False
@@ -73,7 +70,7 @@ class AsyncResult(Generic[_T]):
         return self._read()[0]
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the task is done, for `timeout` seconds at the longest."""
+        """Wait until the task is done, for `timeout` seconds at most."""
         if not self._is_ready:
             self._crew.collect(self, timeout)
 
@@ -83,7 +80,7 @@ class AsyncResult(Generic[_T]):
         Parameters
         ----------
         timeout : float, optional
-            The seconds to wait at the longest.
+            The seconds to wait at most; without it there is no limit.
 
         Raises
         ------
@@ -300,7 +297,7 @@ class IMapIterator(Iterator[_T]):
     _ordered = True
 
     def __init__(self, pool: Pool, crew: Crew, chunksize: int) -> None:
-        # Who takes from a pool's results needs the pool.
+        # A consumer of a pool's results needs the pool.
         self._pool = pool
         self._crew = crew
         self._chunksize = chunksize
@@ -320,14 +317,14 @@ class IMapIterator(Iterator[_T]):
         Parameters
         ----------
         timeout : float, optional
-            The seconds to wait at the longest.
+            The seconds to wait at most; without it there is no limit.
 
         Raises
         ------
         StopIteration
             If there are no more.
         multiprocessing.TimeoutError
-            If it is not there by then; a later call may give it.
+            If it has not come by then; a later call may return it.
         procession.WorkerDiedError
             If the worker died while it ran the task.
         """

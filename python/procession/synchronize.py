@@ -90,7 +90,7 @@ class RLock(_native.RLock):
 
 
 class Semaphore(_native.Semaphore):
-    """A counter of permits, which anyone may release.
+    """A counter of permits, which any process may release.
 
     Parameters
     ----------
@@ -157,8 +157,9 @@ class _Count(NamedTuple):
 class Condition:
     """Waiting, beside a lock, until another process says that something has changed.
 
-    A killed waiter blocks nobody and takes no notification with it. When the process that holds the
-    lock dies, exactly one process that waits or acquires is told, by `procession.OwnerDiedError`.
+    A killed waiter blocks no other and takes no notification with it. When the process that holds
+    the lock dies, exactly one process that waits or acquires is told, by
+    `procession.OwnerDiedError`.
 
     Parameters
     ----------
@@ -214,7 +215,7 @@ class Condition:
         Parameters
         ----------
         timeout : float, optional
-            How many seconds to wait at the most.
+            The seconds to wait at most; without it there is no limit.
 
         Returns
         -------
@@ -268,7 +269,7 @@ class Barrier(threading.Barrier):
     """A point at which a number of parties wait for each other.
 
     It breaks for the rest when a process dies that waits at it, or that runs the action. A process
-    that is slow to leave holds up nobody.
+    that is slow to leave holds up no other.
 
     Parameters
     ----------

@@ -35,10 +35,10 @@ OF_PROCESSION = {
     "orphans_and_zombies.py": """\
 ended, and not joined: zombie
 joined: ended
-nobody joined it, and it is gone
+never joined, and it is gone
 its parent ended with exit code -9
 the orphan lives: yes
-known by who started it: yes
+known with its parent: yes
 told to end, it ended
 a daemon went with its parent
 """,

@@ -73,7 +73,7 @@ create_exception!(
     procession,
     StaleHandleError,
     PyValueError,
-    "A handle names an object that has been freed, since nobody had it open any more.
+    "A handle names an object that has been freed, since no process had it open any more.
 
 What is under way in a queue or a pipe is a handle only: keep an object in a variable until its
 receiver has got it.
@@ -133,7 +133,7 @@ fn stale_handle(handle: Handle, kind: Kind, name: Option<&str>) -> PyErr {
     Python::attach(|py| {
         let what = Named(kind, name);
         let error = StaleHandleError::new_err(format!(
-            "{handle} names a {what} that has been freed, since nobody had it open any more: keep \
+            "{handle} names a {what} that has been freed, since no process had it open any more: keep \
              it in a variable until its receiver has got it"
         ));
         let told = error.value(py);

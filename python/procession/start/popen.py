@@ -49,7 +49,7 @@ class Popen:
         raise NotImplementedError
 
     def keep(self) -> None:
-        """Let the process live on when nobody refers to this object: its start has succeeded."""
+        """Let the process live on when nothing refers to this object: its start has succeeded."""
         self._child.keep()
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -167,7 +167,7 @@ class PreparedPopen(Popen):
             if text:
                 self.wait()
         except BaseException:
-            # A signal handler has raised; nobody else knows of the child.
+            # A signal handler has raised; nothing else refers to the child.
             self.kill()
             self.wait()
             raise

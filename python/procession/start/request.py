@@ -11,7 +11,7 @@ The template is the copies' parent: it tells on the same socket how each ended, 
 are daemons when the requester has died. All processes that came of one family may send requests;
 the template leaves when the last of them has gone.
 
-Killed at any step, it holds up nobody: a process that has the socket for requests has the
+Killed at any step, it holds up no other process: a process that has the socket for requests has the
 template's pidfd as well, and waits for both. A copy whose template was killed before it answered
 keeps the answer's socket open; the requester shuts that down, so that the copy leaves, and asks
 another template.
@@ -64,7 +64,7 @@ _LAST_STEPS = 1.0
 
 
 class Link:
-    """The way to a template. It is closed when nobody uses it any more.
+    """The way to a template. It is closed when it is not used any more.
 
     One thread may find that the template is gone while others still use the descriptors, whose
     numbers must not become those of something else.
@@ -111,7 +111,7 @@ class ForkServer:
         self._preload_on_error = "ignore"
         self._link: Link | None = None
         self._template: _native.Child | None = None
-        # Children of which nobody else takes the status once they have ended.
+        # Children whose status nothing else takes once they have ended.
         self._left: list[_native.Child] = []
         # A signal handler may start a process while this thread starts the template.
         self._lock = threading.RLock()
@@ -138,7 +138,7 @@ class ForkServer:
                 if self._link is None:
                     self._link, self._template = link, template
                 else:
-                    # A signal handler was faster. This one leaves, since nobody can reach it.
+                    # A signal handler was faster. This one leaves, since no process can reach it.
                     self._left.append(template)
             return self._link
 
@@ -277,7 +277,7 @@ class ForkServer:
                 return child
             except BaseException:
                 if child is not None:
-                    # A signal handler has raised; nobody else knows of the child.
+                    # A signal handler has raised; nothing else refers to the child.
                     child.signal(signal.SIGKILL)
                     self._left.append(child)
                 raise

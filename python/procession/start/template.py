@@ -141,7 +141,7 @@ class Template:
         self.selector.register(requests, selectors.EVENT_READ, self._take_request)
 
     def serve(self) -> None:
-        """Serve requests until nobody can make any, and all copies have ended."""
+        """Serve requests until no process can make any, and all copies have ended."""
         with self.requests:
             while self.open or self.copies:
                 for key, _ in self.selector.select():
@@ -226,7 +226,7 @@ class Template:
         if parent is not None:
             self.selector.register(parent, selectors.EVENT_READ, lambda: self._end_orphan(copy))
         with contextlib.suppress(OSError):
-            # If nobody is there any more, the copy sees that for itself.
+            # If no requester is there any more, the copy sees that for itself.
             request.send(answers, request.ANSWER.pack(pid, slot or 0), [pidfd])
 
     def _end_orphan(self, copy: Copy) -> None:

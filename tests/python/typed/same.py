@@ -146,9 +146,6 @@ mp.Process(targets=work)
 mp.Process(target=work, args=1)
 # mypy: Argument "args" to "Process" has incompatible type "int"; expected "Iterable[Any]" [arg-type]
 # pyright: Argument of type "Literal[1]" cannot be assigned to parameter "args" of type "Iterable[Any]" in function "__init__" [reportArgumentType]
-mp.Process(target=work, kwargs=["name"])
-# mypy: Argument "kwargs" to "Process" has incompatible type "list[str]"; expected "Mapping[str, Any]" [arg-type]
-# pyright: Argument of type "list[str]" cannot be assigned to parameter "kwargs" of type "Mapping[str, Any]" in function "__init__" [reportArgumentType]
 mp.Process(target=work, daemon="yes")
 # mypy: Argument "daemon" to "Process" has incompatible type "str"; expected "bool | None" [arg-type]
 # pyright: Argument of type "Literal['yes']" cannot be assigned to parameter "daemon" of type "bool | None" in function "__init__" [reportArgumentType]

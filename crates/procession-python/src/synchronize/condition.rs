@@ -26,7 +26,7 @@ impl AnyLock {
     }
 }
 
-const HELD: &str = "The lock is held by this thread and nobody else is told: repair what it guards \
+const HELD: &str = "The lock is held by this thread and no other is told: repair what it guards \
                     before it is released; or make the lock with on_owner_death=\"recover\", with \
                     which wait() warns instead";
 

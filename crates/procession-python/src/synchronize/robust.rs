@@ -20,7 +20,7 @@ fn recovers(on_owner_death: &str) -> PyResult<bool> {
     }
 }
 
-const FREE_AGAIN: &str = "The lock is free again and nobody else is told: acquire it, repair what \
+const FREE_AGAIN: &str = "The lock is free again and no other waiter is told: acquire it, repair what \
                           it guards, and go on; or make the lock with \
                           on_owner_death=\"recover\", with which acquire() acquires it and \
                           warns instead";

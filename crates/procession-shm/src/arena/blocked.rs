@@ -9,9 +9,8 @@ use std::time::Duration;
 use procession_os::clock::Monotonic;
 use procession_os::process;
 
-use super::Arena;
-use super::processes::Row;
-use super::registry;
+use super::family::Arena;
+use super::row::Row;
 use crate::atomics::{AtomicU32, Ordering};
 use crate::wait::{BlockedOn, Owner, Probe, Words};
 
@@ -67,9 +66,7 @@ impl Probe for Arena {
     }
 
     fn blocked(&self, on: BlockedOn) {
-        if self.is_unwatched() {
-            registry::watch();
-        }
+        self.see_to_watch();
         let Ok(row) = self.row(self.me().index) else { return };
         let word = word_of(on);
         row.blocked_since.store(since_of(word).as_nanos(), Ordering::Relaxed);
@@ -106,7 +103,7 @@ fn word_of(on: BlockedOn) -> u64 {
     u64::from(this_thread()) << 40 | u64::from(on.object) << 8 | on.operation as u64
 }
 
-fn thread(word: u64) -> u32 {
+pub(super) fn thread(word: u64) -> u32 {
     (word >> 40) as u32 & THREAD
 }
 
@@ -117,7 +114,7 @@ thread_local! {
 }
 
 /// Notes a wait that is interrupted, usually to be gone on with at once.
-fn remember(word: u64, since: u64) {
+pub(super) fn remember(word: u64, since: u64) {
     PAUSED.set((word, since, Monotonic::now().as_nanos()));
 }
 

@@ -1,8 +1,7 @@
 //! What can go wrong with shared memory.
 
 use super::handle::Handle;
-use super::names::Named;
-use super::objects::Kind;
+use super::kind::{Kind, Named};
 use crate::wait::WaitError;
 use procession_os::memory::OutOfBounds;
 
@@ -127,6 +126,19 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// Whether something had no room, which the dead may hold.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(
+            self,
+            Self::OutOfMemory { .. }
+                | Self::MachineFull { .. }
+                | Self::TooManyObjects(_)
+                | Self::TooManyProcesses(_)
+        )
+    }
 }
 
 impl From<OutOfBounds> for Error {

@@ -12,8 +12,7 @@
 use procession_os::memory::Shared;
 
 use super::error::{Error, Result};
-use super::heap::HeapState;
-use super::watch::{RANGES, Watch};
+use super::heap::state::HeapState;
 use crate::atomics::{AtomicU32, AtomicU64};
 use crate::wait::EventCount;
 
@@ -33,6 +32,26 @@ pub(super) const OBJECT: u64 = 128;
 pub(super) const UNIT_WORDS: u64 = 32;
 pub(super) const CACHE: u64 = 2048;
 const PAGE: u64 = 4096;
+
+/// How many process rows a watcher looks after: as many words as it can sleep on, but for a few.
+pub(super) const RANGE: u16 = 96;
+/// More than there are rows for.
+pub(super) const RANGES: usize = 22;
+
+/// The words about the watcher of a range of process rows.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// The watcher; 0 if there is none.
+    pub(super) watcher: AtomicU64,
+    /// Changes when the watcher is to look again; odd while it is asleep, or about to be.
+    pub(super) sequence: AtomicU32,
+    unused: AtomicU32,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: only atomics.
+unsafe impl Shared for Watch {}
 
 #[repr(C)]
 pub(super) struct Header {

@@ -4,43 +4,15 @@
 //! the tables keep names until a row is taken for the next, and each name goes with the generation
 //! that it is of: what can't be told is left out, and no name is ever that of another.
 
-use std::fmt;
 use std::sync::Mutex;
 
-use super::Arena;
+use super::family::Arena;
 use super::handle::Handle;
-use super::objects::Kind;
-use super::processes::{NAME_WORDS, NameBytes, ProcessInfo, Slot};
+use super::kind::Kind;
+use super::processes::ProcessName;
+use super::row::{NAME_WORDS, NameBytes, Slot};
+use super::text::text_of;
 use crate::wait::Owner;
-
-/// A process of the family, by number and name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessName {
-    /// Its number.
-    pub pid: u32,
-    /// Its name, at most 48 bytes of it.
-    pub name: String,
-}
-
-impl ProcessInfo {
-    /// The process's number and name.
-    pub(crate) fn process_name(&self) -> ProcessName {
-        ProcessName { pid: self.pid, name: self.name.clone() }
-    }
-}
-
-/// An object in a message: its kind, and its name if it has one that is known.
-#[derive(Clone, Copy, Debug)]
-pub struct Named<'a>(pub Kind, pub Option<&'a str>);
-
-impl fmt::Display for Named<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.1 {
-            Some(name) if !name.is_empty() => write!(f, "{} {name:?}", self.0),
-            _ => self.0.fmt(f),
-        }
-    }
-}
 
 impl Arena {
     /// What the object of a handle is and what it is called. That is known also of one that has
@@ -88,14 +60,14 @@ struct LastBuried {
     next: usize,
 }
 
-const NOBODY: Buried =
+const NO_PROCESS: Buried =
     Buried { family: 0, slot: Slot { index: 0, generation: 0 }, pid: 0, name: [0; NAME_WORDS * 8] };
 
 /// The processes that this one buried last, whose rows may have others by now: its children, most
 /// of all. Nobody waits for it, since in the copy of a process whose thread had it nobody gives it
 /// back.
 static BURIED: Mutex<LastBuried> =
-    Mutex::new(LastBuried { processes: [NOBODY; REMEMBERED], next: 0 });
+    Mutex::new(LastBuried { processes: [NO_PROCESS; REMEMBERED], next: 0 });
 
 /// Remembers who had a slot that is about to be freed: a lock that it held may be found later.
 pub(super) fn remember(family: u64, slot: Slot, pid: u32, name: NameBytes) {
@@ -106,9 +78,9 @@ pub(super) fn remember(family: u64, slot: Slot, pid: u32, name: NameBytes) {
     }
 }
 
-fn buried(family: u64, slot: Slot) -> Option<ProcessName> {
+pub(super) fn buried(family: u64, slot: Slot) -> Option<ProcessName> {
     let buried = BURIED.try_lock().ok()?;
     let is_it = |buried: &&Buried| (buried.family, buried.slot) == (family, slot);
     let found = buried.processes.iter().find(is_it)?;
-    Some(ProcessName { pid: found.pid, name: super::text_of(&found.name) })
+    Some(ProcessName { pid: found.pid, name: text_of(&found.name) })
 }

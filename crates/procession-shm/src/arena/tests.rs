@@ -6,6 +6,7 @@ use procession_os::pidfd::{ExitStatus, PidFd};
 use procession_os::process::{self, exit_now};
 
 use super::*;
+use crate::atomics::AtomicU64;
 use crate::failpoint;
 use crate::memory::SharedBlock;
 use crate::sync::Lock;

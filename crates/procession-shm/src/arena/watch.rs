@@ -27,41 +27,21 @@
 
 use std::time::Duration;
 
-use procession_os::memory::Shared;
 use procession_os::robust::Sign;
 
-use super::Arena;
-use super::processes::{Row, Slot};
-use crate::atomics::{AtomicU32, AtomicU64, Ordering};
+use super::family::Arena;
+use super::layout::{RANGE, RANGES, Watch};
+use super::row::{Row, Slot};
+use crate::atomics::Ordering;
 use crate::failpoint::failpoint;
 use crate::slots::Status;
 use crate::wait::{Owner, Words, wake};
 
-/// How many rows a watcher looks after: as many words as it can sleep on, but for a few.
-const RANGE: u16 = 96;
-/// More than there are rows for.
-pub(super) const RANGES: usize = 22;
-
 /// How soon to look again after a row whose process is about to end.
 const ENDING: Duration = Duration::from_millis(1);
+
 /// How soon to look again after a row that no word tells of.
 const UNTOLD: Duration = Duration::from_millis(20);
-
-/// Who watches over a range of rows.
-#[repr(C)]
-#[derive(Debug, Default)]
-pub(super) struct Watch {
-    /// The watcher; 0 if there is none.
-    watcher: AtomicU64,
-    /// Changes when the watcher is to look again; odd while it is asleep, or about to be.
-    sequence: AtomicU32,
-    unused: AtomicU32,
-}
-
-#[allow(unsafe_code)]
-// SAFETY: atomics alone.
-unsafe impl Shared for Watch {}
-
 const ASLEEP: u32 = 1;
 
 fn sooner(soon: &mut Option<Duration>, than: Duration) {
@@ -72,16 +52,6 @@ impl Arena {
     fn watches(&self) -> &[Watch] {
         let used = usize::from(self.slots_used().div_ceil(RANGE));
         &self.header().watches[..used.clamp(1, RANGES)]
-    }
-
-    /// Says of the process with this generation, which is over, that it is. Noted down afterwards:
-    /// so it may be said twice, and is said by the next if this one is killed.
-    pub(super) fn announce_death(&self, row: &Row, generation: u32) {
-        if !row.is_announced(generation) {
-            self.header().deaths.wake_all();
-            failpoint!("watch.announced");
-            row.set_announced(generation);
-        }
     }
 
     /// Has the watcher of a row look at it again. Async-signal-safe.
@@ -154,7 +124,7 @@ impl Arena {
                     Some(word) => words.add(word),
                     None => sooner(soon, ENDING),
                 },
-                _ if row.has_left(self, Slot { index, generation }) => {
+                _ if self.has_process_left(row, Slot { index, generation }) => {
                     self.announce_death(row, generation);
                 }
                 Sign::Unwatched => sooner(soon, UNTOLD),
@@ -176,6 +146,21 @@ impl Arena {
             if watch.watcher.load(order) == 0 {
                 self.header().deaths.nudge_one();
             }
+        }
+    }
+
+    /// Has the calling thread watch over this process's row, if none does.
+    pub(super) fn watch(&'static self) {
+        let me = self.me().index;
+        if self.row(me).is_ok_and(Row::watch) {
+            self.look_again_at(me);
+        }
+    }
+
+    /// Ends the watch of the calling thread, which is about to end.
+    pub(super) fn release_watch(&self) {
+        if let Ok(row) = self.row(self.me().index) {
+            row.life.0.release();
         }
     }
 }

@@ -1,8 +1,6 @@
 //! A block of the heap, and the two words that are the truth about it.
 
-use super::super::Arena;
 use super::super::error::{Error, Result};
-use super::super::layout::UNIT;
 use crate::atomics::{AtomicU64, Ordering};
 
 /// Whom a block belongs to.
@@ -175,78 +173,5 @@ impl Words<'_> {
             && word == word.at(block.generation)
             && self.generation.load(Ordering::Relaxed) == block.generation;
         Ok(same.then_some(word))
-    }
-}
-
-impl Arena {
-    /// The words of the block that begins at an offset; `None` if none does.
-    pub(super) fn words_at(&self, offset: u64) -> Result<Option<Words<'_>>> {
-        let (unit, inside) = self.layout.unit_of(offset)?;
-        let words = self.unit_words(unit)?;
-        let extent = words.block_words();
-        let word = extent.load()?;
-        if word.state == BlockState::Slab {
-            return self.slab_words_at(unit, word.owner, inside);
-        }
-        Ok((inside == 0).then_some(extent))
-    }
-
-    fn words_in_use(&self, offset: u64) -> Result<Words<'_>> {
-        self.words_at(offset)?.ok_or(Error::Corrupt("an offset is inside a block"))
-    }
-
-    /// Gives a block of this process to another owner.
-    pub(crate) fn give(&self, block: Block, to: BlockOwner) -> Result<()> {
-        let me = self.me().index;
-        self.change_owner(block, BlockOwner::Process(me), to)?;
-        self.row(me)?.unsettled.fetch_sub(1, Ordering::SeqCst);
-        Ok(())
-    }
-
-    /// Takes a block from an object into this process's charge.
-    pub(crate) fn take(&self, block: Block, from: BlockOwner) -> Result<()> {
-        let me = self.me().index;
-        let unsettled = &self.row(me)?.unsettled;
-        unsettled.fetch_add(1, Ordering::SeqCst);
-        let taken = self.change_owner(block, from, BlockOwner::Process(me));
-        if taken.is_err() {
-            unsettled.fetch_sub(1, Ordering::SeqCst);
-        }
-        taken
-    }
-
-    fn change_owner(&self, block: Block, from: BlockOwner, to: BlockOwner) -> Result<()> {
-        let words = self.words_in_use(block.offset)?;
-        let old = words.of(block, from)?;
-        let old = old.ok_or(Error::Corrupt("a block has another owner than was written down"))?;
-        if words.change(old, old.owned_by(to)) {
-            Ok(())
-        } else {
-            Err(Error::Corrupt("a block changed its owner behind its back"))
-        }
-    }
-
-    /// The block at an offset, as it is recorded.
-    pub(crate) fn block_at(&self, offset: u64) -> Result<Block> {
-        let words = self.words_in_use(offset)?;
-        if words.load()?.owner().is_none() {
-            return Err(Error::Corrupt("a block that is in use lies in free memory"));
-        }
-        Ok(Block { offset, generation: words.generation.load(Ordering::Relaxed) })
-    }
-
-    /// How many bytes the block at an offset has.
-    pub(crate) fn size_at(&self, offset: u64) -> Result<u64> {
-        let words = self.words_in_use(offset)?;
-        if let Place::Slab(class) = words.place {
-            return super::slabs::size_of_class(class);
-        }
-        let (unit, _) = self.layout.unit_of(offset)?;
-        let units = words.load()?.units;
-        // Callers make room for as much: what was never in use is not believed.
-        if units > self.units_used().saturating_sub(unit) {
-            return Err(Error::Corrupt("an extent has an impossible length"));
-        }
-        Ok(u64::from(units) * UNIT)
     }
 }

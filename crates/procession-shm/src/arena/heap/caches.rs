@@ -30,39 +30,41 @@
 
 use procession_os::memory::Shared;
 
-use super::super::Arena;
 use super::super::error::{Error, Result};
+use super::super::family::Arena;
 use super::block::{Block, BlockOwner, Place};
-use super::free::{COLLECTED, Offsets};
-use super::slabs::CLASSES;
+use super::state::CLASSES;
 use crate::atomics::{AtomicU64, Ordering};
 use crate::failpoint::failpoint;
 
 /// Blocks of each class that a process keeps at most.
 pub(super) const KEPT: usize = 16;
+
 /// How many are fetched or returned at once.
 pub(super) const BATCH: usize = KEPT / 2;
+
 /// Blocks that wait to be freed.
 const PUT_OFF: usize = 32;
-const _: () = assert!(KEPT * CLASSES + PUT_OFF <= COLLECTED, "a burial looks at all at once");
+
+/// Cells that a process has.
+pub(super) const MAX_CELLS: usize = KEPT * CLASSES + PUT_OFF;
 /// Generations that a process takes at once; a power of two.
-const RANGE: u64 = 1024;
+pub(in super::super) const RANGE: u64 = 1024;
 
 /// A slot's cells, of which threads of its process write most.
 #[repr(C, align(64))]
 pub(super) struct Cache {
-    kept: [[AtomicU64; KEPT]; CLASSES],
-    put_off: [AtomicU64; PUT_OFF],
+    pub(super) kept: [[AtomicU64; KEPT]; CLASSES],
+    pub(super) put_off: [AtomicU64; PUT_OFF],
     /// The next generation of the range; a multiple of [`RANGE`] if there is none left.
-    generation: AtomicU64,
+    pub(super) generation: AtomicU64,
 }
 
 #[allow(unsafe_code)]
 // SAFETY: only atomics.
 unsafe impl Shared for Cache {}
-
 impl Arena {
-    fn cache(&self, slot: u16) -> Result<&Cache> {
+    pub(super) fn cache(&self, slot: u16) -> Result<&Cache> {
         Ok(self.memory.cell(self.layout.cache(slot)?)?)
     }
 
@@ -145,24 +147,6 @@ impl Arena {
     pub(super) fn all_put_off(&self, me: u16) -> Result<impl Iterator<Item = u64>> {
         Ok(take_out(&self.cache(me)?.put_off))
     }
-
-    /// Frees what the dead process of a slot kept. May be done twice: a cell is emptied after its
-    /// block was freed.
-    pub(in super::super) fn free_cache_of(&self, slot: u16) -> Result<()> {
-        let Ok(cache) = self.cache(slot) else { return Ok(()) };
-        let cells = || cache.kept.iter().flatten().chain(&cache.put_off);
-        let mut kept = Offsets::NONE;
-        cells().for_each(|cell| kept.push(cell.load(Ordering::Acquire)));
-        if kept.is_empty() {
-            return Ok(());
-        }
-        let guard = self.lock_heap_briefly()?;
-        self.free_found(guard, &mut kept, &|word| word.cached_by() == Some(slot))?;
-        for cell in cells() {
-            cell.store(0, Ordering::Release);
-        }
-        Ok(())
-    }
 }
 
 fn place_in(cells: &[AtomicU64], offset: u64) -> bool {
@@ -179,7 +163,7 @@ fn take_out(cells: &[AtomicU64]) -> impl Iterator<Item = u64> {
 #[cfg(test)]
 mod tests {
     use super::super::super::layout::CACHE;
-    use super::super::slabs::size_of_class;
+    use super::super::cut::size_of_class;
     use super::*;
 
     #[test]

@@ -1,11 +1,12 @@
 //! Looks at the whole heap: what is whole, what belongs to whom, what follows from the words.
 
-use super::super::Arena;
 use super::super::error::{Error, Result};
+use super::super::family::Arena;
+use super::super::layout::UNIT;
+use super::super::row::Row;
 use super::block::{BlockState, Word};
-use super::extents::Temperature;
-use super::free::Offsets;
 use crate::atomics::Ordering;
+use crate::slots::Status;
 
 impl Arena {
     /// Walks the whole heap and checks that it is what it says: every extent in bounds, every owner
@@ -81,53 +82,17 @@ impl Arena {
         Ok(count)
     }
 
-    /// The offsets of blocks, as many as there is room for. The heap's lock is held.
-    pub(super) fn blocks_that(&self, are_meant: &impl Fn(Word) -> bool) -> Result<Offsets> {
-        let mut found = Offsets::NONE;
-        self.each_extent(|unit, word| {
-            if found.is_full() {
-            } else if word.state == BlockState::Slab {
-                self.each_in_slab(unit, word.owner, |offset, word| {
-                    if are_meant(word) {
-                        found.push(offset);
-                    }
-                })?;
-            } else if are_meant(word) {
-                found.push(self.layout.unit(unit));
-            }
-            Ok(())
-        })?;
-        Ok(found)
+    fn slot_in_use(&self, slot: u16) -> bool {
+        self.row(slot).and_then(Row::state).is_ok_and(|state| state.status != Status::Free)
     }
 
-    /// Puts the heap in order after a process died with its lock, which is held.
-    pub(super) fn rebuild(&self) -> Result<()> {
-        self.derive()?;
-        self.heap().rebuilt.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+    pub(in super::super) fn object_lives(&self, index: u32) -> bool {
+        self.object(index).is_ok_and(|object| object.is_in_use())
     }
 
-    /// Derives all that is derived from the words. The heap's lock is held.
-    fn derive(&self) -> Result<()> {
+    /// Bytes in use by blocks, and free bytes that keep their memory.
+    pub fn heap_use(&self) -> (u64, u64) {
         let heap = self.heap();
-        for bin in heap.bins.iter().flatten().chain(&heap.slabs) {
-            bin.store(0, Ordering::Relaxed);
-        }
-        heap.warm.store(0, Ordering::Relaxed);
-        heap.used.store(0, Ordering::Relaxed);
-        self.each_extent(|unit, word| {
-            match word.state {
-                BlockState::Cold => self.list_extent(unit, word.units, Temperature::Cold)?,
-                BlockState::Warm => self.list_extent(unit, word.units, Temperature::Warm)?,
-                BlockState::Slab => {
-                    heap.used.fetch_add(u64::from(word.units), Ordering::Relaxed);
-                    self.rebuild_slab(unit, word.owner)?;
-                }
-                BlockState::Process | BlockState::Cached | BlockState::Object => {
-                    heap.used.fetch_add(u64::from(word.units), Ordering::Relaxed);
-                }
-            }
-            self.write_footer(unit, word.units)
-        })
+        (heap.used.load(Ordering::Relaxed).saturating_mul(UNIT), heap.warm.load(Ordering::Relaxed))
     }
 }

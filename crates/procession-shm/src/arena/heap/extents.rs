@@ -2,40 +2,13 @@
 //!
 //! Everything here is called with the heap's lock held.
 
-use procession_os::memory::Shared;
-
-use super::super::Arena;
 use super::super::error::{Error, Result};
+use super::super::family::Arena;
 use super::super::layout::UNIT;
-use super::block::{BlockOwner, BlockState, Place, Word, Words};
-use crate::atomics::{AtomicU32, AtomicU64, Ordering};
+use super::block::{BlockOwner, BlockState, Word};
+use super::state::BINS;
+use crate::atomics::{AtomicU32, Ordering};
 use crate::failpoint::failpoint;
-
-pub(super) const BINS: usize = 25;
-
-/// A unit's words: the truth about the extent that begins here, and what is derived from it.
-#[repr(C)]
-pub(super) struct UnitWords {
-    word: AtomicU64,
-    generation: AtomicU64,
-    /// At an extent's last unit: its first unit.
-    footer: AtomicU32,
-    unused: AtomicU32,
-    /// At a free extent's (or a slab's) first unit: its neighbours in the list, + 1.
-    pub(super) next: AtomicU32,
-    pub(super) previous: AtomicU32,
-}
-
-impl UnitWords {
-    /// The words of the extent that begins with the unit.
-    pub(super) fn block_words(&self) -> Words<'_> {
-        Words { word: &self.word, generation: &self.generation, place: Place::Extent }
-    }
-}
-
-#[allow(unsafe_code)]
-// SAFETY: only atomics.
-unsafe impl Shared for UnitWords {}
 
 /// Whether free units have memory of the machine behind them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,14 +33,14 @@ impl Extent {
 }
 
 impl Temperature {
-    fn state(self) -> BlockState {
+    pub(in super::super) fn state(self) -> BlockState {
         match self {
             Self::Warm => BlockState::Warm,
             Self::Cold => BlockState::Cold,
         }
     }
 
-    fn of(state: BlockState) -> Option<Self> {
+    pub(in super::super) fn of(state: BlockState) -> Option<Self> {
         match state {
             BlockState::Warm => Some(Self::Warm),
             BlockState::Cold => Some(Self::Cold),
@@ -78,7 +51,7 @@ impl Temperature {
 
 /// How hard to look for an extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effort {
+pub(in super::super) enum Effort {
     /// At the first few of each list.
     Usual,
     /// At all.
@@ -86,7 +59,7 @@ pub(super) enum Effort {
 }
 
 impl Effort {
-    fn looks(self) -> u32 {
+    pub(super) fn looks(self) -> u32 {
         match self {
             Self::Usual => 16,
             Self::Thorough => u32::MAX,
@@ -111,7 +84,7 @@ impl Default for Run {
 }
 
 impl Run {
-    fn add(&mut self, unit: u32, units: u32, temperature: Temperature) {
+    pub(in super::super) fn add(&mut self, unit: u32, units: u32, temperature: Temperature) {
         if self.len == 0 {
             self.first = unit;
         }
@@ -132,14 +105,6 @@ fn bin_of(units: u32) -> usize {
 }
 
 impl Arena {
-    pub(super) fn unit_words(&self, unit: u32) -> Result<&UnitWords> {
-        Ok(self.memory.cell(self.layout.unit_words(unit)?)?)
-    }
-
-    pub(super) fn unit_word(&self, unit: u32) -> Result<&AtomicU64> {
-        Ok(&self.unit_words(unit)?.word)
-    }
-
     /// Calls `visit` for each extent, in order, with its first unit and its word.
     pub(super) fn each_extent(&self, mut visit: impl FnMut(u32, Word) -> Result<()>) -> Result<()> {
         let used = self.units_used();
@@ -195,7 +160,7 @@ impl Arena {
 
     /// Takes the first units of `len` free ones that are in no list. `rest` is the temperature of
     /// the last of them.
-    fn cut(
+    pub(super) fn cut(
         &self,
         unit: u32,
         len: u32,

@@ -1,16 +1,15 @@
 //! Blocks come back: to the process's cache, to the heap, or, when it can't be helped, later.
 
-use std::sync::atomic::AtomicU64 as PrivateU64;
-
 use procession_os::clock::Monotonic;
 
-use super::super::Arena;
 use super::super::error::{Error, Result};
+use super::super::family::Arena;
 use super::super::layout::UNIT;
 use super::block::{Block, BlockOwner, BlockState, Place, Word, Words};
-use super::caches::BATCH;
+use super::caches::{BATCH, MAX_CELLS};
 use super::extents::{Extent, Temperature};
-use super::{HeapGuard, IDLE, Memory, WARM_FLOOR, WARM_MAX};
+use super::lock::{HeapGuard, unless_stopped};
+use super::state::{IDLE, WARM_FLOOR, WARM_MAX};
 use crate::atomics::Ordering;
 use crate::failpoint::failpoint;
 
@@ -20,6 +19,7 @@ pub(super) const COLLECTED: usize = 512;
 
 /// How many extents one call gives back to the machine.
 const TRIMMED_AT_ONCE: usize = 64;
+const _: () = assert!(MAX_CELLS <= COLLECTED, "a burial looks at all at once");
 
 /// Offsets of blocks, up to [`COLLECTED`].
 pub(super) struct Offsets {
@@ -180,28 +180,21 @@ impl Arena {
     }
 
     /// Leaves a block that this process keeps to be freed later; says whether it will be found.
-    fn put_off(&self, offset: u64, me: u16) -> Result<bool> {
+    pub(super) fn put_off(&self, offset: u64, me: u16) -> Result<bool> {
         let found = self.keep_put_off(offset, me)?;
         self.visits.put_off.store(true, Ordering::Relaxed);
         Ok(found)
     }
 
-    /// What a process does for the heap when it comes by: it frees what it had to put off, and
-    /// gives back memory that has been idle. Waits for a moment at most.
-    pub fn look_after_heap(&self) {
-        self.tidy();
-        self.trim();
-    }
-
     /// Does what this process had to put off.
-    pub(super) fn tidy(&self) {
+    pub(in super::super) fn tidy(&self) {
         if self.visits.put_off.load(Ordering::Relaxed) {
             let _ = self.free_put_off();
         }
     }
 
     fn free_put_off(&self) -> Result<()> {
-        // Not while the one that was in the way still is.
+        // Not while the process that was in the way still is.
         let Some(guard) = unless_stopped(self.lock_heap_briefly())? else { return Ok(()) };
         self.visits.put_off.store(false, Ordering::Relaxed);
         let me = self.me().index;
@@ -212,28 +205,6 @@ impl Arena {
         self.all_put_off(me)?.for_each(|offset| found.push(offset));
         self.free_found(guard, &mut found, &|word| word.cached_by() == Some(me))?;
         unsettled.fetch_sub(1, Ordering::SeqCst);
-        for cell in &self.visits.unfinished {
-            let noted = cell.swap(0, Ordering::Relaxed);
-            if let Some(index) = (noted as u32).checked_sub(1)
-                && noted >> 32 == u64::from(me)
-                && self.finish_own(index)?
-            {
-                unsettled.fetch_sub(1, Ordering::SeqCst);
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes that this process has still to end an object, for which it stays unsettled.
-    pub(in super::super) fn finish_later(&self, index: u32) -> Result<()> {
-        let me = self.me().index;
-        self.row(me)?.unsettled.fetch_add(1, Ordering::SeqCst);
-        let order = Ordering::Relaxed;
-        let note = u64::from(me) << 32 | u64::from(index + 1);
-        let free = |cell: &&PrivateU64| cell.compare_exchange(0, note, order, order).is_ok();
-        // Without a cell it ends when this process is buried.
-        let _ = self.visits.unfinished.iter().find(free);
-        self.visits.put_off.store(true, order);
         Ok(())
     }
 
@@ -252,6 +223,24 @@ impl Arena {
     /// As [`Self::free_private_blocks_of`].
     pub(in super::super) fn free_blocks_of(&self, index: u32) -> Result<()> {
         self.free_all(|word| word.owner() == Some(BlockOwner::Object(index)))
+    }
+
+    /// Frees what the dead process of a slot kept. May be done twice: a cell is emptied after its
+    /// block was freed.
+    pub(in super::super) fn free_cache_of(&self, slot: u16) -> Result<()> {
+        let Ok(cache) = self.cache(slot) else { return Ok(()) };
+        let cells = || cache.kept.iter().flatten().chain(&cache.put_off);
+        let mut kept = Offsets::NONE;
+        cells().for_each(|cell| kept.push(cell.load(Ordering::Acquire)));
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let guard = self.lock_heap_briefly()?;
+        self.free_found(guard, &mut kept, &|word| word.cached_by() == Some(slot))?;
+        for cell in cells() {
+            cell.store(0, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Makes available what processes only keep: cached blocks and, if it is the machine that has
@@ -281,6 +270,25 @@ impl Arena {
                 return Err(Error::Corrupt("blocks of the heap can't be freed"));
             }
         }
+    }
+
+    /// The offsets of blocks, as many as there is room for. The heap's lock is held.
+    pub(super) fn blocks_that(&self, are_meant: &impl Fn(Word) -> bool) -> Result<Offsets> {
+        let mut found = Offsets::NONE;
+        self.each_extent(|unit, word| {
+            if found.is_full() {
+            } else if word.state == BlockState::Slab {
+                self.each_in_slab(unit, word.owner, |offset, word| {
+                    if are_meant(word) {
+                        found.push(offset);
+                    }
+                })?;
+            } else if are_meant(word) {
+                found.push(self.layout.unit(unit));
+            }
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// Frees those of the blocks that were found which still are meant, the small ones with the
@@ -338,7 +346,7 @@ impl Arena {
     }
 
     /// Gives memory back to the machine that has been free and warm for long. Never waits.
-    pub(super) fn trim(&self) {
+    pub(in super::super) fn trim(&self) {
         let heap = self.heap();
         for _ in 0..TRIMMED_AT_ONCE {
             let warm = heap.warm.load(Ordering::Relaxed);
@@ -400,11 +408,11 @@ impl Arena {
     }
 }
 
-/// Nothing where somebody was stopped with the heap's lock; other errors stay what they are.
-fn unless_stopped<T>(locked: Result<T>) -> Result<Option<T>> {
-    match locked {
-        Ok(done) => Ok(Some(done)),
-        Err(Error::Wait(_)) => Ok(None),
-        Err(error) => Err(error),
-    }
+/// What is known of the memory behind a block that is freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// It was reserved.
+    There,
+    /// Somebody died, or could not go on, while it was being reserved or given back.
+    InDoubt,
 }

@@ -5,16 +5,19 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use procession_os::clock::Monotonic;
 use procession_os::pidfd::{ExitStatus, PidFd};
 use procession_os::process::exit_now;
 
 use super::super::tests::{SMALL, allocate, alone, killed_at};
-use super::super::{Forked, fork};
+use super::super::{Arena, Error, Forked, UNIT, fork};
 use super::caches::{BATCH, KEPT};
+use super::state::CLASSES;
 use super::*;
+use crate::atomics::Ordering;
 use crate::memory::SharedBlock;
 use crate::queue::{Queue, QueueError};
-use crate::wait::WaitError;
+use crate::wait::{Wait, WaitError};
 
 fn soon() -> Wait {
     Wait::until(Some(Monotonic::now().after(Duration::from_millis(20))))

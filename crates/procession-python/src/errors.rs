@@ -117,9 +117,10 @@ pub(crate) fn arena_error(error: Error) -> PyErr {
     let text = error.to_string();
     match error {
         Error::Stale { handle, kind, name } => stale_handle(handle, kind, name.as_deref()),
-        Error::WrongKind { .. } | Error::TooMany { .. } | Error::OutOfRange { .. } => {
-            PyValueError::new_err(text)
-        }
+        Error::WrongKind { .. }
+        | Error::TooMany { .. }
+        | Error::OutOfRange { .. }
+        | Error::NoSuchSlot { .. } => PyValueError::new_err(text),
         Error::Os { source, .. } => match source.raw_os_error() {
             Some(number) => PyOSError::new_err((number, text)),
             None => PyOSError::new_err(text),

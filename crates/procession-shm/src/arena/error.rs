@@ -76,6 +76,14 @@ pub enum Error {
         /// How many there can be.
         max: u64,
     },
+    /// A slot was named that the arena doesn't have.
+    #[error("slot {asked} was named, and the arena has slots 0 to {last}")]
+    NoSuchSlot {
+        /// The slot that was named.
+        asked: u16,
+        /// The last slot of the arena.
+        last: u32,
+    },
     /// An arena of this capacity can't be.
     #[error("an arena has from {min} to {max} bytes, not {asked}")]
     CapacityOutOfRange {

@@ -168,9 +168,11 @@ pub fn inherit(fd: OwnedFd) -> Result<&'static Arena> {
 /// [`Arena::drop_unopened`].
 ///
 /// # Errors
-/// As [`inherit`].
+/// As [`inherit`]; [`Error::NoSuchSlot`].
 pub fn inherit_as(fd: OwnedFd, slot: Slot) -> Result<&'static Arena> {
-    Arena::from_fd(fd)?.joined_by(|arena| arena.begin_as(slot))
+    let arena = Arena::from_fd(fd)?;
+    arena.check_slot(slot)?;
+    arena.joined_by(|arena| arena.begin_as(slot))
 }
 
 /// Attaches to the family of a running process of the same user, and takes part in it.

@@ -8,7 +8,7 @@
 
 use procession_os::process;
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::family::Arena;
 use super::fork::Announcement;
 use super::row::{NOBODY, NOBODYS, Slot};
@@ -37,6 +37,16 @@ impl Arena {
     /// As [`Self::adopt`], for a process that was not forked and has no slot yet.
     pub(super) fn begin_as(&'static self, slot: Slot) -> Result<()> {
         if self.claim_slot(slot)? { Ok(()) } else { self.join().map(|_| ()) }
+    }
+
+    /// Refuses a slot that the caller was told of by another process, and that can't be.
+    pub(super) fn check_slot(&self, slot: Slot) -> Result<()> {
+        let (asked, slots) = (slot.index, self.slots());
+        if u32::from(asked) < slots {
+            Ok(())
+        } else {
+            Err(Error::NoSuchSlot { asked, last: slots - 1 })
+        }
     }
 
     /// Makes a slot this process's own that was reserved for it; returns whether it still was.
@@ -92,8 +102,9 @@ impl Arena {
     /// reserved no more.
     ///
     /// # Errors
-    /// [`Corrupt`](super::Error::Corrupt).
+    /// [`NoSuchSlot`](super::Error::NoSuchSlot).
     pub fn take_over(&self, slot: Slot) -> Result<()> {
+        self.check_slot(slot)?;
         if self.row(slot.index)?.slot.is_reserved(slot.generation) {
             self.copy_held(slot.index, self.me().index)?;
             self.unreserve(slot);

@@ -561,3 +561,20 @@ fn an_object_that_never_came_to_live_has_no_name_of_another() {
     assert!(!arena.object_lives(handle.index));
     assert_eq!((arena.name_of(handle), arena.name_of(never)), (None, None));
 }
+
+#[test]
+fn a_slot_that_can_not_be_is_the_callers_mistake_and_no_damage() {
+    let _alone = alone();
+    let arena = Arena::with_capacity(SMALL).unwrap();
+    for index in [arena.slots() as u16, u16::MAX] {
+        let slot = Slot { index, generation: 1 };
+        let refused = [
+            arena.take_over(slot).unwrap_err(),
+            inherit_as(arena.descriptor().unwrap().try_clone_to_owned().unwrap(), slot)
+                .unwrap_err(),
+        ];
+        for error in refused {
+            assert!(matches!(error, Error::NoSuchSlot { last: 63, .. }), "{error}");
+        }
+    }
+}

@@ -10,13 +10,16 @@
 //! the next tick makes up for it.
 
 mod eventcount;
+mod fairness;
 #[cfg(model)]
 pub mod model;
+mod owner;
 mod owner_lock;
 mod park;
 
 pub use eventcount::{EventCount, Relay, WithDeaths};
-pub use owner_lock::{Acquired, NotLockedError, Owner, OwnerLock};
+pub use owner::Owner;
+pub use owner_lock::{Acquired, NotLockedError, OwnerLock};
 pub(crate) use park::wake;
 pub use park::{
     BlockedOn, Check, Deadline, Operation, Probe, Wait, WaitError, WaitPoint, Words, block,

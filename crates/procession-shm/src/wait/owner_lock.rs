@@ -1,53 +1,22 @@
-//! A lock that knows who holds it, so that the death of the holder can be told to the next.
+//! A lock whose word names its owner, so that the next holder is told of the owner's death.
 //!
 //! # Invariant
-//! The word holds the owner from the very instruction that takes the lock to the one that releases
-//! it. Death at any point leaves either a free lock or one whose owner can be seen to be dead.
+//! The word names the owner from the instruction that takes the lock to the one that releases it.
+//! Death at any point leaves either a free lock or one whose owner can be seen to be dead.
 //!
 //! # Protocol
-//! One 64-bit word: thread (22 bits), the slot's generation (28), slot (12), and two flags. Taking
-//! is one compare-exchange from "no owner"; a dead owner is replaced by one compare-exchange too,
-//! so exactly one waiter learns of the death. `WAITERS` and `WOKEN` and the sequence word beside it
-//! are those of an [`EventCount`](super::EventCount), folded into the word so that a release
-//! without waiters is a single instruction. While a woken waiter is on its way, the lock may be
-//! taken and released by others without a system call: that is what makes it fast under contention.
-//! A woken waiter that finds the lock taken sleeps for a millisecond more with `WOKEN` still set,
-//! so that those who are faster need no system calls; then it clears the flag and tries again.
-//!
-//! # Fairness
-//! A lock that is taken again as soon as it is released is never free when a woken waiter arrives.
-//! So a waiter that has slept and waited for [`PATIENCE`] *asks* for turns, in a word beside the
-//! state. From then on a release *keeps* the lock for those that sleep:
-//!
-//! ```text
-//! owned by A ── release, nobody asked ──▶ free ── anyone ──────────────────────▶ owned by B
-//!      └─────── release, asked ─────────▶ kept since T ── a waiter that slept ──▶ owned by B
-//!                                                └── anyone, after KEPT_FOR ─────▶ owned by B
-//! ```
-//!
-//! *Kept* stands in the owner's bits, with the time. So it is one store with the release, and ends
-//! with the store that takes the lock: a lock can't be kept and owned, and death leaves one or the
-//! other.
-//!
-//! - A kept lock excludes nobody who would not be excluded by an owner, and only for a time;
-//!   whether two are inside is decided by the same compare-exchanges as without it.
-//! - It is kept for *any* waiter that slept, not for the one that asked: a release wakes the one
-//!   that has slept the longest. A waiter that is killed, or leaves at its deadline or for a
-//!   signal, sleeps no more and is not woken; if no other sleeps, the wake reaches nobody, and the
-//!   lock is free at once. What remains is a waiter that is stopped, or killed after its wake:
-//!   others go on after [`KEPT_FOR`].
-//! - It is kept until all have had it that slept when somebody asked last: the first to take it
-//!   that came later ends that. If only the release after the asking kept it, the one that asked
-//!   could lose each time: it sleeps behind the others again, and is woken by the release of a
-//!   waiter for which the lock was kept, which the greedy holder awaits by spinning.
-//! - A lock that is kept lies idle for the time of a wake, so over time it is kept once in [`PACE`]
-//!   at the most. Turns that are longer than that go round in the order of sleeping; shorter ones
-//!   are taken by those who are faster in between.
-//! - What was asked is a hint, so its accesses need no order: if a release does not see it yet, the
-//!   next one does, since the waiter goes on asking; if the waiter is gone, one release wakes
-//!   somebody that it need not have woken. So nothing is taken back by a waiter that leaves.
-//! - A release that keeps the lock wakes a sleeper also if `WOKEN` says that one is on its way,
-//!   because that one may be asleep for its millisecond. The wake may end just that sleep.
+//! - One word of 64 bits has the [owner](Owner) and two flags. Taking the lock is one
+//!   compare-exchange from "no owner". A dead owner is replaced by one compare-exchange too, so
+//!   exactly one waiter is told of the death.
+//! - `WAITERS`, `WOKEN` and the sequence word beside it are those of an
+//!   [`EventCount`](super::EventCount), folded into the word, so that a release without waiters is a
+//!   single instruction.
+//! - While a woken waiter is on its way, others may take and release the lock without a system
+//!   call. That is what makes it fast under contention.
+//! - A woken waiter that finds the lock taken sleeps for a millisecond more with `WOKEN` still set,
+//!   so that the others go on without system calls. Then it clears the flag and tries again.
+//! - A waiter that has waited for long asks for turns, and a release then keeps the lock for the
+//!   waiters: see [`fairness`](super::fairness).
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -55,214 +24,11 @@ use std::time::Duration;
 use procession_os::clock::Monotonic;
 use procession_os::memory::Shared;
 
-use super::park::{BlockedOn, Check, Operation, Probe, Wait, WaitError, WaitPoint, block, wake};
+use super::fairness::{Asked, kept_for, kept_since_now, patience_is_over};
+use super::owner::{FLAGS, Owner, WAITERS, WOKEN, is_kept};
+use super::park::{BlockedOn, Check, Probe, Wait, WaitError, WaitPoint, block, wake};
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
-
-const THREAD_BITS: u32 = 22;
-const GENERATION_BITS: u32 = 28;
-const SLOT_BITS: u32 = 12;
-const WAITERS: u64 = 1 << 63;
-const WOKEN: u64 = 1 << 62;
-const FLAGS: u64 = WAITERS | WOKEN;
-
-/// A lock that is kept for waiters has this bit, the time below it, and 0 for the thread, which is
-/// no thread's number.
-const KEPT: u64 = 1 << 61;
-const THREAD: u64 = (1 << THREAD_BITS) - 1;
-const TIME: u64 = (KEPT - 1) & !THREAD;
-/// A unit of that time, as a power of two in nanoseconds: 131 µs, so it comes round in two years.
-const UNIT_BITS: u32 = 17;
-
-/// How long a released lock is kept for a waiter: a wake takes 25 to 50 µs, and more if all
-/// processors are busy.
-const KEPT_FOR: Duration = Duration::from_millis(5);
-
-/// How long a waiter leaves the lock to those who are faster before it asks for turns.
-const PATIENCE: Duration = Duration::from_millis(2);
-
-fn patience_is_over(since: Monotonic) -> bool {
-    let waited = Monotonic::now().since(since);
-    #[cfg(model)]
-    let waited = waited + super::model::none_or(PATIENCE);
-    waited >= PATIENCE
-}
-
-/// How often a release keeps the lock, over time: a wake that others wait for is a tenth of that.
-const PACE: Duration = Duration::from_micros(500);
-/// How many in a row may keep it, if it has not been kept for a while: then all that wait have a
-/// turn.
-const BURST: u32 = 64;
-
-/// What waiters have asked for: when one of them did so last, and how far the releases that kept
-/// the lock are ahead of [`PACE`] (as a time: Generic Cell Rate Algorithm, ITU-T I.371). Both are
-/// on a clock that goes round in eight seconds; what is misjudged then costs or gains a turn.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Asked(u32);
-
-impl Asked {
-    const NOTHING: Self = Self(0);
-    const PACE: u16 = (PACE.as_nanos() >> UNIT_BITS) as u16 + 1;
-    const BURST: u16 = Self::PACE * BURST as u16;
-
-    fn now() -> u16 {
-        (Monotonic::now().as_nanos() >> UNIT_BITS) as u16
-    }
-
-    fn new(asked: u16, paid: u16) -> Self {
-        Self(u32::from(asked.max(1)) << 16 | u32::from(paid))
-    }
-
-    /// Until when what was kept is made up for, from now on; a time long ago looks like a late one.
-    fn ahead(self) -> u16 {
-        let ahead = (self.0 as u16).wrapping_sub(Self::now());
-        if ahead > Self::BURST + Self::PACE { 0 } else { ahead }
-    }
-
-    /// With somebody asking now.
-    fn again(self) -> Self {
-        let now = Self::now();
-        let ahead = if self == Self::NOTHING { 0 } else { self.ahead() };
-        Self::new(now, now.wrapping_add(ahead))
-    }
-
-    /// With one more release that has kept the lock.
-    fn kept(self) -> Self {
-        Self::new((self.0 >> 16) as u16, Self::now().wrapping_add(self.ahead() + Self::PACE))
-    }
-
-    /// Whether a release is to keep the lock.
-    fn is_due(self) -> bool {
-        if self == Self::NOTHING {
-            return false;
-        }
-        let ahead = u64::from(self.ahead());
-        #[cfg(model)]
-        let ahead = ahead + super::model::none_or(Duration::from_secs(1)).as_secs() * 1000;
-        ahead <= Self::BURST.into()
-    }
-
-    /// Whether one that waits since then did so already when somebody asked last.
-    fn covers(self, since: Monotonic) -> bool {
-        let ago = u64::from(Self::now().wrapping_sub((self.0 >> 16) as u16));
-        #[cfg(model)]
-        let ago = ago + super::model::none_or(Duration::from_secs(1)).as_secs() * 1000;
-        Monotonic::now().since(since).as_nanos() as u64 >> UNIT_BITS >= ago
-    }
-}
-
-const fn is_kept(word: u64) -> bool {
-    word & (KEPT | THREAD) == KEPT
-}
-
-/// The word of a lock that is kept from now on.
-fn kept_since_now() -> u64 {
-    #[cfg(not(model))]
-    let units = Monotonic::now().as_nanos() >> UNIT_BITS;
-    #[cfg(model)]
-    let units = super::model::moment();
-    KEPT | (units << THREAD_BITS) & TIME
-}
-
-/// How much longer a lock is kept, if it is.
-fn kept_for(word: u64) -> Option<Duration> {
-    if !is_kept(word) {
-        return None;
-    }
-    // What lies in the future, as seen from another time namespace, is over as well.
-    #[cfg(not(model))]
-    let units = (kept_since_now().wrapping_sub(word) & TIME) >> THREAD_BITS;
-    #[cfg(model)]
-    let units = super::model::time_since();
-    let left = KEPT_FOR.saturating_sub(Duration::from_nanos(units << UNIT_BITS));
-    (!left.is_zero()).then_some(left)
-}
-
-/// A thread of a process of the family.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Owner(u64);
-
-impl Owner {
-    /// The bits of a slot that are part of an owner's word: more than any table has slots.
-    #[cfg(not(model))]
-    pub(crate) const SLOTS: u16 = (1 << SLOT_BITS) - 1;
-    /// The highest generation of a slot that there can be.
-    pub(crate) const GENERATIONS: u32 = (1 << GENERATION_BITS) - 1;
-
-    /// The thread with the kernel's number `thread` in the process of a slot.
-    #[inline]
-    #[must_use]
-    pub const fn new(slot: u16, generation: u32, thread: u32) -> Self {
-        Self(Self::process(slot, generation) | (thread as u64 & ((1 << THREAD_BITS) - 1)))
-    }
-
-    /// The part of an owner's word that all threads of a process share.
-    #[inline]
-    #[must_use]
-    pub const fn process(slot: u16, generation: u32) -> u64 {
-        let slot = slot as u64 & ((1 << SLOT_BITS) - 1);
-        let generation = generation as u64 & ((1 << GENERATION_BITS) - 1);
-        (slot << (THREAD_BITS + GENERATION_BITS)) | (generation << THREAD_BITS)
-    }
-
-    #[inline]
-    const fn from_word(word: u64) -> Option<Self> {
-        match word & !FLAGS {
-            0 => None,
-            owner => Some(Self(owner)),
-        }
-    }
-
-    /// The owner that [`Self::word`] gave.
-    #[must_use]
-    pub const fn from_bits(bits: u64) -> Option<Self> {
-        Self::from_word(bits)
-    }
-
-    /// The owner that the word of an [`OwnerLock`] names.
-    #[inline]
-    #[must_use]
-    pub const fn of_lock(word: u64) -> Option<Self> {
-        if is_kept(word) { None } else { Self::from_word(word) }
-    }
-
-    /// The owner as one word, never 0.
-    #[must_use]
-    pub const fn word(self) -> u64 {
-        self.0
-    }
-
-    /// Whether it is a thread of a process without a slot, which may own nothing.
-    #[inline]
-    pub(crate) const fn is_nobody(self) -> bool {
-        self.slot() == (1 << SLOT_BITS) - 1
-    }
-
-    /// The process's slot.
-    #[inline]
-    #[must_use]
-    pub const fn slot(self) -> u16 {
-        (self.0 >> (THREAD_BITS + GENERATION_BITS)) as u16 & ((1 << SLOT_BITS) - 1)
-    }
-
-    /// Which of the processes that had the slot it is.
-    #[must_use]
-    pub const fn generation(self) -> u32 {
-        (self.0 >> THREAD_BITS) as u32 & ((1 << GENERATION_BITS) - 1)
-    }
-
-    /// The thread's number in the kernel.
-    #[must_use]
-    pub const fn thread(self) -> u32 {
-        self.0 as u32 & ((1 << THREAD_BITS) - 1)
-    }
-}
-
-impl std::fmt::Debug for Owner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "slot {}.{} thread {}", self.slot(), self.generation(), self.thread())
-    }
-}
 
 /// How the lock came to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -559,14 +325,9 @@ impl WaitPoint for Waiter<'_> {
     }
 }
 
-/// Where a lock of the arena itself, not of an object, is waited for.
-impl BlockedOn {
-    /// The allocator's lock.
-    pub const ALLOCATOR: Self = Self { object: 0, operation: Operation::Allocate };
-}
-
 #[cfg(all(test, not(model)))]
 mod tests {
+    use super::super::park::Operation;
     use super::*;
 
     struct Nobody;
@@ -579,60 +340,6 @@ mod tests {
     }
 
     const ON: BlockedOn = BlockedOn { object: 0, operation: Operation::Acquire };
-
-    #[test]
-    fn an_owner_is_what_it_was_made_of() {
-        let owner = Owner::new(4095, Owner::GENERATIONS, 0x3f_ffff);
-        assert_eq!(
-            (owner.slot(), owner.generation(), owner.thread()),
-            (4095, Owner::GENERATIONS, 0x3f_ffff)
-        );
-        assert_eq!(owner.word() & FLAGS, 0);
-    }
-
-    #[test]
-    fn a_kept_lock_has_no_owner_and_is_free_in_the_end() {
-        let now = kept_since_now();
-        assert_eq!(Owner::of_lock(now | FLAGS), None);
-        assert!(kept_for(now | FLAGS).is_some_and(|left| left <= KEPT_FOR));
-        // The last of them is in the future.
-        for ago in [39, 1000, (TIME >> THREAD_BITS) - 100] {
-            let since = KEPT | now.wrapping_sub(ago << THREAD_BITS) & TIME;
-            assert_eq!((kept_for(since), Owner::of_lock(since)), (None, None), "{ago}");
-        }
-        let last = Owner::new(Owner::SLOTS, Owner::GENERATIONS, 1);
-        assert_eq!((kept_for(last.word()), Owner::of_lock(last.word())), (None, Some(last)));
-    }
-
-    #[test]
-    fn a_burst_of_releases_may_keep_the_lock_and_then_one_at_a_time() {
-        let mut asked = Asked::NOTHING;
-        assert!(!asked.is_due());
-        asked = asked.again();
-        let mut kept = 0;
-        while asked.is_due() {
-            asked = asked.kept();
-            kept += 1;
-        }
-        assert!(kept > BURST, "{kept}");
-        // Asking again changes nothing of that; a long time does, and one that looks like the
-        // future.
-        assert!(!asked.again().is_due());
-        for ago in [Asked::BURST, 0x7fff, 0x8000, 0xf000] {
-            let past = Asked::new(1, Asked::now().wrapping_sub(ago));
-            assert!(past.is_due() && past.kept().is_due(), "{ago}");
-        }
-    }
-
-    #[test]
-    fn asking_is_for_those_that_wait_already() {
-        let now = Monotonic::now().as_nanos();
-        let ago = |units: u64| Monotonic::from_nanos(now - (units << UNIT_BITS));
-        let asked = Asked::new(Asked::now().wrapping_sub(100), 0);
-        assert!(asked.covers(ago(1000)) && asked.covers(ago(110)));
-        assert!(!asked.covers(Monotonic::now()));
-        assert!(asked.covers(Monotonic::from_nanos(0)));
-    }
 
     #[test]
     fn a_lock_that_is_kept_is_refused_to_those_who_have_not_slept() {

@@ -7,7 +7,7 @@ use procession_os::futex;
 #[cfg(not(model))]
 use procession_os::load;
 
-use super::owner_lock::Owner;
+use super::owner::Owner;
 use crate::atomics::{AtomicU32, Ordering, spin_loop};
 
 /// When a wait ends at the latest; `None` is never.
@@ -84,6 +84,11 @@ pub struct BlockedOn {
     pub object: u32,
     /// What is being done with it.
     pub operation: Operation,
+}
+
+impl BlockedOn {
+    /// The allocator's lock, which is the arena's own and no object's.
+    pub const ALLOCATOR: Self = Self { object: 0, operation: Operation::Allocate };
 }
 
 /// What waiting needs to know of the family.

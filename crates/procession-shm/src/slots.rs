@@ -3,17 +3,17 @@
 //! # A slot's life
 //! ```text
 //! free → reserved (by the parent, for one fork) → live (by the process itself)
-//!      → burying (by whoever finds it over) → ended → burying → free
+//!      → burying (by a process that finds it over) → ended → burying → free
 //! ```
-//! Each arrow is one compare-exchange of the state word, which holds the generation and who made
-//! the arrow. *Ended* is left out where nobody follows the process.
+//! Each arrow is one compare-exchange of the state word, which holds the generation and the slot of
+//! the process that made the change. *Ended* is left out where no process follows this one.
 //!
 //! # Invariants
 //! - A reservation belongs to one fork of one thread. The child [claims](SlotWords::claim) it, or
 //!   the parent [withdraws](SlotWords::withdraw) it. Withdrawing needs the state *reserved*, so it
 //!   never meets a process that runs.
-//! - A slot whose process lives is buried by nobody. Whoever buries names the state that it looked
-//!   at, so a reservation that was claimed meanwhile is left as it is.
+//! - A slot whose process lives is not buried. A burier names the state that it looked at, so a
+//!   reservation that was claimed meanwhile is left as it is.
 //! - What a process wrote about itself stays until its *follower* has read it. The follower stands
 //!   in the slot before the process runs. A burial gives back what the process held, and stops at
 //!   *ended* for as long as there is a follower that lives.
@@ -96,8 +96,8 @@ pub trait Census {
 
 /// The steps of a burial that are not the slot's own; each may be done twice.
 pub trait Rites {
-    /// Gives back what the process held. Returns whether it came to its end: not if somebody else
-    /// was stopped in a place where this has to pass.
+    /// Gives back what the process held. Returns whether it came to its end: not if another process
+    /// was stopped at a lock that this needs.
     fn give_back(&self) -> bool;
     /// Clears what the process wrote about itself.
     fn clear(&self);
@@ -181,8 +181,8 @@ impl SlotWords {
     }
 
     /// Takes a reservation off the name of its maker `by`, which is over: once that slot has
-    /// another process, nobody could tell that the maker is gone. The slot `me` itself stands for
-    /// it then.
+    /// another process, it can't be told that the maker is gone. The slot `me` itself stands for it
+    /// then.
     pub fn orphan(&self, by: u16, me: u16) {
         if let Ok(state) = self.state()
             && state.status == Status::Reserved
@@ -202,8 +202,8 @@ impl SlotWords {
         self.forked.load(Ordering::SeqCst) == u64::from(generation)
     }
 
-    /// Writes down the follower of the process to come. Only for who has reserved the slot, before
-    /// there is a process.
+    /// Writes down the follower of the process to come. Only for the process that has reserved the
+    /// slot, before there is a process in it.
     pub fn follow(&self, follower: Option<u64>) {
         self.follower.store(follower.unwrap_or(0), Ordering::SeqCst);
     }
@@ -232,7 +232,7 @@ impl SlotWords {
             }
             bits = now;
         }
-        // Somebody that lives is changing it.
+        // A living process is changing it.
         true
     }
 
@@ -285,8 +285,8 @@ impl SlotWords {
         self.change(seen, burying) && self.lay_to_rest(seen, burying, census, rites)
     }
 
-    /// Has the burial that a dead process left be one that the process of the slot `to` left, which
-    /// is dead as well and not buried yet.
+    /// Passes a burial that a dead process left on to the process of the slot `to`, which is dead
+    /// as well and not buried yet.
     pub fn hand_burial_over(&self, left: State, to: u16) {
         self.change(left, State { by: to, ..left });
     }

@@ -2,8 +2,8 @@
 //! is this process's.
 //!
 //! # Which slot
-//! The slot's word is 0 in every copy of the process (see the registry). A copy that finds 0 has the
-//! registry find its slot, by way of the [`Registration`] that the arena was given.
+//! The slot's word is 0 in every copy of the process (see the registry). A copy that finds 0 has
+//! the registry find its slot, by way of the [`Registration`] that the arena was given.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::AtomicBool;
@@ -18,7 +18,7 @@ use super::error::{Error, Result};
 use super::heap::state::HeapVisits;
 use super::layout::{Header, Layout};
 use super::object_row::Object;
-use super::row::{NOBODY, Row, Slot};
+use super::row::{NO_SLOT_INDEX, Row, Slot};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::wait::Owner;
 
@@ -135,7 +135,7 @@ impl Arena {
 
     #[inline]
     pub(super) fn row(&self, slot: u16) -> Result<&Row> {
-        if slot == NOBODY {
+        if slot == NO_SLOT_INDEX {
             return Err(Error::TooManyProcesses(self.layout.slots));
         }
         Ok(self.memory.cell(self.layout.row(slot)?)?)
@@ -205,9 +205,9 @@ impl Arena {
         }
     }
 
-    /// Whether no thread watches over this process's row, as where the one that did has ended: the
-    /// next that takes a lock or sleeps takes its place. Only the row's word says so, as the kernel
-    /// and other processes change it too.
+    /// Whether no thread watches over this process's row, as after the end of the thread that did:
+    /// the next thread that takes a lock or sleeps takes over. Only the row's word tells it, as the
+    /// kernel and other processes change that too.
     #[inline]
     pub(super) fn is_unwatched(&self) -> bool {
         self.row(self.me().index).is_ok_and(|row| row.life.0.sign() == Sign::Unwatched)
@@ -216,10 +216,11 @@ impl Arena {
     /// Whether this process is in the table.
     #[inline]
     pub(crate) fn is_member(&self) -> bool {
-        self.me().index != NOBODY
+        self.me().index != NO_SLOT_INDEX
     }
 
-    /// Refuses a process that is not in the table: nobody could see it die with what it takes.
+    /// Refuses a process that is not in the table: no other process could see it die with what it
+    /// takes.
     ///
     /// # Errors
     /// [`Error::TooManyProcesses`].

@@ -2,9 +2,9 @@
 //!
 //! A reservation is made, and left to its child, between the two handlers of one fork, which may be
 //! nested: a handler of another library, or a signal's, may fork in between. A parent that wants to
-//! follow the child says so before ([`FollowedFork`]), so that the child is followed from the start.
-//! It learns of the reservation afterwards. If it made one fork meanwhile, there is one; if hooks made
-//! others, the child's own row tells which is its.
+//! follow the child says so before ([`FollowedFork`]), so that the child is followed from the
+//! start. It learns of the reservation afterwards. If it made one fork meanwhile, there is one; if
+//! hooks made others, the child's own row tells which is its.
 
 #![allow(unsafe_code)]
 
@@ -22,12 +22,11 @@ use super::fork::{FOLLOWED, Followed, Reserved};
 use super::registry::{arenas, unfollow};
 use super::row::Slot;
 
-/// A fork that the calling thread is about to make, and whose child it will follow: nobody else
-/// buries the child before its parent has read what it left.
+/// A fork that the calling thread is about to make, and whose child it will follow: no other
+/// process buries the child before its parent has read what it left.
 ///
-/// One of [`Self::forked`] and [`Self::failed`] is to be called, in the parent. Dropped, it stands
-/// for a fork of which the parent doesn't know whether it came about: nobody follows the child
-/// then.
+/// The parent is to call [`Self::forked`] or [`Self::failed`]. A value that is dropped stands for a
+/// fork of which the parent doesn't know whether it succeeded: no process follows the child then.
 #[derive(Debug)]
 #[must_use]
 pub struct FollowedFork {

@@ -2,13 +2,13 @@
 //!
 //! # Threads that open objects meanwhile
 //! A thread does not wait for a fork, nor a fork for a thread: between our handlers run those of
-//! others, which may wait for a thread of this process. So a fork that is under way is *announced* in
-//! private memory, with the slots of its child, before what the parent holds is copied to them. A
-//! thread that opens an object sets its own bit first and looks for forks then; it sets the bit of
-//! each child to come as well. All this is sequentially consistent, so the copying sees the thread's
-//! bit, or the thread sees the fork. Only after that the private count says that the object is open.
-//! The child goes by its copy of the count; a count that is marked as being changed counts for nothing
-//! there.
+//! others, which may wait for a thread of this process. So a fork that is under way is *announced*
+//! in private memory, with the slots of its child, before what the parent holds is copied to them.
+//! A thread that opens an object sets its own bit first and looks for forks then; it sets the bit
+//! of each child to come as well. All this is sequentially consistent, so the copying sees the
+//! thread's bit, or the thread sees the fork. Only after that the private count says that the
+//! object is open. The child goes by its copy of the count; a count that is marked as being changed
+//! counts for nothing there.
 //!
 //! The bit may come to the child's row later than the child itself. Then the child holds an object
 //! that it does not have open, and lets it go at its next visit (`drop_late`).
@@ -29,7 +29,7 @@ pub(super) const DEPTH: usize = 8;
 /// How many forks a process may make at once with a reservation for each: the bits of a word.
 const FORKS: usize = 64;
 
-/// How many forks that come about within one that is followed are told from it.
+/// How many further forks, made during a followed one, are told from it.
 const MAX_FOLLOWED: usize = 8;
 
 /// The slots that were reserved for a child, one in each arena.
@@ -99,7 +99,7 @@ pub(super) fn unpack(word: u64) -> Option<Slot> {
 pub(super) struct Announcement(&'static AtomicU64);
 
 impl Announcement {
-    /// From now on, who opens an object of the arena opens it for the child too.
+    /// From now on, a thread that opens an object of the arena opens it for the child too.
     pub(super) fn tell(self, slot: Slot) {
         self.0.store(pack(slot), Ordering::SeqCst);
     }
@@ -111,7 +111,7 @@ impl Announced {
         &ANNOUNCED[usize::from(number)]
     }
 
-    /// Takes one that is not in use; returns its number.
+    /// Takes an announcement that is not in use; returns its number.
     pub(super) fn begin() -> Option<u8> {
         let order = Ordering::SeqCst;
         let lowest_free = |used: u64| (used != u64::MAX).then(|| used | (used + 1));
@@ -119,7 +119,8 @@ impl Announced {
         Some((!before).trailing_zeros() as u8)
     }
 
-    /// Says how many arenas it knows of: for one that is added later nothing is reserved.
+    /// Notes how many arenas the announcement knows of: for an arena that is added later nothing is
+    /// reserved.
     pub(super) fn know(&self, arenas: usize) {
         self.arenas.store(arenas + 1, Ordering::SeqCst);
     }
@@ -173,8 +174,8 @@ pub(super) fn take_own_reservations() -> Reserved {
 }
 
 impl Arena {
-    /// Has the children of the forks that are under way hold an object that this process has come to
-    /// hold. Its private count does not say so yet.
+    /// Has the children of the forks that are under way hold an object that this process has come
+    /// to hold. Its private count does not say so yet.
     pub(super) fn hold_for_children_to_come(&self, object: u32) {
         let mut forks = UNDER_WAY.load(Ordering::SeqCst);
         while forks != 0 {

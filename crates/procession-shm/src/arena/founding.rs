@@ -164,7 +164,7 @@ pub fn inherit(fd: OwnedFd) -> Result<&'static Arena> {
 }
 
 /// As [`inherit`], for a child whose parent [reserved](Arena::reserve_for_child) a slot for it,
-/// with a share in what the parent held. What the child does not open of that it gives back with
+/// with a share in what the parent held. What the child does not open of that, it returns with
 /// [`Arena::drop_unopened`].
 ///
 /// # Errors

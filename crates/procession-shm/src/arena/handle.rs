@@ -6,10 +6,9 @@ use std::str::FromStr;
 /// Names an object of a family: which arena, which row of its object table, and which of the
 /// objects that had the row.
 ///
-/// It is a plain value. An object lives while some process has it *open*; a handle alone does not
-/// keep it. A handle to an object that has been freed is refused ([`super::Error::Stale`]), it
-/// never comes to mean another one. It prints as, and parses from,
-/// `procession:FAMILY:INDEX:GENERATION`.
+/// It is a plain value. An object lives while some process has it *open*; a handle does not keep
+/// it. A handle to an object that has been freed is refused ([`super::Error::Stale`]), it never
+/// comes to mean another one. It prints as, and parses from, `procession:FAMILY:INDEX:GENERATION`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle {
     /// The family's random number.

@@ -7,7 +7,7 @@
 //!
 //! The sizes follow from the capacity and are written in the header, so that a process which
 //! attaches computes the same layout and checks it. All of it is sparse: what is not used costs
-//! address space alone.
+//! only address space.
 
 use procession_os::memory::Shared;
 
@@ -71,18 +71,18 @@ pub(super) struct Header {
     /// When the family last looked for processes that are not in the table, and when such a look
     /// that found none began last.
     pub(super) looked_for_unclaimed: AtomicU64,
-    pub(super) nobody_unclaimed: AtomicU64,
-    /// Where those sleep that a death may wake; it counts the announced ones.
+    pub(super) none_unclaimed: AtomicU64,
+    /// Where the threads sleep that a death may wake; it counts the announced deaths.
     pub(super) deaths: EventCount,
     pub(super) heap: HeapState,
     pub(super) watches: [Watch; RANGES],
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for Header {}
 
-/// The sizes and places that follow from a capacity.
+/// The sizes and offsets that follow from a capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) capacity: u64,

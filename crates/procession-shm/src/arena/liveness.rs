@@ -2,8 +2,8 @@
 //!
 //! The kernel marks a word of a process's row when the thread that watches over it is gone
 //! ([`LifeWord`](procession_os::robust::LifeWord)), which costs a look one load. Where no thread
-//! watches over that word, the kernel is asked whether the process still has its memory ([`image`]),
-//! and for its number, where that means the same here.
+//! watches over that word, the kernel is asked whether the process still has its memory
+//! ([`image`]), and for its number, where that means the same here.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use procession_os::stat::Stat;
 use procession_os::{holders, image, process};
 
 use super::family::Arena;
-use super::row::{NOBODY, NOBODYS, Row, Slot, mark_of};
+use super::row::{NO_SLOT_GENERATION, NO_SLOT_INDEX, Row, Slot, mark_of};
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::failpoint::failpoint;
 use crate::slots::{Census, Status};
@@ -31,8 +31,8 @@ pub(super) fn is_past(since: &AtomicU64, time: Duration) -> bool {
 }
 
 impl Arena {
-    /// Says of the process with this generation, which is over, that it is. Noted down afterwards:
-    /// so it may be said twice, and is said by the next if this one is killed.
+    /// Announces that the process with this generation is over. It is noted down afterwards: so it
+    /// may be announced twice, and is announced by the next process if this one is killed.
     pub(super) fn announce_death(&self, row: &Row, generation: u32) {
         if !row.is_announced(generation) {
             self.header().deaths.wake_all();
@@ -107,7 +107,7 @@ impl Arena {
 impl Arena {
     /// Whether the process with this slot and generation is over.
     pub(crate) fn is_over(&self, slot: u16, generation: u32) -> bool {
-        if slot == NOBODY && generation == NOBODYS {
+        if slot == NO_SLOT_INDEX && generation == NO_SLOT_GENERATION {
             return false;
         }
         let Ok(row) = self.row(slot) else { return true };

@@ -3,15 +3,15 @@
 //! # A process without a row
 //! A process that forks by itself when the table is full can't be refused, so its child has no row.
 //! What its parent had open is then held for ever, by a row of its own behind the table
-//! ([`Arena::pin_for_rowless`]), so that no handle of the child's names nothing. The child itself may
-//! neither acquire locks nor make objects, as no other process could see it die with them.
+//! ([`Arena::pin_for_rowless`]), so that no handle of the child's names nothing. The child itself
+//! may neither acquire locks nor make objects, as no other process could see it die with them.
 
 use procession_os::process;
 
 use super::error::{Error, Result};
 use super::family::Arena;
 use super::fork::Announcement;
-use super::row::{NOBODY, NOBODYS, Slot};
+use super::row::{NO_SLOT_GENERATION, NO_SLOT_INDEX, Slot};
 use crate::atomics::Ordering;
 use crate::failpoint::failpoint;
 use crate::wait::Owner;
@@ -39,7 +39,7 @@ impl Arena {
         if self.claim_slot(slot)? { Ok(()) } else { self.join().map(|_| ()) }
     }
 
-    /// Refuses a slot that the caller was told of by another process, and that can't be.
+    /// Refuses a slot that the arena does not have.
     pub(super) fn check_slot(&self, slot: Slot) -> Result<()> {
         let (asked, slots) = (slot.index, self.slots());
         if u32::from(asked) < slots {
@@ -64,8 +64,8 @@ impl Arena {
     }
 
     /// Takes a slot for a child that is about to be forked, with a share in all that this process
-    /// holds. `follows` says whether this process will read what the child leaves.
-    /// Who opens objects meanwhile is told by way of the announcement, if there is one.
+    /// holds. `follows` says whether this process will read what the child leaves. Threads that
+    /// open objects meanwhile are told by the announcement, if there is one.
     pub(super) fn reserve(
         &self,
         follows: bool,
@@ -112,7 +112,8 @@ impl Arena {
         Ok(())
     }
 
-    /// Looks at some rows, the next in turn, so that dead strangers are buried in time.
+    /// Looks at some rows, the next in turn, so that dead processes which no process follows are
+    /// buried in time.
     pub(super) fn sweep(&self) {
         self.drop_late();
         self.look_after_heap();
@@ -132,8 +133,7 @@ impl Arena {
             self.forget_half_open();
             return;
         }
-        let nobody = Slot { index: NOBODY, generation: NOBODYS };
-        self.set_me(nobody);
+        self.set_me(Slot { index: NO_SLOT_INDEX, generation: NO_SLOT_GENERATION });
         let _ = self.join();
         self.forget_half_open();
         if self.is_member() {

@@ -44,7 +44,7 @@ impl Arena {
 /// How many of the processes that this one has buried it remembers.
 const REMEMBERED: usize = 64;
 
-/// A process that this one has buried: of which family, which slot and number it had, and its name.
+/// A process that this one has buried: its family, slot, number and name.
 #[derive(Clone, Copy)]
 struct Buried {
     family: u64,
@@ -53,8 +53,8 @@ struct Buried {
     name: NameBytes,
 }
 
-/// The last of them, and where the next one goes. A place of its own each: whoever buries may be in
-/// a signal's handler, where nothing may be allocated.
+/// The last buried processes, and where the next one goes. Each has memory of its own: a burial may
+/// be in a signal's handler, where nothing may be allocated.
 struct LastBuried {
     processes: [Buried; REMEMBERED],
     next: usize,
@@ -64,12 +64,13 @@ const NO_PROCESS: Buried =
     Buried { family: 0, slot: Slot { index: 0, generation: 0 }, pid: 0, name: [0; NAME_WORDS * 8] };
 
 /// The processes that this one buried last, whose rows may have others by now: its children, most
-/// of all. Nobody waits for it, since in the copy of a process whose thread had it nobody gives it
-/// back.
+/// of all. It is only tried, since in the copy of a process whose thread had it no thread releases
+/// it.
 static BURIED: Mutex<LastBuried> =
     Mutex::new(LastBuried { processes: [NO_PROCESS; REMEMBERED], next: 0 });
 
-/// Remembers who had a slot that is about to be freed: a lock that it held may be found later.
+/// Remembers which process had a slot that is about to be freed: a lock that it held may be found
+/// later.
 pub(super) fn remember(family: u64, slot: Slot, pid: u32, name: NameBytes) {
     if let Ok(mut buried) = BURIED.try_lock() {
         let next = buried.next % REMEMBERED;

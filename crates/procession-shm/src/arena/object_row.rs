@@ -2,12 +2,12 @@
 //!
 //! # An object's life
 //! ```text
-//! free → claimed (by its maker, who fills it) → live ⇄ freeing (by the last to let go)
+//! free → claimed (by its maker, which fills it) → live ⇄ freeing (by the last to let go)
 //!                                                     → emptying → free, generation + 1
 //! ```
-//! Each arrow is one store to the state word. The maker and the freer stand in the word, so that
-//! a process that buries them can bring the object to its end. A freed object's kind, generation and
-//! name stay, for errors about handles that still name it; the row's next maker changes the
+//! Each arrow is one store to the state word. The maker and the freer stand in the word, so that a
+//! process that buries them can bring the object to its end. The kind, generation and name of a
+//! freed object stay, for errors about handles that still name it. The row's next maker changes the
 //! generation first.
 
 use procession_os::memory::Shared;
@@ -34,7 +34,7 @@ pub(super) struct Object {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for Object {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(super) enum Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) status: Status,
-    /// Tells one attempt to free the object from the next.
+    /// Distinguishes one attempt to free the object from the next.
     pub(super) turn: u8,
     pub(super) kind: u8,
     pub(super) by: u16,
@@ -82,8 +82,8 @@ impl Object {
         State::from_word(self.state.load(Ordering::SeqCst))
     }
 
-    /// The kind of the object with this generation; `None` if the row has another, or it is being
-    /// made.
+    /// The kind of the object with this generation; `None` if the row has another object, or the
+    /// object is being made.
     pub(super) fn kind_of(&self, generation: u32) -> Option<Kind> {
         let state = self.state().ok()?;
         let is_made = state.generation == generation && state.status != Status::Claimed;

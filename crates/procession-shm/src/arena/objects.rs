@@ -4,13 +4,13 @@
 //! An object that a process holds, or is about to hold, is not freed.
 //!
 //! # Protocol
-//! A process that clears a [held bit](super::holding) looks whether any other is set. If none is, it
-//! makes the state `freeing` and looks once more: held again, the object is live as before; unheld, it
-//! is `emptying`, from which there is no way back. A process that opens the object sets its bit first
-//! and looks at the state then; finding `freeing` it makes the object live itself. All these are
-//! sequentially consistent, so one of the two sees the other: no object is freed that was opened. A
-//! look goes over the slots one by one, so it may miss an object that goes from hand to hand; that is
-//! why the first look settles nothing.
+//! A process that clears a [held bit](super::holding) looks whether any other is set. If none is,
+//! it makes the state `freeing` and looks once more: held again, the object is live as before;
+//! unheld, it is `emptying`, from which there is no way back. A process that opens the object sets
+//! its bit first and looks at the state then; finding `freeing` it makes the object live itself.
+//! All these are sequentially consistent, so one of the two sees the other: no object is freed that
+//! was opened. A look goes over the slots one by one, so it may miss an object that goes from hand
+//! to hand; that is why the first look settles nothing.
 
 use std::sync::atomic::AtomicU64 as PrivateU64;
 
@@ -113,7 +113,7 @@ impl Arena {
     fn look_once_more(&self, index: u32, freeing: State) -> Result<()> {
         let object = self.object(index)?;
         if self.is_held(index) {
-            // Somebody opened it in between, or is about to.
+            // Another process opened it in between, or is about to.
             object.change(freeing, State { status: Status::Live, by: 0, ..freeing });
             return Ok(());
         }
@@ -125,7 +125,7 @@ impl Arena {
         self.finish(index, emptying)
     }
 
-    /// Takes an object that nobody can reach to its end. May be done twice.
+    /// Brings to its end an object that no process can reach. May be done twice.
     pub(super) fn finish(&self, index: u32, state: State) -> Result<()> {
         let object = self.object(index)?;
         let body = object.body.load(Ordering::Acquire);
@@ -137,7 +137,7 @@ impl Arena {
             Ok(())
         };
         match freed {
-            // Somebody was stopped in the middle of the heap.
+            // Another process was stopped in the middle of the heap.
             Err(Error::Wait(_)) if state.by == self.me().index => {
                 return self.finish_later(index);
             }
@@ -148,7 +148,7 @@ impl Arena {
         for word in &object.payload {
             word.store(0, Ordering::Relaxed);
         }
-        // One that never came to live has no kind, and perhaps the name of another.
+        // An object that was never live has no kind, and perhaps the name of another.
         let kind = if state.status == Status::Claimed { 0 } else { state.kind };
         let free = State { status: Status::Free, turn: 0, kind, by: 0, ..state };
         object.change(state, free);
@@ -156,7 +156,8 @@ impl Arena {
         Ok(())
     }
 
-    /// Brings an object to its end that this process could not end before; says whether it was one.
+    /// Brings an object to its end that this process could not end before; returns whether it was
+    /// such an object.
     pub(super) fn finish_own(&self, index: u32) -> Result<bool> {
         let state = self.object(index)?.state()?;
         let unfinished = matches!(state.status, Status::Claimed | Status::Emptying);
@@ -211,7 +212,8 @@ impl Arena {
     /// let go as the last without coming to free them.
     ///
     /// # Errors
-    /// [`Error::Wait`] if somebody was stopped in the middle of the heap: some are left.
+    /// [`Error::Wait`] if another process was stopped in the middle of the heap: some objects are
+    /// left then.
     pub(super) fn settle_objects_of(&self, slot: u16) -> Result<()> {
         let mut all = Ok(());
         let used = self.header().objects_used.load(Ordering::SeqCst).min(self.layout.objects);

@@ -68,8 +68,8 @@ impl Arena {
         Err(self.is_full())
     }
 
-    /// The parent's side of a fork, whether it came about or not: its reservation is the child's,
-    /// or nobody's.
+    /// The parent's side of a fork, whether it succeeded or not: the reservation is the child's, or
+    /// void.
     pub(super) fn fork_is_over(&'static self, slot: Slot) {
         if let Ok(row) = self.row(slot.index) {
             row.slot.fork_is_over(slot.generation);
@@ -77,7 +77,7 @@ impl Arena {
         }
     }
 
-    /// Says that this process does not follow the process of a slot.
+    /// Notes that this process does not follow the process of a slot.
     pub(super) fn unfollow(&self, slot: Slot) {
         if let Ok(row) = self.row(slot.index) {
             row.slot.hand_over(slot.generation, 0);
@@ -107,7 +107,7 @@ impl Arena {
         }
     }
 
-    /// Says what this process is called.
+    /// Notes this process's name.
     pub fn set_name(&self, name: &str) {
         let me = self.me();
         if let Ok(row) = self.row(me.index) {
@@ -115,8 +115,8 @@ impl Arena {
         }
     }
 
-    /// Says who started this process, where that is not who forked it: a server that forks for
-    /// others.
+    /// Notes which process started this one, where that is not the one that forked it: a server
+    /// forks for others.
     pub fn set_parent(&self, pid: u32) {
         if let Ok(row) = self.row(self.me().index) {
             row.parent.store(pid, Ordering::Relaxed);
@@ -136,7 +136,7 @@ impl Arena {
         (state.generation == slot.generation && task != 0).then(|| task - 1)
     }
 
-    /// Says that this process is about to leave, and with which exit code.
+    /// Notes that this process is about to end, and with which exit code.
     pub fn leave_with(&self, code: u8) {
         if let Ok(row) = self.row(self.me().index) {
             row.leaving.store(u64::from(code) + 1, Ordering::Release);
@@ -144,7 +144,7 @@ impl Arena {
     }
 
     /// The exit code that the process of a slot, which is over, said that it was about to leave
-    /// with. For those whose status someone else took.
+    /// with. For a process whose status another one has read.
     pub fn exit_code_of(&self, slot: Slot) -> Option<u8> {
         let row = self.row(slot.index).ok()?;
         let code = row.leaving.load(Ordering::Acquire).checked_sub(1)?;

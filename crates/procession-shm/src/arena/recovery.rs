@@ -5,11 +5,11 @@
 //!
 //! # Reservations
 //! A row is reserved for one fork, and the number of its process is not known before the child has
-//! claimed it, or the parent has told it. Until then no process can see whether there is a child. So
-//! such a reservation stays for as long as its maker's fork goes on. After that, and after [`GRACE`],
-//! it is void if no process has the arena that is not in the table. That is looked for in `/proc`:
-//! rarely, since it is only after a failed fork, or after a child that was killed before its first
-//! step.
+//! claimed it, or the parent has told it. Until then no process can see whether there is a child.
+//! So such a reservation stays for as long as its maker's fork goes on. After that, and after
+//! [`GRACE`], it is void if no process has the arena that is not in the table. That is looked for
+//! in `/proc`: rarely, since it is only after a failed fork, or after a child that was killed
+//! before its first step.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ struct Burial<'a> {
 impl Rites for Burial<'_> {
     fn give_back(&self) -> bool {
         let (arena, slot) = (self.arena, self.slot);
-        // Whoever waits for it sees by now that it is over.
+        // The processes that wait for it can see by now that it is over.
         if let Ok(state) = self.row.state() {
             arena.announce_death(self.row, state.generation);
         }
@@ -92,7 +92,7 @@ impl Rites for Burial<'_> {
     }
 }
 
-/// Whether somebody was stopped in the middle of the heap. Damage is no reason to come back.
+/// Whether another process was stopped in the middle of the heap. Damage is no reason to come back.
 fn is_stopped(done: &Result<()>) -> bool {
     matches!(done, Err(Error::Wait(_)))
 }
@@ -102,7 +102,7 @@ impl Arena {
     /// and frees its slot. Returns whether this call did it. Does nothing if the slot has another
     /// process by now.
     ///
-    /// The caller knows that the process is over, and nobody needs what it wrote any more.
+    /// The caller knows that the process is over, and that what it wrote is needed no more.
     pub fn bury(&self, slot: Slot) -> bool {
         self.settled_by_burial(slot.index, |burial| {
             burial.row.slot.release(slot.generation, self, &burial)
@@ -120,8 +120,8 @@ impl Arena {
         (0..self.slots_used()).filter(|index| dead(index).is_some()).count()
     }
 
-    /// Gives back what the dead held. The row of one that is followed by a living process stays
-    /// until that has read it. Returns how many slots were freed.
+    /// Gives back what the dead held. The row of a dead process stays until its follower, if that
+    /// lives, has read it. Returns how many slots were freed.
     pub fn bury_abandoned(&self) -> usize {
         (0..self.slots_used()).filter(|&index| self.bury_if_abandoned(index)).count()
     }
@@ -132,7 +132,7 @@ impl Arena {
         self.settled_by_burial(index, |burial| {
             let (row, generation) = (burial.row, state.generation);
             if state.status == Status::Reserved && row.pid(generation) == 0 {
-                // There was no process, so nobody has anything to read.
+                // There was no process, so there is nothing to read.
                 return row.slot.withdraw(generation, self, &burial);
             }
             row.slot.bury_unread(state, self, &burial)
@@ -157,8 +157,8 @@ impl Arena {
         buried
     }
 
-    /// Ends the burials that a dead process had begun: once its slot has another process, nobody
-    /// could tell that they are nobody's. Returns whether all are ended.
+    /// Ends the burials that a dead process had begun: once its slot has another process, it can't
+    /// be told that they have no burier. Returns whether all are ended.
     ///
     /// Buriers may have died one after the other, each with the burial of the one before. So what
     /// the process of a slot had begun goes over to `slot`, whose own burial comes after it in any
@@ -239,28 +239,28 @@ impl Arena {
         {
             return false;
         }
-        // A look at all processes that found nobody is good for all forks that were over before it.
+        // A look at all processes that found none is good for all forks that were over before it.
         // It takes milliseconds, so the family looks once a second.
         let header = self.header();
         let over_since = row.orphaned.load(Ordering::Relaxed);
         let now = Monotonic::now();
         let last = header.looked_for_unclaimed.load(Ordering::Relaxed);
         let order = Ordering::Relaxed;
-        if over_since >= header.nobody_unclaimed.load(Ordering::SeqCst)
+        if over_since >= header.none_unclaimed.load(Ordering::SeqCst)
             && now.since(Monotonic::from_nanos(last)) > GRACE
             && header
                 .looked_for_unclaimed
                 .compare_exchange(last, now.as_nanos(), order, order)
                 .is_ok()
-            && !self.is_anybody_unclaimed()
+            && !self.is_any_unclaimed()
         {
-            header.nobody_unclaimed.fetch_max(now.as_nanos(), Ordering::SeqCst);
+            header.none_unclaimed.fetch_max(now.as_nanos(), Ordering::SeqCst);
         }
-        over_since < header.nobody_unclaimed.load(Ordering::SeqCst)
+        over_since < header.none_unclaimed.load(Ordering::SeqCst)
     }
 
     /// Whether a process has the arena that is not in the table, or this can't be told.
-    fn is_anybody_unclaimed(&self) -> bool {
+    fn is_any_unclaimed(&self) -> bool {
         let is_known = |pid| {
             (0..self.slots_used()).any(|index| {
                 self.row(index).is_ok_and(|row| {

@@ -1,9 +1,9 @@
 //! The objects that this process has open.
 //!
 //! References are counted in private memory. The first and the last have a `BUSY` mark while the
-//! process's [held bit](super::holding) is being changed; a child that was forked meanwhile takes it
-//! away. No child has a count without the bit: a thread that opens an object while a fork is under way
-//! sets the child's bit too, before it takes its mark away ([`mod@super::fork`]).
+//! process's [held bit](super::holding) is being changed; a child that was forked meanwhile takes
+//! it away. No child has a count without the bit: a thread that opens an object while a fork is
+//! under way sets the child's bit too, before it takes its mark away ([`mod@super::fork`]).
 
 use std::sync::atomic::AtomicU32 as PrivateU32;
 
@@ -81,8 +81,8 @@ impl Drop for ObjectRef {
 
 impl Arena {
     /// Makes an object in the row that `claim` takes for this process's slot, open in this process.
-    /// `fill` sees the zeroed payload before anyone else can; `body` is the object's block, which
-    /// goes over to it.
+    /// `fill` sees the zeroed payload before any other process can; `body` is the object's block,
+    /// which goes over to it.
     pub(super) fn make_claimed<T: Shared + 'static>(
         &'static self,
         kind: Kind,
@@ -268,8 +268,8 @@ impl Arena {
         Ok(())
     }
 
-    /// Buries those who hold an object and are over, up to the first that lives: they may be the
-    /// last ones, and nobody else may come along for long.
+    /// Buries the processes that hold an object and are over, up to the first that lives: they may
+    /// be the last holders, and no other process may look at them for long.
     fn bury_dead_holders(&self, index: u32) {
         for slot in self.holders(index) {
             if !self.is_dead_row(slot) {

@@ -37,8 +37,8 @@ const _: () = assert!(FIRST_SLOT + MAX_ARENAS <= wiped::WORDS);
 /// The process knows its slots. Before that the word has the number of the thread that finds out.
 const YES: u64 = u64::MAX;
 
-/// An arena, also one that this process is about to join.
-pub(super) fn arena_at(at: usize) -> Option<&'static Arena> {
+/// An arena, joined or about to be joined by this process.
+fn arena_at(at: usize) -> Option<&'static Arena> {
     // SAFETY: a non-null entry was leaked in `joined_by` and is never freed.
     unsafe { ARENAS.get(at)?.load(Ordering::SeqCst).as_ref() }
 }

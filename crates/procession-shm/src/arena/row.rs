@@ -1,9 +1,9 @@
 //! A process's row: the words in which it stands in the process table.
 //!
-//! The words of the slot have their own protocol ([`slots`](crate::slots)). Whether a process is over
-//! is told by the kernel in a word of its row ([`LifeWord`]). All other words are written by the
-//! process itself, or before it runs by its parent, and are read by any process: they are states to
-//! look at, and no other process's safety relies on them.
+//! The words of the slot have their own protocol ([`slots`](crate::slots)). Whether a process is
+//! over is told by the kernel in a word of its row ([`LifeWord`]). All other words are written by
+//! the process itself, or before it runs by its parent, and are read by any process: they are
+//! states to look at, and no other process's safety relies on them.
 
 use procession_os::memory::{Shared, SharedMemory};
 use procession_os::robust::{LifeWord, Sign};
@@ -20,10 +20,10 @@ pub(super) const NAME_WORDS: usize = 6;
 pub(super) type NameBytes = [u8; NAME_WORDS * 8];
 
 /// The slot of a process without a row: it is in the table nowhere, and its death can't be seen.
-pub(super) const NOBODY: u16 = Owner::SLOTS;
+pub(super) const NO_SLOT_INDEX: u16 = Owner::SLOTS;
 
 /// The generation that goes with it, so that foreign bytes are not taken for such a process.
-pub(super) const NOBODYS: u32 = 0x6e_6f_62;
+pub(super) const NO_SLOT_GENERATION: u32 = 0x6e_6f_62;
 
 /// A process's row.
 #[repr(C)]
@@ -47,7 +47,7 @@ pub(super) struct Row {
     pub(super) orphaned: AtomicU64,
     /// When the watching thread was first seen to be gone; 0 if it wasn't.
     pub(super) gone: AtomicU64,
-    /// The exit code that the process is about to leave with, + 1; 0 if it has not said so.
+    /// The exit code that the process is about to end with, + 1; 0 if it has not noted one.
     pub(super) leaving: AtomicU64,
     /// The PID namespace that the process's number is of.
     pub(super) namespace: AtomicU64,
@@ -94,7 +94,7 @@ impl Row {
         Ok(self.slot.state()?)
     }
 
-    /// Writes who the process is. Only async-signal-safe work, for the child side of a fork.
+    /// Writes down the process's number and start. Async-signal-safe, for the child side of a fork.
     pub(super) fn introduce_self(&'static self, memory: &SharedMemory, slot: Slot) {
         let (pid, generation) = (process::id(), slot.generation);
         if image::mark(memory, mark_of(slot)).is_ok() {
@@ -157,7 +157,7 @@ impl Row {
         self.named.store(generation.into(), Ordering::Release);
     }
 
-    /// Has the process to come be called as the one that forks it, until it says otherwise.
+    /// Names the process to come like the one that forks it, until it changes its name.
     /// Async-signal-safe.
     pub(super) fn copy_name(&self, generation: u32, from: &Self, its_generation: u32) {
         if from.named.load(Ordering::Acquire) == u64::from(its_generation) {
@@ -168,7 +168,7 @@ impl Row {
         }
     }
 
-    /// The number of the process with this generation; 0 while nobody has told it.
+    /// The number of the process with this generation; 0 while it is not known.
     pub(super) fn pid(&self, generation: u32) -> u32 {
         let word = self.pid.load(Ordering::Acquire);
         if (word >> 32) as u32 == generation { word as u32 } else { 0 }

@@ -225,7 +225,7 @@ fn an_object_that_was_opened_while_its_freer_died_lives_on() {
     let _alone = alone();
     let arena = Arena::with_capacity(SMALL).unwrap();
     let handle = half_freed(arena, 100, "object.freeing");
-    // As one who opens it just before the child says that it is freeing it.
+    // As a process that opens it just before the child marks it as being freed.
     arena.set_held(arena.me().index, handle.index).unwrap();
     arena.bury_dead();
     assert_eq!(arena.objects().len(), 1);
@@ -268,7 +268,7 @@ fn a_burial_is_finished_though_the_buriers_slot_has_another_process() {
     let arena = Arena::with_capacity(SMALL).unwrap();
     let lock = Lock::new(arena, "held").unwrap();
     for point in ["process.burying", "process.buried"] {
-        // A grandchild dies, its parent dies burying it, and is buried by somebody else.
+        // A grandchild dies, its parent dies burying it, and is buried by another process.
         killed_at(point, || {
             // SAFETY: as in `killed_at`.
             match unsafe { fork() }.unwrap() {
@@ -336,7 +336,7 @@ fn a_full_process_table_is_an_error_that_passes() {
     assert_eq!(arena.processes().len(), 1);
 }
 
-/// A child that was forked by the program itself, which nobody follows.
+/// A child that was forked by the program itself, which no process follows.
 fn plain_child(body: impl FnOnce()) -> PidFd {
     // SAFETY: as in `killed_at`.
     match unsafe { process::fork() }.unwrap() {
@@ -404,7 +404,7 @@ fn a_reservation_is_void_only_if_no_process_is_left_to_claim_it() {
     arena.bury_abandoned();
     std::thread::sleep(std::time::Duration::from_millis(1200));
     arena.bury_abandoned();
-    assert!(is_there(), "somebody may yet claim it");
+    assert!(is_there(), "a process may yet claim it");
     std::io::Write::write_all(&mut &here, &[1]).unwrap();
     reaped(&stranger);
     while is_there() {
@@ -447,7 +447,7 @@ fn ended_children_are_swept_as_others_are_forked() {
     for _ in 0..20 {
         reaped(&plain_child(|| ()));
     }
-    // These hold the block, and nobody follows them.
+    // These hold the block, and no process follows them.
     drop(block);
     for _ in 0..4 {
         reaped(&plain_child(|| ()));

@@ -1,26 +1,28 @@
-//! Who is woken when a process dies, whatever it had and since when.
+//! Which threads are woken when a process dies.
 //!
 //! # Invariant
 //! While a thread sleeps for long whose wait a death may end, a thread of the family sleeps on the
 //! life words of all the others; it *announces* each death, which wakes all of the former.
 //!
 //! # Protocol
-//! A sleeper can't sleep on the life word of the process that it waits for: that has the lock, or
-//! comes to the barrier, when it has long been asleep. And the kernel wakes one sleeper of a word.
-//! So the rows of the process table are divided into [ranges](RANGE), and each has a *watcher*: a
-//! thread of those that sleep, which sleeps on the words of the range beside its own.
+//! A sleeper can't sleep on the life word of the process that it waits for: that process takes the
+//! lock, or arrives at the barrier, long after the sleeper fell asleep. And the kernel wakes one
+//! sleeper of a word. So the rows of the process table are divided into [ranges](RANGE), and each
+//! range has a *watcher*: one of the sleeping threads, which sleeps on the words of the range
+//! beside its own word.
 //! - To sleep for long: read the count of deaths, look for deaths by oneself, become the watcher of
 //!   a range that has none, and sleep on one's own word and the count. A watcher sleeps on the life
-//!   words of its range as well, and everybody on that of another watcher, so that its death is
+//!   words of its range as well, and every sleeper on that of another watcher, so that its death is
 //!   seen.
-//! - To announce: raise the count, wake all that sleep on it. The first to know that a process is
-//!   over does it, when everybody can see that.
+//! - To announce: raise the count, wake all that sleep on it. The first process to know that
+//!   another is over does it, when all can see that.
 //! - To wake for good: leave the range, and have one of the others look, which takes it, or leaves
 //!   as well.
 //! - A process that joins, or has another thread watch over its row, has the watcher look again.
 //!
-//! A watcher that is killed is seen by those that sleep on its life word. One that is stopped, and
-//! a kernel that can't sleep on several words, leave deaths to the ticks of those that wait.
+//! The death of a watcher is seen by the threads that sleep on its life word. Where a watcher is
+//! stopped, or the kernel can't sleep on several words, deaths are found at the ticks of the
+//! waiters.
 //!
 //! A row that no thread of its process watches over tells nothing: as long as there is one, its
 //! watcher asks every [`UNTOLD`].

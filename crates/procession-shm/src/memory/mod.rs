@@ -14,11 +14,11 @@ struct Payload {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for Payload {}
 
-/// Bytes that all processes see, zero at first. Who writes when is up to the caller: a lock beside
-/// it, or atomics in it.
+/// Bytes that all processes see, zero at first. Which process writes when is up to the caller: a
+/// lock beside it, or atomics in it.
 #[derive(Clone, Debug)]
 pub struct SharedBlock {
     object: ObjectRef,

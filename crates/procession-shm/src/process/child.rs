@@ -2,9 +2,9 @@
 //!
 //! # Invariant
 //! A child's status is taken once, together with the task that it had not finished, and remembered:
-//! to all who ask it is the same. Only after that is the child buried, which gives back what it
-//! held. A forked copy of the process leaves the child to the original, and does not touch the
-//! mutex, which another thread may have held when it was made.
+//! every caller gets the same. Only after that is the child buried, which gives back what it held.
+//! A forked copy of the process leaves the child to the original, and does not touch the mutex,
+//! which another thread may have held when it was made.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -125,7 +125,7 @@ impl Child {
         self.pidfd.pid()
     }
 
-    /// Whether this process follows the child, and is not a copy of the one that does.
+    /// Whether this process follows the child, and is not a copy of its follower.
     #[must_use]
     pub fn is_mine(&self) -> bool {
         self.parent == process::id()
@@ -247,8 +247,8 @@ impl Child {
     /// child runs, and in a copy of this process. What the child held is still there, until
     /// [`Self::bury`].
     ///
-    /// Where someone else has taken the status, and the kernel does not tell it a second time, it
-    /// is what the child itself said before it left.
+    /// Where another process or library has taken the status, which the kernel does not tell a
+    /// second time, it is what the child itself said before it left.
     ///
     /// # Errors
     /// As `waitid(2)`.

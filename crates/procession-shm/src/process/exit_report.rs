@@ -1,4 +1,4 @@
-//! How a process ended, told by the one that is its parent to one that is not.
+//! How a process ended, told by its parent to another process.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,7 +30,7 @@ impl ExitReport {
     }
 
     /// Waits for the exit code; `None` if it does not come, since its sender died. Returns the same
-    /// to everyone who asks.
+    /// at each call.
     pub(super) fn status(&self) -> Option<ExitStatus> {
         let mut code = [0; 4];
         match peek(&self.0, &mut code) {

@@ -1,7 +1,7 @@
 //! The processes of a family, seen by those that started them or look at them: a child to follow,
 //! what each process is doing, and all that one has started.
 //!
-//! How a process is started is not known here: whoever has started one follows it as a [`Child`].
+//! How a process is started is not known here: its starter follows it as a [`Child`].
 
 mod child;
 mod exit_report;

@@ -18,15 +18,15 @@ use crate::arena::{
 use crate::wait::{Operation, Owner};
 
 /// What a process is doing, in the words of the textbooks. (*New*, a process that is not started
-/// yet, is known to nobody but the program that will start it.)
+/// yet, is known only to the program that will start it.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProcessState {
     /// It could run, and waits for a processor.
     Ready,
     /// It is on a processor.
     Running,
-    /// It waits: for what is said here, or for something else that is the kernel's alone to know
-    /// (a file, a socket, a time).
+    /// It waits: for what is said here, or for something else that only the kernel knows (a file, a
+    /// socket, a time).
     ///
     /// Of a process with several threads the first one counts. If that waits for something that is
     /// not the family's, what another thread waits for is told.
@@ -49,7 +49,7 @@ pub struct Blocked {
     pub object: Option<(Handle, Kind, String)>,
     /// Since when it waits.
     pub since: Monotonic,
-    /// On whom: who holds the lock, or the process that is joined.
+    /// The process that it waits for: the holder of the lock, or the process that is joined.
     pub on: Option<ProcessName>,
 }
 
@@ -132,9 +132,9 @@ pub(super) fn state_of(child: &PidFd, slot: Option<Slot>) -> ProcessState {
     if child.has_ended() { state_of(child, None) } else { state }
 }
 
-/// Sends a signal to a process and its descendants, ancestors first; returns how many got it. Who
-/// started whom is known from the kernel and from the process table, so a member of the family
-/// whose parent has died is found as well.
+/// Sends a signal to a process and its descendants, ancestors first; returns how many got it. Which
+/// process started which is known from the kernel and from the process table, so a member of the
+/// family whose parent has died is found as well.
 ///
 /// # Errors
 /// As [`procession_os::tree::signal_tree`].
@@ -261,8 +261,8 @@ impl Arena {
             };
         }
         let in_kernel = state_in_kernel(info.pid, started);
-        // Whoever waits here wakes now and then to look, and waits nonetheless. But if another
-        // thread waits, what the first does is what the process does.
+        // A waiter wakes now and then to look, and waits nonetheless. But if another thread waits,
+        // what the first does is what the process does.
         let first_waits = info.blocked_on.is_some_and(|on| on.thread == info.pid & 0x3f_ffff);
         match in_kernel {
             Some(ProcessState::Running | ProcessState::Ready)
@@ -290,7 +290,7 @@ impl Arena {
         Some(Blocked { operation, object, since: on.since, on: process })
     }
 
-    /// Who holds a lock.
+    /// The holder of a lock.
     fn holder_of(&self, kind: &Kind, index: u32) -> Option<ProcessName> {
         if !matches!(kind, Kind::Lock | Kind::RLock) {
             return None;

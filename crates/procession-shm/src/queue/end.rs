@@ -12,7 +12,7 @@ use crate::wait::{Acquired, BlockedOn, Operation, Owner, OwnerLock, Wait, WaitEr
 #[derive(Debug)]
 pub(super) struct End {
     lock: OwnerLock,
-    /// How many messages passed this end. The store that raises it is what puts or gets them.
+    /// How many messages have passed this end. The store that raises it is what puts or gets them.
     count: AtomicU64,
     /// The chunk that this end is in; 0 before the first message.
     chunk: AtomicU64,
@@ -86,7 +86,7 @@ impl Queue {
         Ok(matches!(acquired, Acquired::OwnerDied(_)))
     }
 
-    /// Refuses a process without a row: nobody could see it die within an end.
+    /// Refuses a process without a row: no other process could see it die within an end.
     #[inline]
     fn check_member(&self) -> Result<()> {
         self.object.arena().check_member()
@@ -180,7 +180,7 @@ impl PutEnd<'_> {
             chunk.end_at(self.position.at)?;
         }
         // What was written so far lies in the chunk that is left, so it is part of the queue first:
-        // recovery looks for the end in the last chunk alone.
+        // recovery looks for the end only in the last chunk.
         if self.written > 0 {
             self.commit();
         }

@@ -4,7 +4,7 @@
 //! A message is in the queue from the store that raises `put_count` to the store that raises
 //! `got_count`, and neither before nor after. Each of the two is made by the holder of its end's
 //! lock. Everything else about an end (which chunk, where in it) follows from its count and the
-//! chunks, and is derived again ([`chunks`]) by whoever takes the lock from a dead holder.
+//! chunks, and is derived again ([`chunks`]) by the process that takes the lock from a dead holder.
 //!
 //! # Structure
 //! A chain of chunks; in a chunk, records one behind the other: eight bytes of length and kind,
@@ -13,9 +13,9 @@
 //!
 //! # What is written down
 //! Memory changes hands in more than one store, so an end writes down what it is about to hand over
-//! (`pending`) before it does. Whoever recovers the end sees from the counts how far the dead one
-//! came: a block or chunk that was not reached yet, or is no longer, is freed, if it still is the
-//! one that was meant (its generation) and still the queue's.
+//! (`pending`) before it does. The process that recovers the end sees from the counts how far the
+//! dead one came: a block or chunk that was not reached yet, or is no longer, is freed, if it still
+//! is the one that was meant (its generation) and still the queue's.
 //!
 //! - put: fill (the block is the producer's own) → lock → pending → block to the queue → record →
 //!   **count** → pending off → unlock → notify.
@@ -48,11 +48,12 @@ pub use tasks::{QueueJoinError, TaskDoneError};
 /// Longer messages have a block of their own.
 pub const INLINE_MAX: usize = 4096;
 
-/// How long even those whose deadline has passed wait for others to leave an end, which usually
+/// How long even a caller whose deadline has passed waits for others to leave an end, which usually
 /// takes a microsecond: only a stopped process can stay there for longer.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A wait for an end, for whoever waits so for messages or room; [`Wait::TRY`] stays that.
+/// How a caller that waits so for messages or room waits for an end; [`Wait::TRY`] stays what it
+/// is.
 fn patient(waiting: Wait) -> Wait {
     if waiting.deadline == Wait::TRY.deadline {
         return waiting;
@@ -76,7 +77,7 @@ struct Control {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for Control {}
 
 /// A queue of byte messages between processes. Each message has a [`kind`], which says how
@@ -126,7 +127,8 @@ impl Queue {
         Self::make(arena, name, capacity, 0)
     }
 
-    /// As [`Self::new`]; who [joins](Self::join) it learns of tasks that processes died with.
+    /// As [`Self::new`]; a process that [joins](Self::join) it learns of tasks that others died
+    /// with.
     ///
     /// # Errors
     /// If the arena is full.
@@ -423,7 +425,7 @@ impl Queue {
     }
 
     /// Does what may wait for room. If there is room afterwards, the next producer is woken: one
-    /// wake may stand for room for several, and whoever was woken may have failed to use it.
+    /// wake may stand for room for several, and the woken producer may have failed to use it.
     #[inline]
     fn passing_room_on<R>(&self, put: impl FnOnce(&EventCount) -> R) -> R {
         self.control.not_full.pass_on(|_| self.capacity().is_some() && self.room() > 0, put)
@@ -441,7 +443,8 @@ impl Queue {
         let on = BlockedOn { object: self.object.index(), operation: Operation::Get };
         block(self.object.arena(), on, waiting, point, |check| {
             if check == Check::Tick {
-                // What a burst has left is given back also where nobody comes to the heap.
+                // What a burst has left is returned to the machine also where no process uses the
+                // heap.
                 self.object.arena().look_after_heap();
             }
             (!self.is_empty()).then_some(())
@@ -546,7 +549,7 @@ impl Queue {
         }
     }
 
-    /// Takes the oldest message, if there is one, and tells those who wait for what that leaves;
+    /// Takes the oldest message, if there is one, and wakes the waiters for what that leaves;
     /// returns its kind and number.
     fn take_next(
         &self,

@@ -1,9 +1,9 @@
-//! Messages as tasks: somebody waits until all that were put have been done.
+//! Messages as tasks: a joiner waits until all that were put are done.
 //!
 //! # Invariant
 //! A message is a task that is open from the store that puts it until the store that raises `done`,
-//! so what is open follows from two counts: `put_count` and `done`. Nothing is counted twice and
-//! nothing is left half counted, whoever dies where.
+//! so what is open follows from two counts: `put_count` and `done`. No death at any point leaves a
+//! task counted twice or half counted.
 //!
 //! # Tasks that a process died with
 //! Each process has an *account* in the queue's body: how many tasks it took and has not called
@@ -12,16 +12,16 @@
 //! told.
 //!
 //! A consumer writes its account before `got_count` is raised, and after `done` was. So whatever it
-//! is killed or looked at between, the living have at least what is theirs: a task is never taken
-//! for lost while somebody may still do it.
+//! is killed or looked at between, the living have at least what is theirs: a task is never counted
+//! as lost while a living process may still do it.
 //!
 //! # Tasks called done by another process than took them
 //! Then accounts can't tell what is lost. Let A take two tasks and pass one of them to B in some
 //! other way, and let C take one. B calls one done: A has 2, C has 1, two tasks are open. If C is
 //! killed now, its task is lost. If B had called C's task done instead, the same numbers stand in
 //! the same places, and nothing is lost. The caller does not say which task it means, and a message
-//! has no trace of who carried it on. So the accounts are exact as long as each process calls done
-//! what it took itself, and beyond that they err on the side of telling:
+//! has no trace of the process that passed it on. So the accounts are exact as long as each process
+//! calls done what it took itself, and beyond that they err on the side of telling:
 //!
 //! - A call of `task_done` by a process whose account is empty is a *stray*. It is noted (`doubts`)
 //!   before it counts. So is a task that is taken by a process that can't have an account.
@@ -34,7 +34,7 @@
 //!   were counted as lost are noted (`overdone`), and the joiner that then finds all tasks done is
 //!   told that some may be not.
 //! - When all tasks are done, no account matters: a joiner that sees it *settles*: with the
-//!   consumers' end locked, so that nobody takes a task meanwhile, it empties all accounts, and
+//!   consumers' end locked, so that no process takes a task meanwhile, it empties all accounts, and
 //!   from then on they are exact again.
 //!
 //! A process that calls done what another took while it has as many of its own is no stray, and
@@ -107,12 +107,12 @@ impl Account {
     }
 
     /// Whether no process has it.
-    fn is_nobodys(self) -> bool {
+    fn is_unused(self) -> bool {
         self.generation == 0
     }
 }
 
-/// A task was called done that nobody had put.
+/// A task was called done that had not been put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("task_done() called too many times: all messages of the queue are done")]
 pub struct TaskDoneError;
@@ -123,8 +123,8 @@ pub enum QueueJoinError {
     /// The wait ended first.
     #[error(transparent)]
     Wait(#[from] WaitError),
-    /// Processes died with so many tasks that they had got and not called done. Nobody will do
-    /// these, and nobody else is told; they count as done from now on.
+    /// Processes died with so many tasks that they had got and not called done. No process will do
+    /// these, and no other joiner is told; they count as done from now on.
     #[error("processes died with {0} of the tasks, which nobody will do now")]
     Lost(u64),
     /// A process that had got tasks died, and tasks were called done by other processes than had
@@ -189,13 +189,13 @@ impl Queue {
         if before.generation == me.generation {
             return tasks.doubt();
         }
-        if !before.is_nobodys() {
+        if !before.is_unused() {
             // First, so that the dead process is known of at every moment.
             tasks.deaths.fetch_add(1, Ordering::SeqCst);
             failpoint!("tasks.succeeding");
         }
-        // Nobody else writes: the other processes of this slot are dead, the other threads of this
-        // one wait for the consumers' end, and nobody settles meanwhile.
+        // No other thread writes: the other processes of this slot are dead, the other threads of
+        // this one wait for the consumers' end, and no joiner settles meanwhile.
         let first = Account { generation: me.generation, ending: 0, held: 1 };
         account.store(first.word(), Ordering::SeqCst);
     }
@@ -325,7 +325,7 @@ impl Queue {
         for slot in 0..self.accounts as u16 {
             let account = Account::from_word(self.account(slot)?.load(Ordering::SeqCst));
             // An empty account makes a difference only where there are doubts.
-            if account.is_nobodys() || account.held == 0 && (!doubted || died) {
+            if account.is_unused() || account.held == 0 && (!doubted || died) {
                 continue;
             }
             if arena.is_over(slot, account.generation) {
@@ -339,7 +339,7 @@ impl Queue {
             return (died && open > 0).then_some(QueueJoinError::PerhapsLost(open));
         }
         let lost = got.checked_sub(done)?.checked_sub(held).filter(|&lost| lost > 0)?;
-        // First, so that whoever calls one of these done finds it here.
+        // First, so that a process that calls one of these done finds it here.
         tasks.forgiven.fetch_add(lost, Ordering::SeqCst);
         failpoint!("tasks.forgiving");
         // If a task was done meanwhile, its account may have been read without it: look again
@@ -355,8 +355,8 @@ impl Queue {
         Some(QueueJoinError::Lost(lost))
     }
 
-    /// Empties the accounts if they are in doubt and all tasks are done, unless somebody is at the
-    /// consumers' end.
+    /// Empties the accounts if they are in doubt and all tasks are done, unless another process is
+    /// at the consumers' end.
     fn settle(&self) {
         let tasks = &self.control.tasks;
         let doubts = tasks.doubts.load(Ordering::SeqCst);

@@ -20,7 +20,7 @@ struct Payload {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for Payload {}
 
 /// The cells in the barrier's body.

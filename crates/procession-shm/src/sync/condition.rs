@@ -7,8 +7,8 @@ use crate::wait::{BlockedOn, Operation, Wait};
 /// A condition variable between processes, as `multiprocessing.Condition`.
 ///
 /// It goes with a [`Lock`](super::Lock) or [`RLock`](super::RLock), the same one whenever it is
-/// used. A killed waiter blocks nobody and takes no notification with it; if the process that holds
-/// the lock dies, one of those who wait or acquire is told.
+/// used. A killed waiter blocks no other process and takes no notification with it. If the process
+/// that holds the lock dies, one of those that wait for the condition or the lock is told.
 #[derive(Clone, Debug)]
 pub struct Condition {
     object: ObjectRef,
@@ -16,7 +16,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// A condition that nobody waits for.
+    /// A condition without waiters.
     ///
     /// # Errors
     /// If the arena is full.
@@ -55,7 +55,7 @@ impl Condition {
         self.notices.wait(lock, self.object.arena(), self.on(), waiting)
     }
 
-    /// The first step of a wait, for those who have to do something else between its steps.
+    /// The first step of a wait, for a caller that has to do something else between its steps.
     ///
     /// # Errors
     /// [`NotOwnerError`] if the caller does not hold the lock.
@@ -84,7 +84,7 @@ impl Condition {
         self.notices.waiting()
     }
 
-    /// How many notifications nobody has taken yet.
+    /// How many notifications have not been taken yet.
     #[must_use]
     pub fn notified(&self) -> u32 {
         self.notices.open()

@@ -4,8 +4,8 @@ use super::raw::RawEvent;
 use crate::arena::{Arena, Handle, Kind, ObjectRef, Result, arena_of};
 use crate::wait::{BlockedOn, Operation, Wait, WaitError};
 
-/// A flag between processes, as `multiprocessing.Event`. There is no handshake with those who wait,
-/// so one that is killed blocks nobody.
+/// A flag between processes, as `multiprocessing.Event`. There is no handshake with the waiters, so
+/// a killed waiter blocks no other process.
 #[derive(Clone, Debug)]
 pub struct Event {
     object: ObjectRef,

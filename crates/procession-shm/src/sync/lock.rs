@@ -9,7 +9,7 @@ use crate::wait::{
 /// Mutual exclusion between the processes of a family.
 ///
 /// Any thread of any process may release it, as with `multiprocessing.Lock`. If the process that
-/// acquired it ends without releasing, one of those who wait acquires it and is told so
+/// acquired it ends without releasing, one of the waiters acquires it and is told so
 /// ([`Acquired::OwnerDied`]).
 #[derive(Clone, Debug)]
 pub struct Lock {
@@ -72,7 +72,7 @@ impl Lock {
         self.lock.take_from_the_dead(arena.owner(), arena)
     }
 
-    /// Releases the lock, whoever acquired it.
+    /// Releases the lock, whichever thread acquired it.
     ///
     /// # Errors
     /// [`NotLockedError`].
@@ -81,7 +81,8 @@ impl Lock {
         self.lock.unlock()
     }
 
-    /// The calling thread, as the owner that it would be: for those who acquire and release often.
+    /// The calling thread, as the owner that it would be: for a caller that acquires and releases
+    /// often.
     #[inline]
     #[must_use]
     pub fn me(&self) -> Owner {
@@ -98,13 +99,13 @@ impl Lock {
     /// Releases the lock, of which the caller knows that `me` holds it.
     ///
     /// # Errors
-    /// [`NotLockedError`] if nobody holds it.
+    /// [`NotLockedError`] if no thread holds it.
     #[inline]
     pub fn release_as(&self, me: Owner) -> Result<(), NotLockedError> {
         self.lock.unlock_mine(me)
     }
 
-    /// Who holds the lock at this instant.
+    /// The holder of the lock at this instant.
     #[must_use]
     pub fn owner(&self) -> Option<Owner> {
         self.lock.owner()

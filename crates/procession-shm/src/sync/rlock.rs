@@ -4,8 +4,8 @@ use super::raw::{Monitor, NotOwnerError, RawRLock};
 use crate::arena::{Arena, Handle, Kind, ObjectRef, Result, arena_of};
 use crate::wait::{Acquired, BlockedOn, Operation, Owner, Wait, WaitError};
 
-/// A re-entrant [`Lock`](super::Lock) that belongs to a thread: it alone may release it, as often
-/// as it acquired it.
+/// A re-entrant [`Lock`](super::Lock) that belongs to a thread: only that thread may release it, as
+/// often as it acquired it.
 #[derive(Clone, Debug)]
 pub struct RLock {
     object: ObjectRef,
@@ -39,7 +39,7 @@ impl RLock {
         self.object.handle()
     }
 
-    /// Who holds the lock at this instant.
+    /// The holder of the lock at this instant.
     #[must_use]
     pub fn owner(&self) -> Option<Owner> {
         self.lock.owner()

@@ -24,14 +24,14 @@ struct Payload {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for Payload {}
 
 /// A counting semaphore between processes, as `multiprocessing.Semaphore`.
 ///
-/// Anyone may release, so a dead holder can't be told from a signaller, and its permits are gone
-/// with it; unless the semaphore was made to [recover](Self::recovering) them. Then each permit is
-/// a cell that holds its owner, and who waits takes the cells of the dead.
+/// Any process may release, so a dead holder can't be told from a signaller, and its permits are
+/// lost with it, unless the semaphore was made to [recover](Self::recovering) them. Then each
+/// permit is a cell that names its owner, and a waiter takes the cells of the dead.
 #[derive(Clone, Debug)]
 pub struct Semaphore {
     object: ObjectRef,

@@ -1,4 +1,4 @@
-//! A place to sleep until somebody says that a condition may have changed.
+//! A place to sleep until a notifier says that a condition may have changed.
 //!
 //! # Protocol
 //! The waiter *announces* itself (sets `WAITERS`, reads the sequence), looks at the condition once
@@ -7,12 +7,12 @@
 //! condition, so at least one of them sees the other: either the waiter sees the condition, or the
 //! notifier sees the waiter.
 //!
-//! `WOKEN` says that a wake is under way: until the woken one has come back, further notifications
-//! need no system call. So one wake may stand for several notifications, and a woken waiter that
-//! leaves must pass the notification on if there is more for others, whatever it leaves with: what
-//! it waited for, part of that, or an error that came between its wake and the taking. A process
-//! that is killed between its wake and its return leaves `WOKEN` set; the next waiter to tick
-//! clears it.
+//! `WOKEN` says that a wake is under way: until the woken waiter has come back, further
+//! notifications need no system call. So one wake may stand for several notifications, and a woken
+//! waiter that leaves must pass the notification on if there is more for others, whatever it leaves
+//! with: what it waited for, part of that, or an error that came between its wake and the taking. A
+//! process that is killed between its wake and its return leaves `WOKEN` set; the next waiter to
+//! tick clears it.
 //!
 //! An [`EventCount`] has no notifications for one waiter, so it has nothing to pass on. A [`Relay`]
 //! has, and lends its point only to work after which it passes the notification on itself.
@@ -27,8 +27,8 @@ use crate::atomics::{AtomicU32, Ordering};
 const WAITERS: u32 = 1;
 const WOKEN: u32 = 2;
 
-/// A place to sleep for those who are all woken at once. Eight bytes of shared memory; all zero is
-/// a valid start.
+/// A place to sleep for waiters that are all woken at once. Eight bytes of shared memory; all zero
+/// is a valid start.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct EventCount {
@@ -37,7 +37,7 @@ pub struct EventCount {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for EventCount {}
 
 impl EventCount {
@@ -54,18 +54,19 @@ impl EventCount {
         let flag =
             self.flags.compare_exchange(seen, seen | WOKEN, Ordering::SeqCst, Ordering::SeqCst);
         if flag.is_err() {
-            // Somebody else wakes, or a waiter came back and looks for itself.
+            // Another notifier wakes, or a waiter came back and looks for itself.
             return self.notify_one();
         }
         self.sequence.fetch_add(1, Ordering::SeqCst);
         if wake(&self.sequence, 1) == 0 {
-            self.nobody_slept();
+            self.wake_and_clear();
         }
     }
 
-    /// Clears the flags after a wake that reached nobody. Somebody who announced itself meanwhile
-    /// may rely on the flag cleared here; the change of sequence sends it round once more.
-    fn nobody_slept(&self) {
+    /// Clears the flags and wakes all sleepers, as after a wake that reached none. A waiter that
+    /// announced itself meanwhile may rely on the flag cleared here; the change of sequence has it
+    /// look once more.
+    fn wake_and_clear(&self) {
         self.flags.fetch_and(!(WAITERS | WOKEN), Ordering::SeqCst);
         self.sequence.fetch_add(1, Ordering::SeqCst);
         wake(&self.sequence, i32::MAX as u32);
@@ -77,29 +78,29 @@ impl EventCount {
         if self.flags.load(Ordering::SeqCst) & WAITERS != 0 {
             self.sequence.fetch_add(1, Ordering::SeqCst);
             if wake(&self.sequence, 1) == 0 {
-                self.nobody_slept();
+                self.wake_and_clear();
             }
         }
     }
 
-    /// The word to sleep on, and its value now; whoever calls this is about to sleep.
+    /// The word to sleep on, and its value now, for a caller that is about to sleep.
     #[cfg(not(model))]
     pub(crate) fn announced(&self) -> (&AtomicU32, u32) {
         let ticket = self.announce();
         (&self.sequence, ticket)
     }
 
-    /// Wakes all sleepers, also where one that was killed in the middle of this has left no mark of
-    /// them. Async-signal-safe.
+    /// Wakes all sleepers, also where a process that was killed in the middle of this has cleared
+    /// their flag. Async-signal-safe.
     #[cfg(not(model))]
     pub(crate) fn wake_all(&self) {
-        self.nobody_slept();
+        self.wake_and_clear();
     }
 
     /// Wakes all sleepers. Async-signal-safe.
     pub fn notify_all(&self) {
         if self.flags.load(Ordering::SeqCst) & WAITERS != 0 {
-            self.nobody_slept();
+            self.wake_and_clear();
         }
     }
 }
@@ -141,7 +142,7 @@ impl WaitPoint for EventCount {
     }
 }
 
-/// A place to sleep for those of whom one is woken by each notification, and who pass it on. Eight
+/// A place to sleep for waiters of which each notification wakes one, and which pass it on. Eight
 /// bytes of shared memory; all zero is a valid start.
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -150,7 +151,7 @@ pub struct Relay {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for Relay {}
 
 impl Relay {

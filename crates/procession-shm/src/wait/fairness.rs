@@ -12,8 +12,8 @@
 //!
 //! # Invariant
 //! *Kept* stands in the owner's bits, with the time. So it is one store with the release, and it
-//! ends with the store that takes the lock. A lock can't be kept and owned at once, and death leaves
-//! one or the other.
+//! ends with the store that takes the lock. A lock can't be kept and owned at once, and death
+//! leaves one or the other.
 //!
 //! # Rules
 //! - A kept lock excludes a thread only for a time, as an owner would. Whether two threads are
@@ -62,7 +62,8 @@ pub(super) fn patience_is_over(since: Monotonic) -> bool {
 /// How often a release keeps the lock, over time: a wake that others wait for is a tenth of that.
 const PACE: Duration = Duration::from_micros(500);
 
-/// How many in a row may keep it, if it has not been kept for a while: then all waiters have a turn.
+/// How many in a row may keep it, if it has not been kept for a while: then all waiters have a
+/// turn.
 const BURST: u32 = 64;
 
 /// What waiters have asked for: when one of them did so last, and how far the releases that kept

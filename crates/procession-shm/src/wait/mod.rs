@@ -2,8 +2,8 @@
 //!
 //! Everything that waits goes through [`block`]: it spins for a while if a processor is free, says
 //! in the process table what it waits for, and sleeps on a shared futex until it is woken, until a
-//! deadline, a signal, or a *tick*, at which it looks whether the world has changed without anybody
-//! saying so: whoever should have woken it may have been killed before it did.
+//! deadline, a signal, or a *tick*. At a tick it checks the condition again: the process that
+//! should have woken it may have been killed before it did.
 //!
 //! # Invariant
 //! No waiter depends on another process to come to an end of its wait: every wake can be lost, and

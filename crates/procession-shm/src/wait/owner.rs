@@ -74,7 +74,7 @@ impl Owner {
 
     /// Whether it is a thread of a process without a slot, which may own nothing.
     #[inline]
-    pub(crate) const fn is_nobody(self) -> bool {
+    pub(crate) const fn has_no_slot(self) -> bool {
         self.slot() == (1 << SLOT_BITS) - 1
     }
 

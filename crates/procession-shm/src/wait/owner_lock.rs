@@ -9,8 +9,8 @@
 //!   compare-exchange from "no owner". A dead owner is replaced by one compare-exchange too, so
 //!   exactly one waiter is told of the death.
 //! - `WAITERS`, `WOKEN` and the sequence word beside it are those of an
-//!   [`EventCount`](super::EventCount), folded into the word, so that a release without waiters is a
-//!   single instruction.
+//!   [`EventCount`](super::EventCount), folded into the word, so that a release without waiters is
+//!   a single instruction.
 //! - While a woken waiter is on its way, others may take and release the lock without a system
 //!   call. That is what makes it fast under contention.
 //! - A woken waiter that finds the lock taken sleeps for a millisecond more with `WOKEN` still set,
@@ -40,7 +40,7 @@ pub enum Acquired {
     OwnerDied(Owner),
 }
 
-/// The lock was released, though nobody held it.
+/// The lock was released, though no thread held it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the lock is not held")]
 pub struct NotLockedError;
@@ -56,14 +56,14 @@ pub struct OwnerLock {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for OwnerLock {}
 
 impl OwnerLock {
-    /// Takes the lock if nobody has it, and it is not kept for waiters.
+    /// Takes the lock if it is free, and not kept for waiters.
     #[inline]
     pub fn try_lock(&self, me: Owner) -> bool {
-        if me.is_nobody() {
+        if me.has_no_slot() {
             return false;
         }
         // Acquire: what the last holder wrote is seen.
@@ -73,11 +73,11 @@ impl OwnerLock {
         }
     }
 
-    /// Takes the lock if nobody has it: beside flags, and if it is kept, for one that has slept or
-    /// after its time.
+    /// Takes the lock if no thread has it: also beside flags, and a kept one for a waiter that has
+    /// slept, or after its time.
     #[cold]
     fn try_lock_slowly(&self, me: Owner, mut state: u64, waiter: Option<&Waiter<'_>>) -> bool {
-        if me.is_nobody() {
+        if me.has_no_slot() {
             return false;
         }
         let slept = waiter.is_some_and(|waiter| waiter.slept.get());
@@ -100,8 +100,8 @@ impl OwnerLock {
         false
     }
 
-    /// The lock is kept no more after a waiter has had it that came after somebody asked. Whoever
-    /// takes it after its time changes nothing: the one that was woken for it is late.
+    /// The lock is kept no more after a waiter has had it that came after the last asking. A thread
+    /// that takes it after its time changes nothing: the waiter that was woken for it is late.
     fn took_kept(&self, since: Option<Monotonic>) {
         let asked = Asked(self.asked.load(Ordering::Relaxed));
         if asked != Asked::NOTHING && !since.is_some_and(|since| asked.covers(since)) {
@@ -109,7 +109,7 @@ impl OwnerLock {
         }
     }
 
-    /// Changes what is asked, unless somebody else does.
+    /// Changes what is asked, unless another thread does.
     fn change_asked(&self, from: Asked, to: Asked) {
         let relaxed = Ordering::Relaxed;
         let _ = self.asked.compare_exchange(from.0, to.0, relaxed, relaxed);
@@ -144,7 +144,7 @@ impl OwnerLock {
     ) -> Result<Acquired, WaitError> {
         let waiter = Waiter { lock: self, slept: Cell::new(false), since: Cell::new(None) };
         block(probe, on, waiting, &waiter, |check| {
-            // Reading first keeps the cache line shared among those who wait.
+            // Reading first keeps the cache line shared among the waiters.
             let state = self.state.load(Ordering::Relaxed);
             if Owner::of_lock(state).is_none() {
                 let taken = self.try_lock_slowly(me, state, Some(&waiter));
@@ -158,7 +158,7 @@ impl OwnerLock {
     pub fn take_from_the_dead(&self, me: Owner, probe: &impl Probe) -> Option<Acquired> {
         let state = self.state.load(Ordering::Relaxed);
         let owner = Owner::of_lock(state)?;
-        if !probe.is_dead(owner) || me.is_nobody() {
+        if !probe.is_dead(owner) || me.has_no_slot() {
             return None;
         }
         let taken = self.state.compare_exchange(
@@ -173,7 +173,7 @@ impl OwnerLock {
     /// Frees the lock, of which the caller knows that `me` holds it: with one instruction.
     ///
     /// # Errors
-    /// [`NotLockedError`] if nobody holds it.
+    /// [`NotLockedError`] if no thread holds it.
     #[inline]
     pub fn unlock_mine(&self, me: Owner) -> Result<(), NotLockedError> {
         failpoint!("lock.releasing");
@@ -187,10 +187,10 @@ impl OwnerLock {
         }
     }
 
-    /// Frees the lock, whoever holds it.
+    /// Frees the lock, whichever thread holds it.
     ///
     /// # Errors
-    /// [`NotLockedError`] if nobody does.
+    /// [`NotLockedError`] if no thread does.
     #[inline]
     pub fn unlock(&self) -> Result<(), NotLockedError> {
         failpoint!("lock.releasing");
@@ -233,14 +233,14 @@ impl OwnerLock {
         self.sequence.fetch_add(1, Ordering::SeqCst);
         failpoint!("lock.waking");
         if wake(&self.sequence, 1) == 0 {
-            self.nobody_slept(kept);
+            self.reached_no_sleeper(kept);
         }
         Ok(())
     }
 
-    /// As in `EventCount::nobody_slept`; and if this release has kept the lock, then for nobody.
-    /// What a later one keeps is for those that it wakes.
-    fn nobody_slept(&self, kept: u64) {
+    /// As in `EventCount::wake_and_clear`; and if this release has kept the lock, frees it.
+    /// What a later release keeps is for those that it wakes.
+    fn reached_no_sleeper(&self, kept: u64) {
         let mut state = self.state.load(Ordering::SeqCst);
         loop {
             let next = if state & !FLAGS == kept { 0 } else { state & !FLAGS };
@@ -255,12 +255,12 @@ impl OwnerLock {
         wake(&self.sequence, i32::MAX as u32);
     }
 
-    /// Whether nobody holds the lock, and it is kept for those who wait.
+    /// Whether no thread holds the lock, and it is kept for waiters.
     pub fn is_kept(&self) -> bool {
         kept_for(self.state.load(Ordering::Relaxed)).is_some()
     }
 
-    /// Who holds the lock at this instant.
+    /// The holder at this instant.
     #[inline]
     pub fn owner(&self) -> Option<Owner> {
         Owner::of_lock(self.state.load(Ordering::Relaxed))
@@ -277,7 +277,7 @@ struct Waiter<'a> {
 }
 
 impl WaitPoint for Waiter<'_> {
-    // A lock that others take faster is busy: more who want it would only be in their way.
+    // A lock that others take faster is busy: more contenders would only be in their way.
     const NAP: Option<Duration> = Some(Duration::from_millis(1));
     const ENDED_BY_DEATHS: bool = true;
 
@@ -330,8 +330,8 @@ mod tests {
     use super::super::park::Operation;
     use super::*;
 
-    struct Nobody;
-    impl Probe for Nobody {
+    struct Family;
+    impl Probe for Family {
         fn is_dead(&self, owner: Owner) -> bool {
             owner.slot() == 9
         }
@@ -349,8 +349,8 @@ mod tests {
         assert_eq!(lock.unlock(), Err(NotLockedError));
         assert_eq!(lock.unlock_mine(me), Err(NotLockedError));
         assert_eq!(lock.owner(), None);
-        // Nobody comes for it.
-        assert_eq!(lock.lock(me, &Nobody, ON, Wait::FOREVER), Ok(Acquired::Clean));
+        // No waiter comes for it.
+        assert_eq!(lock.lock(me, &Family, ON, Wait::FOREVER), Ok(Acquired::Clean));
         assert_eq!(lock.owner(), Some(me));
     }
 
@@ -364,10 +364,10 @@ mod tests {
         let lock = OwnerLock::default();
         assert!(lock.try_lock(Owner::new(9, 1, 1)));
         let me = Owner::new(1, 1, 1);
-        let told = lock.lock(me, &Nobody, ON, Wait::FOREVER);
+        let told = lock.lock(me, &Family, ON, Wait::FOREVER);
         assert_eq!(told, Ok(Acquired::OwnerDied(Owner::new(9, 1, 1))));
         lock.unlock().unwrap();
-        assert_eq!(lock.lock(me, &Nobody, ON, Wait::FOREVER), Ok(Acquired::Clean));
+        assert_eq!(lock.lock(me, &Family, ON, Wait::FOREVER), Ok(Acquired::Clean));
     }
 
     #[test]
@@ -380,7 +380,7 @@ mod tests {
                 scope.spawn(move || {
                     for _ in 0..20_000 {
                         let me = Owner::new(slot, 1, 1);
-                        let _ = lock.lock(me, &Nobody, ON, Wait::FOREVER).unwrap();
+                        let _ = lock.lock(me, &Family, ON, Wait::FOREVER).unwrap();
                         let seen = count.load(Ordering::Relaxed);
                         count.store(seen + 1, Ordering::Relaxed);
                         lock.unlock().unwrap();

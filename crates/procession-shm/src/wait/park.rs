@@ -104,9 +104,9 @@ pub trait Probe {
     fn deaths(&self) -> Option<(&AtomicU32, u32)> {
         None
     }
-    /// Makes the caller, which is about to sleep for long, one that watches over the lives of
-    /// others if too few do, and adds the words that it is to be woken by as well. Returns how soon
-    /// it is to look again where there is something that no word tells.
+    /// Makes the caller, which is about to sleep for long, a watcher over the lives of others if
+    /// there are too few watchers, and adds the words that it is to be woken by as well. Returns
+    /// how soon it is to look again where there is something that no word tells.
     fn keep_watch<'a>(&'a self, _words: &mut Words<'a>) -> Option<Duration> {
         None
     }
@@ -152,10 +152,10 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Where sleepers lie: a futex word, and how to tell wakers that somebody does.
+/// A point at which threads sleep: a futex word, and how wakers are told that there are sleepers.
 pub trait WaitPoint {
-    /// How long one sleeps who was woken and found that others were faster, while nobody wakes him
-    /// again; `None` to be woken at the next chance.
+    /// How long a woken waiter that lost the race sleeps before it tries again, if no wake comes
+    /// before; `None` for a sleep as before the first wake.
     const NAP: Option<Duration> = None;
 
     /// The longest time between two ticks.
@@ -166,10 +166,10 @@ pub trait WaitPoint {
 
     /// The word to sleep on.
     fn word(&self) -> &AtomicU32;
-    /// Says that somebody is about to sleep, and gives the word's present value. Whoever changes
-    /// the condition after this will change the word too.
+    /// Announces that the caller is about to sleep, and returns the word's present value. A thread
+    /// that changes the condition after this will change the word too.
     fn announce(&self) -> u32;
-    /// Somebody came back from sleep.
+    /// A sleeper came back.
     fn awake(&self);
     /// A process whose death would end the wait, if one is known: each tick makes sure of it.
     fn waits_for(&self) -> Option<Owner> {
@@ -182,8 +182,8 @@ pub trait WaitPoint {
     fn is_next(&self) -> bool {
         false
     }
-    /// For how long at the most what is waited for is kept for others, though nobody has it:
-    /// whoever sleeps meanwhile looks again then, since nobody needs to come and say so.
+    /// For how long at the most what is waited for is kept for others, though no thread has it: a
+    /// sleeper looks again after that time, since no wake need come.
     fn kept_for_others(&self) -> Option<Duration> {
         None
     }
@@ -192,7 +192,7 @@ pub trait WaitPoint {
 /// When an attempt is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// Somebody may have changed something.
+    /// Another thread may have changed something.
     Look,
     /// Time has passed: look also for what a dead process can't say.
     Tick,
@@ -204,7 +204,7 @@ pub enum WaitError {
     /// The deadline passed.
     #[error("the deadline passed")]
     TimedOut,
-    /// A signal handler ran, or the caller asked to be given a turn at each tick.
+    /// A signal handler ran, or the caller asked to come back at each tick.
     #[error("interrupted by a signal")]
     Interrupted,
 }
@@ -232,16 +232,16 @@ impl Wait {
     }
 }
 
-/// The first and the longest time between two looks that nobody asked for.
+/// The first and the longest time between two ticks.
 const FIRST_TICK: Duration = Duration::from_millis(5);
-/// A sleeper is woken by whoever changes what it waits for, and by deaths that may end its wait. So
-/// a tick makes up only for a wake that was lost by a death between two instructions; 1,500 idle
-/// waiters that tick six times a second take half a processor.
+/// A sleeper is woken by the process that changes what it waits for, and by deaths that may end its
+/// wait. So a tick makes up only for a wake that was lost by a death between two instructions;
+/// 1,500 idle waiters that tick six times a second take half a processor.
 const LAST_TICK: Duration = Duration::from_millis(1280);
 /// The longest where the death of any of several processes may end the wait.
 pub(super) const LAST_TICK_WITH_DEATHS: Duration = Duration::from_millis(160);
 
-/// How often one looks before anything else is done.
+/// How often the condition is checked before anything else is done.
 const SHORT_LOOKS: u32 = if cfg!(model) { 0 } else { 16 };
 
 /// Bounds of the adaptive spin, in nanoseconds. A futex wake costs some 25 to 50 µs on a virtual
@@ -255,9 +255,9 @@ const WORTH_SPINNING: u64 = 150_000;
 static SPIN: [std::sync::atomic::AtomicU32; Operation::ALL.len() + 1] =
     [const { std::sync::atomic::AtomicU32::new(SPIN_MAX) }; Operation::ALL.len() + 1];
 
-/// Waits until `attempt` gives a value.
+/// Waits until `attempt` returns a value.
 ///
-/// `attempt` is called from here alone: while spinning, after each announcement, and after each
+/// `attempt` is called from here only: while spinning, after each announcement, and after each
 /// sleep. It must not block.
 ///
 /// # Errors
@@ -269,7 +269,7 @@ pub fn block<T>(
     point: &impl WaitPoint,
     mut attempt: impl FnMut(Check) -> Option<T>,
 ) -> Result<T, WaitError> {
-    // What is held is mostly held for less than it takes to read the clock and the load.
+    // What is held is usually held for less than it takes to read the clock and the load.
     if let Some(value) = look_shortly(&mut attempt) {
         return Ok(value);
     }
@@ -429,7 +429,7 @@ fn sleep<T, G: WaitPoint>(
                 point.awake();
                 return Ok(value);
             }
-            // The mark of the wake stays, so those who are at it go on without system calls.
+            // The mark of the wake stays, so the faster threads go on without system calls.
             nap = G::NAP;
             continue;
         }
@@ -457,8 +457,9 @@ fn sleep<T, G: WaitPoint>(
 }
 
 thread_local! {
-    /// Where this thread was interrupted last, and how long it would have slept next: mostly it
-    /// comes back at once, and what has waited for long need not begin with short sleeps again.
+    /// Where this thread was interrupted last, and how long it would have slept next: usually it
+    /// comes back at once, and a wait that has lasted for long need not begin with short sleeps
+    /// again.
     static INTERRUPTED: std::cell::Cell<(usize, Duration)> =
         const { std::cell::Cell::new((0, FIRST_TICK)) };
 }

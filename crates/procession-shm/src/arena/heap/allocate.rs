@@ -18,15 +18,15 @@ use crate::wait::Wait;
 /// Whether waits for the heap while an object is made come back at a signal.
 static INTERRUPTIBLE: AtomicBool = AtomicBool::new(false);
 
-/// Has the making of objects come back with [`Error::Wait`] at a signal or a tick, if somebody
-/// was stopped in the middle of the allocator: for a host language that runs signal handlers in
-/// between.
+/// Has the making of objects come back with [`Error::Wait`] at a signal or a tick, if another
+/// process was stopped in the middle of the allocator: for a host language that runs signal
+/// handlers in between.
 pub fn make_interruptibly() {
     INTERRUPTIBLE.store(true, std::sync::atomic::Ordering::Relaxed);
 }
 
 impl Arena {
-    /// How whoever makes an object waits for the heap.
+    /// How the maker of an object waits for the heap.
     pub(crate) fn while_making() -> Wait {
         let interruptible = INTERRUPTIBLE.load(std::sync::atomic::Ordering::Relaxed);
         Wait { interruptible, ..Wait::FOREVER }

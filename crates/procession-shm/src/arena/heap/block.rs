@@ -3,7 +3,7 @@
 use super::super::error::{Error, Result};
 use crate::atomics::{AtomicU64, Ordering};
 
-/// Whom a block belongs to.
+/// What a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BlockOwner {
     /// A slot's process.
@@ -65,7 +65,7 @@ pub(super) enum BlockState {
     Object = 4,
     /// An extent that is cut into blocks.
     Slab = 5,
-    /// A process's, which has no use for it at present: anybody may free it.
+    /// A process's, which has no use for it at present: any process may free it.
     Cached = 6,
 }
 
@@ -149,7 +149,7 @@ pub(super) enum Place {
 pub(super) struct Words<'a> {
     pub(super) word: &'a AtomicU64,
     /// The whole generation. Written by the process that the block belongs to, or under the heap's
-    /// lock while the block is free; read by whoever has written down that the block is an
+    /// lock while the block is free; read by a process that has written down that the block is an
     /// object's.
     pub(super) generation: &'a AtomicU64,
     pub(super) place: Place,

@@ -4,9 +4,9 @@
 //! A slot has a row of *cells*, each with the offset of a block or 0. The truth about a kept block
 //! is its word, as for every block: `Cached`, and by which slot. A cell is a hint where to find
 //! such a block. It is believed only after a compare-exchange of the word from `Cached` by this
-//! slot, which one of all that try can make: a thread of the process that takes the block, the
-//! process itself that returns it, one that [reclaims](Arena::reclaim) it because memory is short,
-//! or the burier.
+//! slot, which only one of all that try can make: a thread of the process that takes the block, the
+//! process itself that returns it, a process that [reclaims](Arena::reclaim) it because memory is
+//! short, or the burier.
 //!
 //! So there is no lock that a fork, a signal or a death could leave taken. A forked child has a
 //! slot of its own, and with it its own cells. What a process dies with is freed when it is buried:
@@ -14,14 +14,15 @@
 //! for.
 //!
 //! # Bounds
-//! A process keeps at most [`KEPT`] blocks of each class of slab, all told 255 KiB. They are
+//! A process keeps at most [`KEPT`] blocks of each class of slab, in total 255 KiB. They are
 //! fetched and returned half a row at a time, with one lock for all: so a message that goes from a
 //! producer to a consumer costs a share of two, not two.
 //!
 //! # What could not be returned
-//! A block that was to be freed while somebody stopped with the heap's lock is *put off*: it waits
-//! in one of [`PUT_OFF`] further cells for the process's next visit to the heap, also a large one.
-//! If these are full as well it has no cell: it is freed with the process, or when memory is short.
+//! A block that was to be freed while another process was stopped with the heap's lock is *put
+//! off*: it waits in one of [`PUT_OFF`] further cells for the process's next visit to the heap,
+//! also a large one. If these are full as well it has no cell: it is freed with the process, or
+//! when memory is short.
 //!
 //! # Generations
 //! Each time that a block comes into use it gets a number that no block had before. A process takes

@@ -1,4 +1,4 @@
-//! Looks at the whole heap: what is whole, what belongs to whom, what follows from the words.
+//! A look at the whole heap: whether it is in order, and how much of it is in use.
 
 use super::super::error::{Error, Result};
 use super::super::family::Arena;
@@ -13,8 +13,8 @@ impl Arena {
     /// there, every free extent in its list and no other.
     ///
     /// # Errors
-    /// [`Error::Corrupt`], with what is wrong; [`Error::Wait`] if somebody was stopped with the
-    /// heap's lock.
+    /// [`Error::Corrupt`], with what is wrong; [`Error::Wait`] if another process was stopped with
+    /// the heap's lock.
     pub fn check(&self) -> Result<()> {
         let _guard = self.lock_heap_to_check()?;
         let mut used = 0;
@@ -62,8 +62,8 @@ impl Arena {
         self.heap().rebuilt.load(Ordering::Relaxed)
     }
 
-    /// How many blocks belong to somebody, a process or an object. Those that a process only keeps
-    /// are not among them.
+    /// How many blocks belong to a process or an object. Those that a process only keeps are not
+    /// among them.
     ///
     /// # Errors
     /// As [`Self::check`].

@@ -1,4 +1,4 @@
-//! Runs of heap units: finding one that fits, splitting, joining with free neighbours.
+//! Runs of heap units: search for one that fits, splitting, joining with free neighbours.
 //!
 //! Everything here is called with the heap's lock held.
 

@@ -1,4 +1,5 @@
-//! Blocks come back: to the process's cache, to the heap, or, when it can't be helped, later.
+//! A block is freed: into the process's cache, into the heap, or, where the heap can't be reached,
+//! later.
 
 use procession_os::clock::Monotonic;
 
@@ -17,7 +18,7 @@ use crate::failpoint::failpoint;
 /// may be part of a fork in a signal's handler, where nothing may be allocated.
 pub(super) const COLLECTED: usize = 512;
 
-/// How many extents one call gives back to the machine.
+/// How many extents one call returns to the machine.
 const TRIMMED_AT_ONCE: usize = 64;
 const _: () = assert!(MAX_CELLS <= COLLECTED, "a burial looks at all at once");
 
@@ -72,7 +73,7 @@ impl Arena {
         self.free_word(block, BlockOwner::Process(self.me().index)).map(|_| ())
     }
 
-    /// Frees a block if it still is the one that was written down, and says whether it was.
+    /// Frees a block if it still is the recorded one; returns whether it was.
     pub(crate) fn free_word(&self, block: Block, owner: BlockOwner) -> Result<bool> {
         let Some(words) = self.words_at(block.offset())? else { return Ok(false) };
         match words.of(block, owner)? {
@@ -129,7 +130,7 @@ impl Arena {
     }
 
     /// Frees a block that this process keeps and has no cell for, and half of those that it has
-    /// cells for; says whether the block was settled.
+    /// cells for; returns whether the block was settled.
     pub(super) fn free_kept(&self, offset: u64, class: u32, me: u16) -> Result<bool> {
         self.tidy();
         {
@@ -146,7 +147,7 @@ impl Arena {
         Ok(true)
     }
 
-    /// Frees an extent of this process; says whether it was settled.
+    /// Frees an extent of this process; returns whether it was settled.
     pub(super) fn free_extent_of_mine(&self, extent: Extent, memory: Memory) -> Result<bool> {
         let settled = self.return_extent(extent, memory)?;
         self.trim();
@@ -179,7 +180,7 @@ impl Arena {
         }
     }
 
-    /// Leaves a block that this process keeps to be freed later; says whether it will be found.
+    /// Leaves a block that this process keeps to be freed later; returns whether it will be found.
     pub(super) fn put_off(&self, offset: u64, me: u16) -> Result<bool> {
         let found = self.keep_put_off(offset, me)?;
         self.visits.put_off.store(true, Ordering::Relaxed);
@@ -211,7 +212,7 @@ impl Arena {
     /// Frees every block that a dead process had for itself.
     ///
     /// # Errors
-    /// [`Error::Wait`] if somebody was stopped in the middle of the heap.
+    /// [`Error::Wait`] if another process was stopped in the middle of the heap.
     pub(in super::super) fn free_private_blocks_of(&self, slot: u16) -> Result<()> {
         let process = Some(BlockOwner::Process(slot));
         self.free_all(|word| word.owner() == process || word.cached_by() == Some(slot))
@@ -246,7 +247,7 @@ impl Arena {
     /// Makes available what processes only keep: cached blocks and, if it is the machine that has
     /// no memory, what is warm.
     pub(in super::super) fn reclaim(&self, machine_full: bool) -> Result<()> {
-        // If somebody is stopped at the heap, the caller is about to find that out.
+        // If another process is stopped at the heap, the caller is about to find that out.
         unless_stopped(self.free_all(|word| word.cached_by().is_some()))?;
         for _ in 0..self.layout.units {
             if !machine_full || !self.give_back(u32::MAX)? {
@@ -320,7 +321,8 @@ impl Arena {
             if word.state == BlockState::Slab || !is_meant(word) {
                 continue;
             }
-            // Who dies with a block may have died reserving its memory, or giving it back.
+            // A process that died with a block may have died while it reserved or returned its
+            // memory.
             let memory = match word.owner() {
                 Some(BlockOwner::Object(_)) => Memory::There,
                 _ => Memory::InDoubt,
@@ -345,7 +347,7 @@ impl Arena {
         Ok(freed)
     }
 
-    /// Gives memory back to the machine that has been free and warm for long. Never waits.
+    /// Returns memory to the machine that has been free and warm for long. Never waits.
     pub(in super::super) fn trim(&self) {
         let heap = self.heap();
         for _ in 0..TRIMMED_AT_ONCE {
@@ -376,7 +378,7 @@ impl Arena {
         }
     }
 
-    /// Gives the memory of a free extent back to the machine, or of its first `units` units; says
+    /// Returns the memory of a free extent to the machine, or of its first `units` units; returns
     /// whether there was one. Never waits.
     pub(super) fn give_back(&self, units: u32) -> Result<bool> {
         let me = self.me().index;
@@ -413,6 +415,6 @@ impl Arena {
 pub(super) enum Memory {
     /// It was reserved.
     There,
-    /// Somebody died, or could not go on, while it was being reserved or given back.
+    /// A process died, or could not go on, while it was being reserved or returned.
     InDoubt,
 }

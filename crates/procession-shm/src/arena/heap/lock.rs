@@ -26,7 +26,7 @@ impl Drop for HeapGuard<'_> {
     }
 }
 
-/// A short wait beside what the process table says that this thread does, be it another wait.
+/// A short wait that leaves in the process table what this thread does, which may be another wait.
 struct Aside<'a>(&'a Arena);
 
 impl Probe for Aside<'_> {
@@ -55,7 +55,7 @@ impl Arena {
     }
 
     /// As [`Self::lock_heap`], for what can be put off: waits for a moment, and not again for a
-    /// holder that was waited for already.
+    /// holder that this process has already waited for.
     pub(super) fn lock_heap_briefly(&self) -> Result<HeapGuard<'_>> {
         let lock = &self.heap().lock;
         if lock.try_lock(self.owner()) {
@@ -115,7 +115,7 @@ impl Arena {
     }
 }
 
-/// Nothing where somebody was stopped with the heap's lock; other errors stay what they are.
+/// `None` where another process was stopped with the heap's lock; other errors stay what they are.
 pub(super) fn unless_stopped<T>(locked: Result<T>) -> Result<Option<T>> {
     match locked {
         Ok(done) => Ok(Some(done)),

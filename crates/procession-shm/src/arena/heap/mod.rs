@@ -4,15 +4,15 @@
 //! The truth is one word for each extent (in the unit words, at its first unit) and one for each
 //! block of a slab (in the slab's head): its state, length, owner and, in a word beside it, its
 //! generation. A change of state is one store to that word. Free lists, footers and counts are
-//! derived from the words: whoever finds that a process died with the heap's lock derives them
+//! derived from the words: a process that finds that another died with the heap's lock derives them
 //! again (`Arena::rebuild`) and goes on.
 //!
 //! A block comes from free to in use, and back, under the heap's lock. All other changes are one
-//! compare-exchange by whoever has it: between processes and objects, and into a process's
+//! compare-exchange by the block's owner: between processes and objects, and into a process's
 //! [cache](caches) and out of it.
 //!
-//! Splitting writes the rest's word first, where nobody looks as long as the extent before it
-//! covers it, then shortens that extent with the store that takes it. Freeing is one store, and
+//! Splitting writes the rest's word first, at which no process looks as long as the extent before
+//! it covers it, then shortens that extent with the store that takes it. Freeing is one store, and
 //! joining another that lengthens the first of two. The frontier (`units_used`) moves after the
 //! word behind it is written.
 //!
@@ -23,9 +23,9 @@
 //! written down about one never comes to mean another.
 //!
 //! # Freeing
-//! Whoever frees a block first makes it its own, or one that it keeps, with one compare-exchange:
-//! so of all that try, one frees it, and that one's death is followed by its burial. What it does
-//! then can be put off, so it never waits for the heap's lock for longer than 20 ms.
+//! A process that frees a block first makes it its own, or one that it keeps, with one
+//! compare-exchange. So of all that try, one frees it, and its burial does so if it dies. The rest
+//! can be put off, so freeing never waits for the heap's lock for longer than 20 ms.
 //!
 //! # Memory
 //! Memory is taken from the machine (`SharedMemory::reserve`) before a block is handed out, so that
@@ -34,8 +34,8 @@
 //! within bounds:
 //!
 //! - never more than [`WARM_MAX`]: what is freed beyond that goes back to the machine at once;
-//! - of what was warm and was not taken for a second ([`IDLE`]), all but [`WARM_FLOOR`] goes back,
-//!   as soon as any process of the family comes to the heap, forks, or looks again at what it waits
+//! - of what was warm and was not taken for a second ([`IDLE`]), all but [`WARM_FLOOR`] goes back
+//!   as soon as any process of the family uses the heap, forks, or looks again at what it waits
 //!   for.
 //!
 //! Beside that there are at most: an empty slab (one unit) for each of the eight classes, and in
@@ -44,9 +44,9 @@
 //!
 //! # A process that is stopped with the heap's lock
 //! Small blocks come from the process's cache without the lock. An allocation that needs it waits
-//! as long as its caller's [`Wait`](crate::wait::Wait) allows, which is until a signal where an object is made.
-//! Freeing, the end of an object and burials are put off. So what remains is that memory beyond the
-//! caches is not to be had until that process goes on or is killed.
+//! as long as its caller's [`Wait`](crate::wait::Wait) allows, which is until a signal where an
+//! object is made. Freeing, the end of an object and burials are put off. So what remains is that
+//! memory beyond the caches is not to be had until that process goes on or is killed.
 //!
 //! The lock is held for some hundred nanoseconds, except by a walk over the whole heap: the end of
 //! a queue, the burial of a process that died in the middle of something, memory that is short,

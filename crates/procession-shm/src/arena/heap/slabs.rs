@@ -1,8 +1,8 @@
 //! Units cut into blocks of one size, for what is smaller than a unit.
 //!
 //! A slab begins with a head: its derived free list and count, then two words for each block, the
-//! truth about it and its generation. The blocks follow, aligned to their size. All functions here are
-//! called with the heap's lock held.
+//! truth about it and its generation. The blocks follow, aligned to their size. All functions here
+//! are called with the heap's lock held.
 
 use super::super::error::{Error, Result};
 use super::super::family::Arena;

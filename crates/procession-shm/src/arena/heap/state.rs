@@ -9,10 +9,10 @@ use procession_os::memory::Shared;
 use crate::atomics::{AtomicU32, AtomicU64};
 use crate::wait::OwnerLock;
 
-/// Free extents that keep their memory, in bytes all told, at most.
+/// Free extents that keep their memory, at most, in bytes.
 pub const WARM_MAX: u64 = 256 << 20;
 
-/// Free extents that keep their memory though nobody takes them, in bytes all told.
+/// Free extents that keep their memory though no process takes them, in bytes.
 pub const WARM_FLOOR: u64 = 32 << 20;
 
 /// How long free memory beyond [`WARM_FLOOR`] may lie idle before it goes back to the machine.

@@ -370,7 +370,7 @@ fn a_burst_of_large_messages_leaves_no_more_than_the_floor() {
         }
         let tables = 1 << 20;
         assert!(arena.resident().unwrap() <= WARM_MAX + tables, "at once");
-        // Nobody does more than wait.
+        // No process does more than wait.
         let patience = Monotonic::now().after(Duration::from_secs(60));
         while arena.resident().unwrap() > WARM_FLOOR + tables {
             assert!(Monotonic::now() < patience, "{} stay", arena.resident().unwrap());

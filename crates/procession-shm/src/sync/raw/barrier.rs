@@ -110,7 +110,7 @@ pub struct BarrierWords {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for BarrierWords {}
 
 /// Sixteen bytes of shared memory; all zero is a free cell.
@@ -118,13 +118,13 @@ unsafe impl Shared for BarrierWords {}
 #[derive(Debug, Default)]
 pub struct Cell {
     /// The owner's word; above it, where owners have no bits, how the round ended.
-    who: AtomicU64,
+    owner: AtomicU64,
     /// The round, and the arrival's number at it.
     when: AtomicU64,
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for Cell {}
 
 const OUTCOME_SHIFT: u32 = 62;
@@ -132,14 +132,14 @@ const OUTCOME_SHIFT: u32 = 62;
 impl Cell {
     /// Its owner and number at a round whose end is not noted here.
     fn taken_at(&self, round: u32) -> Option<(u64, u32)> {
-        let who = self.who.load(Ordering::SeqCst);
+        let owner = self.owner.load(Ordering::SeqCst);
         let when = self.when.load(Ordering::SeqCst);
-        let here = who != 0 && who >> OUTCOME_SHIFT == 0 && (when >> 32) as u32 == round;
-        here.then_some((who, when as u32))
+        let here = owner != 0 && owner >> OUTCOME_SHIFT == 0 && (when >> 32) as u32 == round;
+        here.then_some((owner, when as u32))
     }
 
     fn is_free(&self) -> bool {
-        self.who.load(Ordering::SeqCst) == 0
+        self.owner.load(Ordering::SeqCst) == 0
     }
 }
 
@@ -205,8 +205,8 @@ impl<L: Cells, P: Probe> WaitPoint for Waiters<'_, L, P> {
     fn waits_for(&self) -> Option<Owner> {
         let count = self.barrier.cells.count();
         let here = |index: u32| {
-            let (who, _) = self.barrier.cells.at(index)?.taken_at(self.ticket.round)?;
-            Owner::from_bits(who).filter(|owner| *owner != self.barrier.me)
+            let (owner, _) = self.barrier.cells.at(index)?.taken_at(self.ticket.round)?;
+            Owner::from_bits(owner).filter(|owner| *owner != self.barrier.me)
         };
         (self.ticket.cell + 1..count).chain(0..self.ticket.cell.min(count)).find_map(here)
     }
@@ -253,12 +253,13 @@ impl<L: Cells, P: Probe> RawBarrier<'_, L, P> {
     fn is_left(&self, state: State) -> bool {
         let mut alive = self.me;
         let dead = self.cells().any(|(_, cell)| {
-            cell.taken_at(state.round).and_then(|(who, _)| Owner::from_bits(who)).is_some_and(
-                |who| {
-                    let same = (who.slot(), who.generation()) == (alive.slot(), alive.generation());
-                    let dead = !same && self.probe.is_dead(who);
+            cell.taken_at(state.round).and_then(|(owner, _)| Owner::from_bits(owner)).is_some_and(
+                |owner| {
+                    let same =
+                        (owner.slot(), owner.generation()) == (alive.slot(), alive.generation());
+                    let dead = !same && self.probe.is_dead(owner);
                     if !dead {
-                        alive = who;
+                        alive = owner;
                     }
                     dead
                 },
@@ -272,11 +273,11 @@ impl<L: Cells, P: Probe> RawBarrier<'_, L, P> {
     fn end(&self, state: State, outcome: Outcome, phase: Phase) {
         if let Some(before) = state.before {
             for (_, cell) in self.cells() {
-                if let Some((who, _)) = cell.taken_at(state.round.wrapping_sub(1)) {
-                    let noted = who | (before as u64) << OUTCOME_SHIFT;
+                if let Some((owner, _)) = cell.taken_at(state.round.wrapping_sub(1)) {
+                    let noted = owner | (before as u64) << OUTCOME_SHIFT;
                     let order = Ordering::SeqCst;
                     // It fails if the cell has been left meanwhile.
-                    let _ = cell.who.compare_exchange(who, noted, order, order);
+                    let _ = cell.owner.compare_exchange(owner, noted, order, order);
                 }
             }
         }
@@ -295,8 +296,8 @@ impl<L: Cells, P: Probe> RawBarrier<'_, L, P> {
             return None;
         }
         let noted = || {
-            let who = self.cells.at(ticket.cell)?.who.load(Ordering::SeqCst);
-            Outcome::from_bits(who >> OUTCOME_SHIFT)
+            let owner = self.cells.at(ticket.cell)?.owner.load(Ordering::SeqCst);
+            Outcome::from_bits(owner >> OUTCOME_SHIFT)
         };
         let next = state.round == ticket.round.wrapping_add(1);
         // Nothing noted, nothing stored: only damaged memory says so.
@@ -306,10 +307,10 @@ impl<L: Cells, P: Probe> RawBarrier<'_, L, P> {
     fn take_cell(&self, state: State, index: u32, free: u32) -> Option<Ticket> {
         let cell = self.cells.at(free)?;
         // First, so that a dead owner of the cell is never seen at this round.
-        cell.who.store(0, Ordering::SeqCst);
+        cell.owner.store(0, Ordering::SeqCst);
         cell.when.store(u64::from(state.round) << 32 | u64::from(index), Ordering::SeqCst);
         failpoint!("barrier.arriving");
-        cell.who.store(self.me.word(), Ordering::SeqCst);
+        cell.owner.store(self.me.word(), Ordering::SeqCst);
         failpoint!("barrier.arrived");
         Some(Ticket { round: state.round, cell: free, index })
     }
@@ -319,8 +320,8 @@ impl<L: Cells, P: Probe> RawBarrier<'_, L, P> {
         let of_the_dead = || {
             self.cells().find(|(_, cell)| {
                 cell.taken_at(state.round).is_none()
-                    && Owner::from_bits(cell.who.load(Ordering::SeqCst))
-                        .is_none_or(|who| self.probe.is_dead(who))
+                    && Owner::from_bits(cell.owner.load(Ordering::SeqCst))
+                        .is_none_or(|owner| self.probe.is_dead(owner))
             })
         };
         free.or_else(of_the_dead).map(|(index, _)| index)
@@ -453,7 +454,7 @@ impl<L: Cells, P: Probe> RawBarrier<'_, L, P> {
 
     fn end_as_leader(&self, ticket: Ticket, outcome: Outcome, phase: Phase) -> Outcome {
         // A fork of the process that took the ticket does not lead.
-        let mine = |cell: &Cell| cell.who.load(Ordering::SeqCst) == self.me.word();
+        let mine = |cell: &Cell| cell.owner.load(Ordering::SeqCst) == self.me.word();
         let ended = self.locked(|state| {
             let present =
                 state.round == ticket.round && self.cells.at(ticket.cell).is_some_and(mine);
@@ -469,12 +470,12 @@ impl<L: Cells, P: Probe> RawBarrier<'_, L, P> {
     pub fn leave(&self, ticket: Ticket) {
         failpoint!("barrier.leaving");
         let Some(cell) = self.cells.at(ticket.cell) else { return };
-        let mut who = cell.who.load(Ordering::SeqCst);
+        let mut owner = cell.owner.load(Ordering::SeqCst);
         // A fork of the process that took the ticket does not have it.
-        while Owner::from_bits(who) == Some(self.me) {
-            match cell.who.compare_exchange(who, 0, Ordering::SeqCst, Ordering::SeqCst) {
+        while Owner::from_bits(owner) == Some(self.me) {
+            match cell.owner.compare_exchange(owner, 0, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => break,
-                Err(now) => who = now,
+                Err(now) => owner = now,
             }
         }
         failpoint!("barrier.left");

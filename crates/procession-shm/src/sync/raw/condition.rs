@@ -1,45 +1,45 @@
-//! What waiting for a notification is, beside a lock of the caller's.
+//! A condition variable beside a lock of the caller's.
 //!
 //! # Invariant
-//! A notification stays until a waiter takes it *that holds the lock*. Whoever is killed before has
-//! taken none; whoever is killed after has died with the lock, and the next to acquire it is told.
-//! So no death loses a notification without somebody knowing, and nobody waits for anybody's
-//! answer.
+//! A notification stays until a waiter takes it *that holds the lock*. A waiter that is killed
+//! before has taken none. One that is killed after has died with the lock, and the next to acquire
+//! it is told. So no death loses a notification without a process being told, and no process waits
+//! for another's answer.
 //!
 //! # Protocol
 //! One word: how many notifications are open (`permits`), how many wait (`waiters`), and how often
-//! there was a notification (`epoch`). All changes are made by who holds the lock, each is one
+//! there was a notification (`epoch`). All changes are made by the holder of the lock; each is one
 //! store.
 //! - To wait: `waiters + 1`, remember the epoch, release the lock, sleep until the epoch has
 //!   changed *and* there is a permit. Acquire the lock and look once more: with a permit there,
-//!   `permits - 1, waiters - 1` in one store, and that is the notification. Without one, somebody
-//!   was faster: release and sleep again.
+//!   `permits - 1, waiters - 1` in one store, and that is the notification. Without one, another
+//!   waiter was faster: release and sleep again.
 //! - To notify `n`: `permits = min(permits + n, waiters), epoch + 1` in one store; change the
 //!   sequence; wake `n`.
 //! - To give up (a deadline, a signal whose handler raises): acquire the lock; a permit that is
 //!   there after a deadline is taken; else `waiters - 1`, and a permit that may have been meant for
 //!   this waiter wakes another.
 //!
-//! The epoch keeps a notification for those who waited when it was given: who comes later sees the
+//! The epoch keeps a notification for those that waited when it was made: a later waiter sees the
 //! same epoch, until there is another, which brings permits of its own. Each notification either
-//! adds as many permits as it was asked for or fills up to one for each who waits, so there is
-//! always one for whoever is entitled to it.
+//! adds as many permits as it was asked for or fills up to one for each waiter, so there is always
+//! one for a waiter that is entitled to it.
 //!
-//! The permit is taken under the lock and not by the woken on his way to it because there is a
-//! death in between: a notification that went down with a process which didn't have the lock would
-//! be known to nobody. The price is that a waiter whose tick finds the permit before the woken one
-//! has taken it acquires the lock for nothing.
+//! The permit is taken under the lock, and not by the woken waiter on its way to the lock, because
+//! of a death in between: of a notification that is lost with a process which didn't have the lock,
+//! no process would be told. The price is that a waiter whose tick finds the permit before the
+//! woken waiter has taken it acquires the lock for nothing.
 //!
 //! A waiter that is killed leaves `waiters` one too high, and perhaps a permit. Then a later
 //! notification may let one more go on than it was asked to, which callers must be ready for with
 //! any condition variable; it never lets fewer go on, because no more than `waiters` is ever
 //! subtracted from what was asked. At 65535 leftovers the count stands still, with the same effect.
 //!
-//! A wake can be lost (the notifier is killed between its store and the wake, the woken before it
-//! runs): the next tick of each sleeper finds the permit. For that reason there is no mark of a
-//! wake under way, as an [`EventCount`](crate::wait::EventCount) has it, that would hold back
-//! further wakes. The tick also looks whether the lock's owner is dead, since nobody else may be
-//! there to find out: exactly one is told, as with a lock.
+//! A wake can be lost (the notifier is killed between its store and the wake, or the woken waiter
+//! before it runs): the next tick of each sleeper finds the permit. For that reason there is no
+//! mark of a wake under way, as an [`EventCount`](crate::wait::EventCount) has it, that would hold
+//! back further wakes. The tick also looks whether the lock's owner is dead, since there may be no
+//! other process to find out: exactly one is told, as with a lock.
 
 use procession_os::memory::Shared;
 
@@ -88,7 +88,7 @@ impl Word {
     }
 }
 
-/// Sixteen bytes of shared memory; all zero is a condition that nobody waits for.
+/// Sixteen bytes of shared memory; all zero is a condition without waiters.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct RawCondition {
@@ -98,7 +98,7 @@ pub struct RawCondition {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for RawCondition {}
 
 impl WaitPoint for RawCondition {
@@ -107,7 +107,7 @@ impl WaitPoint for RawCondition {
     }
 
     fn announce(&self) -> u32 {
-        // That somebody waits stands in `waiters` since before the lock was released.
+        // The waiter has stood in `waiters` since before the lock was released.
         self.sequence.load(Ordering::SeqCst)
     }
 
@@ -141,7 +141,7 @@ impl RawCondition {
         u32::from(word.waiters.saturating_sub(word.permits))
     }
 
-    /// How many notifications nobody has taken yet.
+    /// How many notifications have not been taken yet.
     pub fn open(&self) -> u32 {
         u32::from(self.load().permits)
     }
@@ -162,7 +162,7 @@ impl RawCondition {
         }
     }
 
-    /// Makes the caller, who holds the lock, one of those who wait, and releases the lock.
+    /// Makes the caller, which holds the lock, a waiter, and releases the lock.
     ///
     /// # Errors
     /// [`NotOwnerError`] if the caller does not hold it.
@@ -216,7 +216,8 @@ impl RawCondition {
     }
 }
 
-/// The sleepers of a condition, who are also woken by the death of the process that holds its lock.
+/// The sleepers of a condition, which are also woken by the death of the process that holds its
+/// lock.
 struct Beside<'a, M> {
     notices: &'a RawCondition,
     monitor: &'a M,
@@ -254,7 +255,7 @@ pub struct Waited {
     pub acquired: Acquired,
 }
 
-/// Somebody who waits, in steps: for those who must do something else between them.
+/// A waiter, in steps: for a caller that must do something else between them.
 #[derive(Debug)]
 pub struct Waiter<'a, M, P> {
     notices: &'a RawCondition,
@@ -325,7 +326,7 @@ impl<M: Monitor, P: Probe> Waiter<'_, M, P> {
     pub fn give_up(&self) {
         let changed = self.notices.change(|word| {
             let waiters = word.waiters.saturating_sub(1);
-            // When there is one for each who waits, this one's falls away with him.
+            // Where there is one for each waiter, this waiter's falls away.
             Some(Word { waiters, permits: word.permits.min(waiters), ..word })
         });
         failpoint!("condition.given_up");

@@ -18,7 +18,7 @@ pub struct RawEvent {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for RawEvent {}
 
 impl RawEvent {

@@ -15,17 +15,17 @@ pub struct NotOwnerError;
 #[derive(Debug, Default)]
 pub struct RawRLock {
     lock: OwnerLock,
-    /// How often the owner acquired it beyond the first time. Touched by the owner alone; a new
+    /// How often the owner acquired it beyond the first time. Changed only by the owner; a new
     /// owner sets it before anything else, so what a dead one left doesn't matter.
     again: AtomicU64,
 }
 
 #[allow(unsafe_code)]
-// SAFETY: atomics alone.
+// SAFETY: only atomics.
 unsafe impl Shared for RawRLock {}
 
 impl RawRLock {
-    /// Who holds the lock at this instant.
+    /// The holder of the lock at this instant.
     pub fn owner(&self) -> Option<Owner> {
         self.lock.owner()
     }

@@ -5,14 +5,16 @@
 //! The slot's word is 0 in every copy of the process (see the registry). A copy that finds 0 has
 //! the registry find its slot, by way of the [`Registration`] that the arena was given.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32 as PrivateU32;
 use std::sync::atomic::AtomicU64 as PrivateU64;
 
 use procession_os::memory::{PrivateCells, SharedMemory};
 use procession_os::process;
-use procession_os::robust::Sign;
+use procession_os::robust::{LifeWord, Sign};
 
 use super::error::{Error, Result};
 use super::heap::state::HeapVisits;
@@ -41,12 +43,30 @@ pub(super) struct Registration {
     pub(super) settle: fn(),
     /// Has the calling thread watch over this process's rows.
     pub(super) watch: fn(),
+    /// The arena with an index.
+    pub(super) find: fn(usize) -> Option<&'static Arena>,
 }
 
 impl Registration {
     /// That of an arena which the process is not yet part of.
     pub(super) const NONE: Self =
-        Self { index: 0, slot: &NO_SLOT_YET, settle: || {}, watch: || {} };
+        Self { index: 0, slot: &NO_SLOT_YET, settle: || {}, watch: || {}, find: |_| None };
+}
+
+/// What a thread found out when it last asked for itself as an owner: a lock is acquired so often
+/// that each look at the tables tells.
+#[derive(Clone, Copy)]
+struct Known {
+    arena: &'static Arena,
+    /// The word of its process's slot: in a copy of the process it is another.
+    slot: u64,
+    owner: Owner,
+    /// Tells whether a thread watches over the process.
+    life: &'static LifeWord,
+}
+
+thread_local! {
+    static KNOWN: Cell<Option<Known>> = const { Cell::new(None) };
 }
 
 /// The objects whose end this process had to put off. A forked child that has its parent's copy
@@ -191,9 +211,33 @@ impl Arena {
     #[inline]
     #[must_use]
     pub fn owner(&self) -> Owner {
+        let slot = self.registration.slot.load(Ordering::Relaxed);
+        match KNOWN.get() {
+            Some(known)
+                if known.slot == slot
+                    && ptr::eq(known.arena, self)
+                    && known.life.sign() != Sign::Unwatched =>
+            {
+                known.owner
+            }
+            _ => self.find_owner(),
+        }
+    }
+
+    #[cold]
+    fn find_owner(&self) -> Owner {
         self.see_to_watch();
-        let word = self.my_word() | u64::from(process::thread_id());
-        Owner::from_bits(word).expect("a thread's number is not 0")
+        let slot = self.my_word();
+        let owner = Owner::from_bits(slot | u64::from(process::thread_id()));
+        let owner = owner.expect("a thread's number is not 0");
+        let arena = (self.registration.find)(self.registration.index);
+        if slot != 0
+            && let Some(arena) = arena.filter(|arena| ptr::eq(*arena, self))
+            && let Ok(row) = arena.row(owner.slot())
+        {
+            KNOWN.set(Some(Known { arena, slot, owner, life: &row.life.0 }));
+        }
+        owner
     }
 
     /// Has the calling thread watch over this process's rows, where the thread that did so has

@@ -85,7 +85,8 @@ pub(super) fn register_arena() -> Result<Registration> {
     thread_end::register(release_watches);
     let index = USED.fetch_add(1, Ordering::SeqCst);
     if index < MAX_ARENAS {
-        Ok(Registration { index, slot: wiped::word(FIRST_SLOT + index), settle, watch })
+        let slot = wiped::word(FIRST_SLOT + index);
+        Ok(Registration { index, slot, settle, watch, find: arena_at })
     } else {
         let (asked, max) = (1 + MAX_ARENAS as u64, MAX_ARENAS as u64);
         Err(Error::TooMany { what: "arenas", asked, max })

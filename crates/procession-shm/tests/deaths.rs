@@ -1,5 +1,5 @@
-//! Deaths wake those that wait for them, whoever has come after these fell asleep: the processes
-//! here look by themselves no more than once an hour.
+//! Deaths wake the waiters that they concern, also deaths of processes that came after these fell
+//! asleep: the processes here look by themselves no more than once an hour.
 
 #![cfg(not(model))]
 
@@ -114,7 +114,7 @@ fn parties_are_woken_by_the_death_of_one_that_came_after_they_slept() {
         let barrier = Barrier::new(arena(), "barrier", parties).unwrap();
         let meet = || {
             let Arrival::Early(ticket) = barrier.arrive(false, FOREVER).unwrap() else {
-                panic!("nobody is missing");
+                panic!("no one is missing");
             };
             assert_eq!(barrier.wait(ticket, FOREVER).unwrap(), Outcome::Broken);
             barrier.leave(ticket);

@@ -153,9 +153,9 @@ fn damage_and_use(seed: u64, progress: &Progress) {
             let mut new = garbage(random, u64::from_le_bytes(bytes));
             // A lock that says a living process has it can't be told from one that is held.
             let me = arena.me();
-            if Owner::from_bits(new)
-                .is_some_and(|who| (who.slot(), who.generation()) == (me.index, me.generation))
-            {
+            if Owner::from_bits(new).is_some_and(|owner| {
+                (owner.slot(), owner.generation()) == (me.index, me.generation)
+            }) {
                 new = 0;
             }
             other.write(word, &new.to_le_bytes()).unwrap();
@@ -290,7 +290,7 @@ fn bury_a_chain() {
     let used = word(SLOTS_USED) & !u64::from(u32::MAX) | (last + 1);
     memory.write(SLOTS_USED, &used.to_le_bytes()).unwrap();
     for slot in me + 1..=last {
-        // The first was buried by nobody that there is.
+        // The burier of the first does not exist.
         let by = if slot == me + 1 { last + 1 } else { slot - 1 };
         for (field, value) in [
             (row::NAMESPACE, namespace),

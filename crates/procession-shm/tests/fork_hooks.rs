@@ -207,7 +207,7 @@ fn a_hook_that_runs_in_the_child_before_ours_is_not_the_parent() {
     assert!(matches!(told, Acquired::OwnerDied(_)), "{told:?}");
     here.lock.release().unwrap();
     here.rlock.release().unwrap();
-    // SAFETY: nobody has it any more.
+    // SAFETY: nothing refers to it any more.
     drop(unsafe { Box::from_raw(early) });
     nothing_left();
 }
@@ -324,8 +324,8 @@ fn forking_allocates_nothing() {
     let queue = Queue::new(arena(), "queue", None).unwrap();
     let mut allocated = 0;
     for _ in 0..4 {
-        // Members that nobody follows, and that die with blocks in their caches: whoever forks
-        // next buries them.
+        // Members that no process follows, and that die with blocks in their caches: a process that
+        // forks next buries them.
         let words = Words::new(2);
         let members: Vec<u32> = (0..12)
             .map(|_| match by_the_c_library() {

@@ -54,7 +54,7 @@ struct Record(Words);
 impl Record {
     /// 1: producers stop; 2: all others do, once the queue is empty.
     const STOP: usize = 0;
-    /// 1 while somebody is inside the lock.
+    /// 1 while a process is inside the lock.
     const INSIDE: usize = 1;
     /// How often a death was told by the lock.
     const TOLD: usize = 2;
@@ -282,8 +282,8 @@ impl Scenario {
         }
     }
 
-    /// Stops all in order, waits for them, and judges. Says who was killed, and how many deaths the
-    /// lock told.
+    /// Stops all in order, waits for them, and judges. Returns which were killed, and how many
+    /// deaths the lock told.
     fn judge(self, mut players: Vec<(Role, usize, Child)>) -> (Vec<(Role, usize)>, u64) {
         self.record.0.set(Record::STOP, 1);
         let mut killed = Vec::new();
@@ -322,7 +322,7 @@ impl Scenario {
         (killed, told)
     }
 
-    /// Open are those tasks alone that a consumer died with, and that is told.
+    /// Only those tasks are open that a consumer died with, and that is told.
     fn judge_tasks(&self, killed: &[(Role, usize)]) {
         let open = self.queue.unfinished();
         let max = killed.iter().filter(|(role, _)| *role == Role::Consumer).count();
@@ -362,7 +362,10 @@ impl Scenario {
                 } else if sequence < returned {
                     lost += 1;
                     let claimed = claims.contains(&put) || put == 0;
-                    assert!(claimed, "{sequence} of {producer} was lost, and nobody killed had it");
+                    assert!(
+                        claimed,
+                        "{sequence} of {producer} was lost, and no killed process had it"
+                    );
                 }
             }
         }
@@ -390,8 +393,8 @@ fn role_that_reaches(name: &str) -> Role {
 }
 
 #[test]
-fn survivors_go_on_wherever_somebody_is_killed() {
-    let _alone = alone("survivors_go_on_wherever_somebody_is_killed");
+fn survivors_go_on_wherever_a_process_is_killed() {
+    let _alone = alone("survivors_go_on_wherever_a_process_is_killed");
     // Those of conditions, events, barriers, joins, watchers and waiters of locks have their own
     // tests, and so has a heap that is short of memory, or has lain idle.
     let apart = [
@@ -426,7 +429,7 @@ fn survivors_go_on_wherever_somebody_is_killed() {
                 micros(200);
             }
             let (killed, told) = scenario.judge(players);
-            assert!(killed.contains(&(reaches, 0)), "nobody was killed at {name}: {killed:?}");
+            assert!(killed.contains(&(reaches, 0)), "no process was killed at {name}: {killed:?}");
             assert!(killed.iter().all(|(_, number)| *number == 0), "a survivor was killed");
             let held = matches!(*name, "lock.acquired" | "lock.releasing");
             assert_eq!(told, u64::from(held), "{name}: deaths told");
@@ -469,7 +472,7 @@ fn tasks_that_processes_died_with_are_told_once() {
             })
             .collect();
         dies_with_tasks(&queue, 3, 1);
-        // Who takes its place in the process table has tasks of its own.
+        // The next process in its slot has tasks of its own.
         dies_with_tasks(&queue, 4, 3);
         queue.get(&mut Vec::new(), Wait::FOREVER).unwrap();
         while told.get(0) < 3 {
@@ -495,12 +498,12 @@ fn is_killed_at(name: &str, life: impl FnOnce()) {
         failpoint::arm(name, 1);
         life();
     });
-    assert_eq!(victim.join(), ExitStatus::Signaled(SIGKILL), "nobody was killed at {name}");
+    assert_eq!(victim.join(), ExitStatus::Signaled(SIGKILL), "no process was killed at {name}");
 }
 
 #[test]
-fn who_joins_and_is_killed_as_it_finds_lost_tasks_leaves_nobody_waiting() {
-    let _alone = alone("who_joins_and_is_killed_as_it_finds_lost_tasks_leaves_nobody_waiting");
+fn a_joiner_that_is_killed_as_it_finds_lost_tasks_leaves_no_other_waiting() {
+    let _alone = alone("a_joiner_that_is_killed_as_it_finds_lost_tasks_leaves_no_other_waiting");
     for (name, told) in [("tasks.forgiving", true), ("tasks.forgiven", false)] {
         let queue = Queue::joinable(arena(), "tasks", None).unwrap();
         put_tasks(&queue, 1);
@@ -625,7 +628,7 @@ fn a_loss_that_can_not_be_known_is_told_as_possible_until_all_is_done() {
     put_tasks(&queue, 1);
     dies_with_tasks(&queue, 1, 1);
     assert_eq!(queue.join(Wait::FOREVER), Err(QueueJoinError::PerhapsLost(1)));
-    // This process knows that nobody will do it.
+    // This process knows that no process will do it.
     queue.task_done().unwrap();
     queue.join(Wait::FOREVER).unwrap();
     assert!(queue.task_done().is_err());
@@ -635,8 +638,8 @@ fn a_loss_that_can_not_be_known_is_told_as_possible_until_all_is_done() {
 }
 
 #[test]
-fn no_loss_is_told_while_all_who_took_tasks_live() {
-    let _alone = alone("no_loss_is_told_while_all_who_took_tasks_live");
+fn no_loss_is_told_while_all_takers_live() {
+    let _alone = alone("no_loss_is_told_while_all_takers_live");
     let queue = Queue::joinable(arena(), "tasks", None).unwrap();
     put_tasks(&queue, 3);
     take(&queue);
@@ -676,8 +679,8 @@ fn a_task_that_was_lost_and_is_done_after_all_hides_no_other() {
 }
 
 #[test]
-fn a_join_comes_back_wherever_somebody_is_killed() {
-    let _alone = alone("a_join_comes_back_wherever_somebody_is_killed");
+fn a_join_comes_back_wherever_a_process_is_killed() {
+    let _alone = alone("a_join_comes_back_wherever_a_process_is_killed");
     let points = |name: &&&str| {
         ["tasks.", "queue.task_done.", "queue.get.a", "queue.get.c"]
             .iter()
@@ -719,7 +722,7 @@ fn a_join_comes_back_wherever_somebody_is_killed() {
                 let killed = status == ExitStatus::Signaled(SIGKILL);
                 assert!(killed || status == ExitStatus::Exited(0), "{status:?}");
             }
-            // Those who took tasks are all gone: what is left of theirs is told.
+            // The processes that took tasks are all gone: what is left of theirs is told.
             loop {
                 while queue.try_get(&mut Vec::new(), None).unwrap().is_some() {
                     // One that was passed on and lost may have been done in place of this one.
@@ -747,8 +750,8 @@ fn a_join_comes_back_wherever_somebody_is_killed() {
 }
 
 #[test]
-fn survivors_go_on_whenever_somebody_is_killed() {
-    let _alone = alone("survivors_go_on_whenever_somebody_is_killed");
+fn survivors_go_on_whenever_a_process_is_killed() {
+    let _alone = alone("survivors_go_on_whenever_a_process_is_killed");
     let seed = 0x5eed_0001;
     println!("seed {seed:#x}");
     let mut random = Random(seed);

@@ -113,7 +113,7 @@ fn an_owner_and_a_waiter_are_killed<L: Owned>() {
         };
         let mut waiters: Vec<_> = (0..waiting + 1).map(|_| child(acquire)).collect();
         until_blocked(waiting + 1, lock.index(), Operation::Acquire);
-        // One who waits goes first.
+        // A waiter goes first.
         killed(waiters.pop().unwrap());
         killed(owner);
         waiters.into_iter().for_each(Child::succeeds);
@@ -258,7 +258,7 @@ fn a_lock_is_kept_for_no_waiter_that_is_stopped() {
 fn all_go_on_when_a_holder_is_killed_that_has_kept_the_lock() {
     let _alone = alone("all_go_on_when_a_holder_is_killed_that_has_kept_the_lock");
     let points = ["lock.released", "lock.waking"];
-    // The first release with a waiter finds that nobody has asked; from the second on it is kept.
+    // The first release with a waiter finds that none has asked; from the second on it is kept.
     for (name, nth, waiting) in points
         .iter()
         .flat_map(|name| (1..4).flat_map(move |nth| [1, MANY].map(|waiting| (name, nth, waiting))))
@@ -277,8 +277,8 @@ fn all_go_on_when_a_holder_is_killed_that_has_kept_the_lock() {
 }
 
 #[test]
-fn permits_of_the_killed_go_to_those_who_wait() {
-    let _alone = alone("permits_of_the_killed_go_to_those_who_wait");
+fn permits_of_the_killed_go_to_the_waiters() {
+    let _alone = alone("permits_of_the_killed_go_to_the_waiters");
     for waiting in [0, 1, MANY] {
         at(&format!("the holder is killed with {waiting} waiting"));
         let permits = Semaphore::recovering(arena(), "permits", 1).unwrap();
@@ -299,8 +299,8 @@ fn permits_of_the_killed_go_to_those_who_wait() {
 }
 
 #[test]
-fn an_event_set_by_one_who_is_killed_before_waking_lets_all_go_on() {
-    let _alone = alone("an_event_set_by_one_who_is_killed_before_waking_lets_all_go_on");
+fn an_event_whose_setter_is_killed_before_waking_lets_all_go_on() {
+    let _alone = alone("an_event_whose_setter_is_killed_before_waking_lets_all_go_on");
     for waiting in [0, 1, MANY] {
         at(&format!("the setter is killed with {waiting} waiting"));
         let event = Event::new(arena(), "event").unwrap();
@@ -340,7 +340,7 @@ impl<L: Owned> Room<L> {
         self.counts.at(what).fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Acquires the lock for one who is told of nothing yet.
+    /// Acquires the lock for a waiter that has been told of no death yet.
     fn acquire(&self) -> bool {
         let told = self.lock.take() != Acquired::Clean;
         if told {
@@ -390,7 +390,7 @@ fn the_owner_is_killed_while_others_wait<L: Owned>() {
         let waiters = room.waiters(waiting, |room| {
             room.acquire();
             let waited = room.wait(FOREVER);
-            // Who is told sees to the others.
+            // The one that is told sees to the others.
             if waited.acquired != Acquired::Clean {
                 room.notify(ALL);
             }
@@ -408,15 +408,15 @@ fn the_owner_is_killed_while_others_wait<L: Owned>() {
 }
 
 #[test]
-fn one_of_those_who_wait_is_told_that_the_owner_of_the_lock_was_killed() {
-    let _alone = alone("one_of_those_who_wait_is_told_that_the_owner_of_the_lock_was_killed");
+fn one_waiter_is_told_that_the_owner_of_the_lock_was_killed() {
+    let _alone = alone("one_waiter_is_told_that_the_owner_of_the_lock_was_killed");
     the_owner_is_killed_while_others_wait::<Lock>();
     the_owner_is_killed_while_others_wait::<RLock>();
 }
 
 #[test]
-fn a_killed_waiter_costs_nobody_a_notification() {
-    let _alone = alone("a_killed_waiter_costs_nobody_a_notification");
+fn a_killed_waiter_costs_no_other_a_notification() {
+    let _alone = alone("a_killed_waiter_costs_no_other_a_notification");
     for victim in 0..3 {
         at(&format!("waiter {victim} is killed"));
         let room = Room::<RLock>::new();
@@ -514,7 +514,7 @@ fn all_go_on_wherever_the_notifier_is_killed() {
         });
         waiters.into_iter().for_each(Child::succeeds);
         let end = notifier.join();
-        // Whether the lock has flags on its release depends on who was waiting for it.
+        // Whether the lock has flags on its release depends on which waited for it.
         let may_live = *name == "lock.released" && end == ExitStatus::Exited(0);
         assert!(may_live || end == ExitStatus::Signaled(SIGKILL), "{name}: {end:?}");
         assert!(room.counts.get(Room::<RLock>::TOLD) <= 1);
@@ -560,7 +560,7 @@ fn a_barrier_breaks_for_the_rest_when_one_of_them_is_killed() {
         until_at(&barrier, waiting + 1);
         killed(mortal);
         if waiting == 0 {
-            // The last to come finds that it would be alone.
+            // The last to come finds that no other is left.
             broken();
         }
         others.into_iter().for_each(Child::succeeds);
@@ -577,8 +577,8 @@ fn a_barrier_breaks_for_the_rest_when_one_of_them_is_killed() {
 }
 
 #[test]
-fn nobody_waits_for_one_who_is_killed_at_a_barrier() {
-    let _alone = alone("nobody_waits_for_one_who_is_killed_at_a_barrier");
+fn no_party_waits_for_one_that_is_killed_at_a_barrier() {
+    let _alone = alone("no_party_waits_for_one_that_is_killed_at_a_barrier");
     let points = failpoint::ALL.iter().filter(|name| name.starts_with("barrier."));
     let points = points.chain(&["lock.acquired", "lock.releasing", "lock.released"]);
     for (name, has_action) in points.flat_map(|name| [(name, false), (name, true)]) {

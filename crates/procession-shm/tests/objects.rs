@@ -1,4 +1,4 @@
-//! Who holds an object, and for how long it lives.
+//! Which processes hold an object, and for how long it lives.
 
 #![allow(unsafe_code)]
 #![cfg(not(model))]
@@ -190,8 +190,8 @@ fn an_object_that_goes_from_hand_to_hand_is_never_stale() {
             std::thread::yield_now();
         }
     };
-    // Each of two opens it before the other closes it, so there is no instant at which nobody has
-    // it.
+    // Each of two opens it before the other closes it, so there is no instant at which no process
+    // has it.
     let one = child(|| {
         let mut held = mine.take();
         for turn in (0..TURNS).step_by(2) {

@@ -1,4 +1,4 @@
-//! What a queue promises while nobody dies.
+//! What a queue promises while no process dies.
 
 #![cfg(not(model))]
 

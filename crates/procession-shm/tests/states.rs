@@ -228,8 +228,8 @@ fn the_tree_has_every_process_under_its_parent() {
 }
 
 #[test]
-fn an_orphan_still_tells_who_started_it() {
-    let _alone = alone("an_orphan_still_tells_who_started_it");
+fn an_orphan_still_tells_which_process_started_it() {
+    let _alone = alone("an_orphan_still_tells_which_process_started_it");
     let (pid, go) = (Words::new(1), Event::new(arena(), "go").unwrap());
     let parent = child(|| {
         // SAFETY: this is a child with one thread.

@@ -99,8 +99,8 @@ fn a_holder_that_acquires_again_at_once_leaves_turns_to_a_waiter() {
 }
 
 #[test]
-fn the_death_of_an_owner_is_told_to_one_of_those_who_wait() {
-    let _alone = alone("the_death_of_an_owner_is_told_to_one_of_those_who_wait");
+fn the_death_of_an_owner_is_told_to_one_waiter() {
+    let _alone = alone("the_death_of_an_owner_is_told_to_one_waiter");
     let lock = Lock::new(arena(), "lock").unwrap();
     let words = Words::new(2);
     let owner = child(|| {

@@ -14,7 +14,7 @@ use procession_shm::wait::Wait;
 use rustix::process::setpgid;
 use support::{SIGKILL, Words, alone, arena, child, micros, millis, only_me};
 
-/// Forks a process of the test that nobody waits for, and that does not die with its parent.
+/// Forks a process of the test that no process waits for, and that does not die with its parent.
 #[allow(unsafe_code)]
 fn start(body: impl FnOnce()) -> u32 {
     // SAFETY: only children with one thread call this.
@@ -118,8 +118,8 @@ fn an_orphan_of_the_family_goes_along() {
 }
 
 #[test]
-fn those_that_a_server_forks_belong_to_who_asked_for_them() {
-    let _alone = alone("those_that_a_server_forks_belong_to_who_asked_for_them");
+fn children_that_a_server_forks_belong_to_the_process_that_asked_for_them() {
+    let _alone = alone("children_that_a_server_forks_belong_to_the_process_that_asked_for_them");
     only_me();
     let there = Words::new(1);
     let client = child(sleep_for_ever);

@@ -183,7 +183,7 @@ fn a_full_heap_takes_small_blocks_again_once_something_is_free() {
 }
 
 #[test]
-fn memory_that_somebody_died_reserving_is_not_promised() {
+fn memory_that_a_process_died_reserving_is_not_promised() {
     let _alone = alone();
     let arena = Arena::with_capacity(SMALL).unwrap();
     killed_at("heap.extent.unreserved", || {
@@ -235,7 +235,7 @@ fn an_object_that_was_opened_while_its_freer_died_lives_on() {
 }
 
 #[test]
-fn an_object_that_somebody_thinks_of_freeing_can_be_opened() {
+fn an_object_that_another_process_is_about_to_free_can_be_opened() {
     let _alone = alone();
     let arena = Arena::with_capacity(SMALL).unwrap();
     let opened = SharedBlock::open(half_freed(arena, 100, "object.freeing")).unwrap();
@@ -414,7 +414,7 @@ fn a_reservation_is_void_only_if_no_process_is_left_to_claim_it() {
 }
 
 #[test]
-fn a_withdrawn_reservation_is_the_makers_and_a_living_row_is_nobodys() {
+fn a_reservation_is_withdrawn_by_its_maker_and_a_living_row_by_no_process() {
     let _alone = alone();
     let arena = Arena::with_capacity(SMALL).unwrap();
     let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();

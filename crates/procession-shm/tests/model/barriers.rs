@@ -94,7 +94,7 @@ fn all_pass(has_action: bool) {
                     let index = shared.wait(3, slot, has_action, Wait::FOREVER).unwrap();
                     assert!(shared.arrived.load(Ordering::SeqCst) >= 3 * round);
                     let acted = shared.acted.load(Ordering::SeqCst);
-                    assert!(!has_action || acted >= round, "somebody went on before the action");
+                    assert!(!has_action || acted >= round, "a party went on before the action");
                     shared.passed.fetch_add(1 << (8 * index), Ordering::SeqCst);
                 }
             })
@@ -118,7 +118,7 @@ fn all_go_on_when_one_has_acted() {
 }
 
 #[test]
-fn a_reset_is_told_to_those_who_waited_and_to_nobody_else() {
+fn a_reset_is_told_to_the_waiters_and_to_no_other_party() {
     explore(false, || {
         let shared = Arc::new(Shared::default());
         let threads: Vec<_> = (1..3)
@@ -163,12 +163,12 @@ fn an_abort_ends_all_waits_until_there_is_a_reset() {
 }
 
 #[test]
-fn how_a_meeting_ended_is_known_to_who_looks_late() {
+fn how_a_round_ended_is_known_to_a_party_that_looks_late() {
     explore(false, || {
         let shared = Arc::new(Shared::default());
         let barrier = shared.barrier(2, owner(0));
         let Arrival::Early(ticket) = barrier.arrive(false, Wait::FOREVER).unwrap() else {
-            panic!("one alone is early");
+            panic!("a single party is early");
         };
         assert_eq!(barrier.waiting(), 1);
         let others: Vec<_> = (1..3)
@@ -194,7 +194,7 @@ fn how_a_meeting_ended_is_known_to_who_looks_late() {
 }
 
 #[test]
-fn who_waits_no_longer_breaks_it_for_all() {
+fn a_party_that_gives_up_breaks_it_for_all() {
     explore(false, || {
         let shared = Arc::new(Shared::default());
         let threads: Vec<_> = (1..3)
@@ -205,7 +205,7 @@ fn who_waits_no_longer_breaks_it_for_all() {
             })
             .collect();
         let ends: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
-        assert_eq!(ends[0], ends[1], "it passed for one alone");
+        assert_eq!(ends[0], ends[1], "it passed for only one");
         assert_eq!(shared.barrier(2, owner(0)).is_broken(), !ends[0]);
     });
 }
@@ -253,14 +253,14 @@ fn one_dies(survivors: u16, has_action: bool) {
 }
 
 #[test]
-fn nobody_waits_for_the_dead() {
+fn no_party_waits_for_the_dead() {
     for survivors in [1, 2] {
         explore(true, move || one_dies(survivors, false));
     }
 }
 
 #[test]
-fn nobody_waits_for_one_who_dies_while_acting() {
+fn no_party_waits_for_one_that_dies_while_acting() {
     for survivors in [1, 2] {
         explore(true, move || one_dies(survivors, true));
     }

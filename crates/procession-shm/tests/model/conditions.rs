@@ -88,8 +88,8 @@ impl Shared {
         self.came.load(Ordering::SeqCst) & 1 << slot != 0
     }
 
-    fn lock_when_came(&self, slot: u16, who: impl Iterator<Item = u16> + Clone) {
-        self.lock_when(slot, || who.clone().all(|slot| self.has_come(slot)));
+    fn lock_when_came(&self, slot: u16, slots: impl Iterator<Item = u16> + Clone) {
+        self.lock_when(slot, || slots.clone().all(|slot| self.has_come(slot)));
     }
 
     fn nothing_is_left(&self) {
@@ -134,7 +134,7 @@ fn as_many_go_on_as_are_notified() {
 }
 
 #[test]
-fn who_comes_after_a_notification_does_not_take_it_from_who_was_there() {
+fn a_later_waiter_does_not_take_a_notification_from_an_earlier_one() {
     explore(false, || {
         let shared = Arc::new(Shared::default());
         let early = spawn(&shared, |shared| {
@@ -220,12 +220,12 @@ fn a_notification_is_not_lost_with_one_whose_time_is_up() {
 }
 
 #[test]
-fn a_notification_is_not_lost_with_one_who_is_interrupted() {
+fn a_notification_is_not_lost_with_an_interrupted_waiter() {
     explore(true, || one_gives_up(INTERRUPTIBLE));
 }
 
 #[test]
-fn a_notification_is_not_lost_with_one_who_was_woken_and_does_not_take_it() {
+fn a_notification_is_not_lost_with_a_woken_waiter_that_does_not_take_it() {
     explore(false, || {
         let shared = Arc::new(Shared::default());
         let patient = spawn(&shared, |shared| {
@@ -256,7 +256,7 @@ fn a_notification_is_not_lost_with_one_who_was_woken_and_does_not_take_it() {
 }
 
 #[test]
-fn a_notification_is_not_lost_with_one_who_dies() {
+fn a_notification_is_not_lost_with_a_waiter_that_dies() {
     explore(true, one_dies_waiting);
 }
 
@@ -297,7 +297,7 @@ fn one_dies_waiting() {
         };
         let _ = shared.family.mortal(2, life);
     });
-    // One notification, when all wait who still can.
+    // One notification, when all wait that still can.
     let other = || shared.has_come(2) || shared.family.is_dead(owner(2));
     shared.lock_when(0, || shared.has_come(1) && other());
     shared.notices.notify(1);
@@ -311,7 +311,7 @@ fn one_dies_waiting() {
 }
 
 #[test]
-fn who_waits_goes_on_wherever_the_notifier_dies() {
+fn a_waiter_goes_on_wherever_the_notifier_dies() {
     for waiting in [1, 2] {
         explore(true, move || the_notifier_dies(waiting));
     }

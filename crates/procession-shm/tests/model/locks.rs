@@ -37,7 +37,7 @@ impl Locked {
 }
 
 #[test]
-fn a_lock_excludes_and_wakes_all_who_wait() {
+fn a_lock_excludes_and_wakes_all_waiters() {
     explore(false, || {
         let locked = Arc::new(Locked::default());
         let threads: Vec<_> = (1..4)
@@ -86,14 +86,14 @@ fn an_owner_dies(others: u16) {
         .collect();
     mortal.join().unwrap();
     others.into_iter().for_each(|thread| thread.join().unwrap());
-    // Whoever comes after, if the others were before.
+    // The last to come, if the others were before.
     locked.lock(0);
     locked.unlock();
     assert_eq!(locked.told.load(Ordering::SeqCst), 1);
 }
 
 #[test]
-fn whoever_dies_with_a_lock_hangs_nobody_and_is_told_of_once() {
+fn a_death_with_a_lock_hangs_no_waiter_and_is_told_once() {
     for mortals in OTHERS {
         explore(true, move || mortals_lock(mortals));
     }
@@ -156,7 +156,7 @@ fn a_lock_that_is_kept_is_had_by_a_waiter_first() {
 }
 
 #[test]
-fn a_lock_is_kept_for_nobody_who_is_dead() {
+fn a_lock_is_not_kept_for_the_dead() {
     for mortals in OTHERS {
         explore(true, move || mortals_are_greedy(mortals));
     }
@@ -285,7 +285,7 @@ fn an_event_that_is_set_and_cleared_lets_all_go_on() {
         flag.set();
         flag.clear();
         assert!(!flag.is_set());
-        // For those who came after it was cleared.
+        // For the waiters that came after it was cleared.
         flag.set();
         waiters.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(shared.1.load(Ordering::SeqCst), 2);
@@ -293,7 +293,7 @@ fn an_event_that_is_set_and_cleared_lets_all_go_on() {
 }
 
 #[test]
-fn an_event_that_was_set_by_one_who_died_lets_all_go_on() {
+fn an_event_whose_setter_died_lets_all_go_on() {
     for waiting in OTHERS {
         explore(true, move || a_mortal_sets(waiting));
     }
@@ -301,7 +301,7 @@ fn an_event_that_was_set_by_one_who_died_lets_all_go_on() {
 
 fn a_mortal_sets(waiting: u16) {
     let shared = Arc::new((RawEvent::default(), Family::default()));
-    // Of two who wait one may die as well.
+    // Of two waiters one may die as well.
     let threads: Vec<_> = (0..=waiting)
         .map(|slot| {
             let shared = shared.clone();

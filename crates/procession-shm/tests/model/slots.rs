@@ -24,7 +24,7 @@ struct Table {
     task: AtomicU32,
     /// How often what the child held was given back while it lived.
     robbed: AtomicU32,
-    /// Whether the next burial finds somebody stopped in its way.
+    /// Whether the next burial finds a stopped process in its way.
     in_the_way: AtomicBool,
 }
 
@@ -62,7 +62,7 @@ impl Table {
         self.kill(CHILD);
     }
 
-    /// What anybody does who comes along.
+    /// What any process does that looks at the slot.
     fn sweep(&self, me: u16) {
         let view = self.seen_by(me);
         let is_over = |state: State| state.status == Status::Live && self.is_dead(CHILD);
@@ -168,7 +168,7 @@ fn a_child_without_a_follower_is_buried_by_whoever_comes_along() {
 }
 
 #[test]
-fn a_burial_that_somebody_is_in_the_way_of_is_made_later() {
+fn a_burial_that_a_stopped_process_is_in_the_way_of_is_made_later() {
     for mortal in [false, true] {
         explore(true, move || {
             let table = Arc::new(Table::default());
@@ -184,7 +184,7 @@ fn a_burial_that_somebody_is_in_the_way_of_is_made_later() {
             let view = table.seen_by(PARENT);
             table.slot.release(generation, &view, &view);
             join(threads);
-            // The first may be the one that nobody got past.
+            // The first look may find the burial that was put off.
             (0..2).for_each(|_| table.sweep(PARENT));
             assert_eq!(table.state().status, Status::Free);
             assert!(!table.holds.load(Ordering::SeqCst), "what the dead held is held for ever");
@@ -193,7 +193,7 @@ fn a_burial_that_somebody_is_in_the_way_of_is_made_later() {
 }
 
 #[test]
-fn a_follower_that_dies_is_waited_for_by_nobody() {
+fn no_process_waits_for_a_follower_that_dies() {
     explore(true, || {
         let table = Arc::new(Table::default());
         let generation = table.reserve(PARENT, Some(PARENT));
@@ -232,7 +232,7 @@ fn a_reservation_is_claimed_or_withdrawn_and_never_both() {
 }
 
 #[test]
-fn nobody_buries_a_child_that_lives() {
+fn no_process_buries_a_child_that_lives() {
     explore(true, || {
         let table = Arc::new(Table::default());
         let generation = table.reserve(PARENT, Some(PARENT));

@@ -41,10 +41,10 @@ fn no_wake_of_a_relay_is_lost() {
             })
             .collect();
         let givers: Vec<_> = (1..3)
-            .map(|gives| {
+            .map(|count| {
                 let shared = shared.clone();
                 thread::spawn(move || {
-                    for _ in 0..gives {
+                    for _ in 0..count {
                         shared.1.fetch_add(1, Ordering::SeqCst);
                         shared.0.notify_one();
                     }
@@ -57,7 +57,7 @@ fn no_wake_of_a_relay_is_lost() {
 }
 
 #[test]
-fn all_who_wait_are_woken_at_once() {
+fn all_waiters_are_woken_at_once() {
     explore(false, || {
         let shared = Arc::new((EventCount::default(), AtomicBool::new(false), Family::default()));
         let waiters: Vec<_> = (0..3)
@@ -149,7 +149,7 @@ impl Bounded {
 }
 
 #[test]
-fn room_for_two_wakes_both_who_wait_for_it() {
+fn room_for_two_wakes_both_waiters() {
     explore(false, || {
         let queue = Arc::new(Bounded::default());
         let producers = [1, 2].map(|slot| {

@@ -141,8 +141,8 @@ impl Words {
 
     pub fn at(&self, index: usize) -> &AtomicU64 {
         assert!((index as u64) < self.0.size() / 8);
-        // SAFETY: inside the block, which is aligned to 64 and open as long as `self`; all who
-        // touch it do so by these atomics.
+        // SAFETY: inside the block, which is aligned to 64 and open as long as `self`; every access
+        // to it is by these atomics.
         unsafe { AtomicU64::from_ptr(self.0.address().unwrap().as_ptr().cast::<u64>().add(index)) }
     }
 

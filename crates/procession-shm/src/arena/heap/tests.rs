@@ -156,7 +156,7 @@ fn messages_in_slabs(arena: &Arena) -> Vec<Block> {
 }
 
 #[test]
-fn small_blocks_come_and_go_while_somebody_has_the_heap() {
+fn small_blocks_come_and_go_while_another_process_has_the_heap() {
     let _alone = alone();
     let arena = Arena::with_capacity(SMALL).unwrap();
     let used: Vec<Block> = (0..BATCH).map(|_| allocate(arena, 8000).unwrap()).collect();
@@ -421,7 +421,7 @@ fn what_is_in_use_again_and_again_stays_warm() {
 }
 
 #[test]
-fn a_process_that_gives_memory_back_may_be_killed() {
+fn a_process_that_returns_memory_to_the_machine_may_be_killed() {
     let _alone = alone();
     let arena = Arena::with_capacity(2 << 30).unwrap();
     killed_at("heap.trim.taken", || {

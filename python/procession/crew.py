@@ -363,7 +363,7 @@ class Crew:
         try:
             for _ in range(self.size):
                 self._start_worker()
-            self.watcher.start()
+            _start_thread(self.watcher)
             self.is_watched = True
         except BaseException:
             # The watcher may have been started nevertheless, then it does the same.
@@ -645,7 +645,7 @@ class Crew:
                 if not self.is_open:
                     raise self.refused()
                 self.fed.add(result)
-            feeder.start()
+            _start_thread(feeder)
         except BaseException as error:
             # The thread may be there, or about to begin: it finds that nothing is wanted.
             result.no_more(Given(error))
@@ -979,7 +979,7 @@ class Crew:
         caller = threading.Thread(target=self._call_back, name="procession callbacks", daemon=True)
         # Known before it runs.
         self.callers.append(caller)
-        caller.start()
+        _start_thread(caller)
 
     def expect_none(self, result: ResultWithCallback) -> None:
         """Call no callbacks of a result whose task could not be submitted."""
@@ -1045,6 +1045,17 @@ class Crew:
 
     def _all_called(self) -> bool:
         return not self.due and self.calling is None
+
+
+def _start_thread(thread: threading.Thread) -> None:
+    """Start a thread, or raise what a signal handler raised meanwhile.
+
+    `Thread.start` makes a `KeyError` of that where the thread has begun already.
+    """
+    try:
+        thread.start()
+    except KeyError as error:
+        raise error.__context__ or error from None
 
 
 def _report(error: BaseException) -> None:

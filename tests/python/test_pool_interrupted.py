@@ -259,6 +259,7 @@ def main():
     random.seed(1)
     signal.signal(signal.SIGALRM, handle)
     for number in range(60):
+        pool = None
         try:
             pool = interrupted(lambda: ctx.Pool(2))
             if pool is None:
@@ -266,7 +267,9 @@ def main():
             for call in (lambda: use(pool), pool.terminate, pool.join, pool.terminate):
                 interrupted(call)
         except Interrupt:
-            pass
+            # It came late, perhaps before there was a name for the pool.
+            if pool is None:
+                continue
         pool.terminate()
         pool.join()
         assert not pool._pool and not pool._cache

@@ -178,7 +178,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -234,7 +233,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_killed_tracker_is_replaced_and_a_killed_tree_leaves_it(
     run_program: Callable[..., Ending],
 ) -> None:
@@ -271,7 +269,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_program_may_close_descriptors_that_it_does_not_know(
     run_program: Callable[..., Ending],
 ) -> None:

@@ -10,6 +10,7 @@ from .. import _native
 from .._stdlib import loaded
 from .child import Parent, run, serve_as_copy
 from .popen import Popen
+from .tracker import pipe_for_child
 
 
 class ForkPopen(Popen):
@@ -25,6 +26,8 @@ class ForkPopen(Popen):
             share_tracker(False)
             return run(process_obj, Parent(parent, by_main_thread))
 
+        # The copy has it as well.
+        pipe_for_child()
         shared = share_tracker(True)
         try:
             return _native.fork(lambda: serve_as_copy(be_the_copy))

@@ -5,8 +5,8 @@ is left of that when nobody has the pipe's other end any more. So a process and 
 same pipe, whichever of them makes shared memory first: a tracker of the child's own would unlink
 what it has attached, or made for its parent, when the child ends.
 
-Most programs need no tracker. So a process that starts a child which is no copy of it makes the
-pipe, and passes it on. The program is started by the first process that has something to write:
+Most programs need no tracker. So a process that starts a child makes the pipe, and passes it on.
+The program is started by the first process that has something to write:
 
 1. It looks whether the pipe has a reader, which `poll` tells.
 2. If not, it locks the pipe, as one locks a file. The kernel unlocks it when the process dies.
@@ -34,20 +34,30 @@ if TYPE_CHECKING:
 _MODULE = "resource_tracker"
 
 _kept: dict[str, tuple[int, tuple[int, int] | None]] = {}
-"""The pipe, and which file it is, until the standard library's module is loaded and has it."""
+"""The pipe, and which file it is, until the standard library's module is used, and has it."""
 
 _made: tuple[int, int] | None = None
 """The pipe that a process has made, and the process's pid."""
 
 
 def pipe_for_child() -> int:
-    """Return the descriptor of the pipe, which is to go to a child."""
+    """Return the descriptor of the pipe, which is to go to a child.
+
+    A copy of this process has it, and what is needed to come to use it.
+    """
     if loaded(_MODULE) is None:
         fd = _keep(None)
         # Another thread may have loaded it meanwhile.
         if loaded(_MODULE) is None:
             return fd
-    return _join(standard(_MODULE))
+    # Without its lock, which a copy may find taken.
+    tracker = _join(standard(_MODULE))
+    if tracker._fd is None:
+        fd = _keep(None)
+        if tracker._fd is None:
+            return fd
+    used: int = tracker._fd
+    return used
 
 
 def use_pipe(fd: int) -> None:
@@ -61,7 +71,7 @@ def use_pipe(fd: int) -> None:
 
 
 def _keep(given: int | None) -> int:
-    """Have a pipe ready for when the module is loaded; return its descriptor.
+    """Have a pipe ready for when the module is used; return its descriptor.
 
     Parameters
     ----------
@@ -79,7 +89,7 @@ def _keep(given: int | None) -> int:
         if pipe[0] != fd:
             # Another thread was faster.
             os.close(fd)
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    if loaded(_MODULE) is None and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     return pipe[0]
 
@@ -108,25 +118,20 @@ def _make() -> int:
     return writer
 
 
-def _join(module: Any) -> int:
-    """Have the standard library's module use the family's pipe; return its descriptor."""
+def _join(module: Any) -> Any:
+    """Have the standard library's module use the family's pipe; return its tracker."""
     tracker = module._resource_tracker
     # What all that it does for shared memory begins with.
     name = "_ensure_running_and_write"
     if not hasattr(tracker, name):
         name = "ensure_running"
-    with tracker._lock:
-        if not isinstance(getattr(tracker, name), _Ensure):
-            original = getattr(tracker, name)
-            ensure = _Ensure(tracker, original)
-            setattr(tracker, name, ensure)
-            if module.ensure_running == original:
-                module.ensure_running = ensure
-        if tracker._fd is None:
-            kept = _kept.pop("pipe", None)
-            tracker._fd = kept[0] if kept is not None and _is_there(kept) else _make()
-        fd: int = tracker._fd
-    return fd
+    original = getattr(tracker, name)
+    if not isinstance(original, _Ensure):
+        ensure = _Ensure(tracker, original)
+        setattr(tracker, name, ensure)
+        if module.ensure_running == original:
+            module.ensure_running = ensure
+    return tracker
 
 
 class _Ensure:
@@ -143,15 +148,19 @@ class _Ensure:
     def __init__(self, tracker: Any, original: Callable[..., Any]) -> None:
         self.tracker = tracker
         self.original = original
-        self.seen = False
-        """Whether the pipe had a reader."""
+        self.seen: tuple[int, int] | None = None
+        """Which pipe had a reader."""
 
     def __call__(self, *args: Any) -> Any:
         tracker = self.tracker
-        if tracker._fd is not None and not self._is_read(tracker._fd):
+        if tracker._fd is None or not self._is_read(tracker._fd):
             with tracker._lock:
                 # A finalizer may have come in between: the original knows what to do then.
-                if tracker._lock._recursion_count() == 1 and tracker._fd is not None:
+                if tracker._lock._recursion_count() == 1:
+                    if tracker._fd is None:
+                        tracker._fd = _keep(None)
+                        # Now it is there that it is looked for.
+                        _kept.pop("pipe", None)
                     self._start(tracker._fd)
         return self.original(*args)
 
@@ -163,14 +172,15 @@ class _Ensure:
         ready = poll.poll(0)
         # Of a descriptor that the program has closed the original tells.
         is_read = not ready or not ready[0][1] & select.POLLERR
-        self.seen = self.seen or is_read
+        if is_read:
+            self.seen = _file(fd)
         return is_read
 
     def _start(self, fd: int) -> None:
         """Start the tracker unless another process does."""
         import fcntl
 
-        died = self.seen
+        died = self.seen == _file(fd)
         fcntl.lockf(fd, fcntl.LOCK_EX)
         try:
             if self._is_read(fd):
@@ -182,7 +192,7 @@ class _Ensure:
                 os.close(reader)
         finally:
             fcntl.lockf(fd, fcntl.LOCK_UN)
-        self.seen = True
+        self.seen = _file(fd)
         if died:
             import warnings
 

@@ -192,7 +192,7 @@ def _leave_if_copy(pid: int, error: BaseException | None = None) -> None:
     Nobody would look after it, or tell of its tasks. It does not leave as a process of
     `multiprocessing` does, which would end the children of the worker.
     """
-    if os.getpid() == pid:
+    if _native.is_process(pid):
         return
     try:
         if error is None:
@@ -562,11 +562,18 @@ class Crew:
             self.names.remember(func, name, name)
         return name
 
-    def _encode(
-        self, func: Callable[..., Any], args: Any, kwds: Mapping[str, Any]
-    ) -> tuple[bytes, bytes]:
-        name = self.name_of(func)
-        return name, _native.join_task(name, args, kwds)
+    def _judged(
+        self, error: Exception, func: Callable[..., Any], args: Any, kwds: Mapping[str, Any]
+    ) -> Exception:
+        """Return why a task can't be pickled; what a signal handler raised meanwhile is raised."""
+        if isinstance(error, MemoryError) or comes_from_a_handler(
+            lambda: _native.join_task(self.name_of(func), args, kwds), error
+        ):
+            raise error
+        if error.__traceback__ is not None:
+            # The caller's frame keeps the result.
+            error.__traceback__ = error.__traceback__.tb_next
+        return error
 
     def _fail(self, result: Result, index: int, failure: Failure) -> None:
         """Fail a task that the workers don't get."""
@@ -590,17 +597,10 @@ class Crew:
         """
         self.check_process()
         try:
-            name, task = self._encode(func, args, kwds)
+            name = self.name_of(func)
+            task = _native.join_task(name, args, kwds)
         except Exception as error:
-            # What a signal handler raises in the midst of it is the caller's.
-            if isinstance(error, MemoryError) or comes_from_a_handler(
-                lambda: self._encode(func, args, kwds), error
-            ):
-                raise
-            if error.__traceback__ is not None:
-                # This frame keeps the result.
-                error.__traceback__ = error.__traceback__.tb_next
-            self._fail(result, index, Given(error))
+            self._fail(result, index, Given(self._judged(error, func, args, kwds)))
             return 0
         job = (weakref.ref(result), index, brief(task, name, args, kwds))
         with self.lock:
@@ -780,7 +780,7 @@ class Crew:
     @property
     def is_copy(self) -> bool:
         """Whether this is a forked copy of the process that made the pool."""
-        return os.getpid() != self.pid
+        return not _native.is_process(self.pid)
 
     def check_process(self) -> None:
         """Refuse to serve a copy of the process: it would take results from the original.
@@ -790,7 +790,7 @@ class Crew:
         ValueError
             In another process than the one that made the pool.
         """
-        if self.is_copy:
+        if not _native.is_process(self.pid):
             raise ValueError(
                 f"the pool belongs to process {self.pid}, which made it; make another one here"
             )
@@ -895,11 +895,12 @@ class Crew:
                 self.wait(self._fill_inbox, timeout)
         # A last reference to the pool may be among it, without which the pool is terminated.
         unneeded: list[object] = []
+        inbox, jobs = self.inbox, self.jobs
         with self.lock:
-            while outcome := self.inbox[0] if self.inbox else None:
+            while outcome := inbox[0] if inbox else None:
                 # There is no job if a worker died after it gave the result.
                 number = outcome.number
-                job = self.jobs.get(number)
+                job = jobs.get(number)
                 if job is not None:
                     ref, index, call = job
                     result = ref()
@@ -909,9 +910,9 @@ class Crew:
                         rest = result._done(index, what)
                         if rest is not None:
                             unneeded.append(rest)
-                    self.jobs.pop(number, None)
+                    jobs.pop(number, None)
                 try:  # noqa: SIM105 (a context manager for each outcome costs time)
-                    self.inbox.remove(outcome)
+                    inbox.remove(outcome)
                 except ValueError:
                     # A signal handler that used the pool has done all this.
                     pass

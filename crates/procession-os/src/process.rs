@@ -10,11 +10,22 @@ use crate::pidfd::PidFd;
 use crate::stat::{self, RunState, Stat};
 use crate::wiped;
 
-/// This process's number.
+/// This process's number, remembered for the process's life, as the C library does not.
+#[inline]
 #[must_use]
 pub fn id() -> u32 {
+    match wiped::process_id() {
+        0 => ask_id(),
+        id => id,
+    }
+}
+
+#[cold]
+fn ask_id() -> u32 {
     // SAFETY: getpid has no preconditions.
-    unsafe { libc::getpid() as u32 }
+    let id = unsafe { libc::getpid() as u32 };
+    wiped::keep_process_id(id);
+    id
 }
 
 /// The number of this process's parent.

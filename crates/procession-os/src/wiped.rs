@@ -14,13 +14,14 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// How many words there are.
-pub const WORDS: usize = 256;
+pub const WORDS: usize = 255;
 
-struct Page([AtomicU64; WORDS]);
+/// The words, and behind them this process's number.
+struct Page([AtomicU64; WORDS + 1]);
 
 impl Page {
     const fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; WORDS])
+        Self([const { AtomicU64::new(0) }; WORDS + 1])
     }
 }
 
@@ -75,8 +76,22 @@ fn map() -> Option<*mut Page> {
 /// If `index` is not from 1 to [`WORDS`] - 1.
 #[must_use]
 pub fn word(index: usize) -> &'static AtomicU64 {
-    assert!(index > 0, "word 0 is taken");
+    assert!((1..WORDS).contains(&index), "word {index} is taken, or there is none");
     &page().0[index]
+}
+
+/// This process's number, if the kernel wipes the page: 0 if it was not [kept](keep_process_id).
+#[inline]
+pub(crate) fn process_id() -> u32 {
+    now().0[WORDS].load(Ordering::Relaxed) as u32
+}
+
+/// Keeps this process's number where the kernel wipes it from a copy of the process.
+pub(crate) fn keep_process_id(id: u32) {
+    let page = page();
+    if !ptr::eq(page, &raw const NOT_WIPED) {
+        page.0[WORDS].store(id.into(), Ordering::Relaxed);
+    }
 }
 
 /// What a process is known by in its own memory and in that of its copies: no process has the

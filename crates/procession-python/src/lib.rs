@@ -44,8 +44,8 @@ mod _native {
     #[pymodule_export]
     use crate::process::{
         Child, begin, bury, die_with, die_with_parent, drop_unopened, follow, fork,
-        fork_for_another, inherit, leave_with, reserve, set_parent, start_program, take_over,
-        task_done, tree, unreserve,
+        fork_for_another, inherit, is_process, leave_with, reserve, set_parent, start_program,
+        take_over, task_done, tree, unreserve,
     };
 
     #[pymodule_export]

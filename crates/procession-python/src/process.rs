@@ -104,6 +104,12 @@ pub(crate) fn fork(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<Child> {
     Ok(Followed::new(pidfd, slot).into())
 }
 
+/// Whether this process has a number, and is no copy of the one that has: without a system call.
+#[pyfunction]
+pub(crate) fn is_process(pid: u32) -> bool {
+    process::id() == pid
+}
+
 /// As `fork`, for another process that is to follow the child: returns the child's number, its
 /// pidfd and its slot. Until the other follows it, this process does.
 #[pyfunction]

@@ -134,6 +134,7 @@ mod tests {
     fn a_copy_of_the_process_finds_zeroes_and_its_own_number() {
         word(7).store(1, Ordering::Relaxed);
         assert_eq!(process::thread_id(), process::thread_id());
+        assert_eq!(process::id(), std::process::id());
         // SAFETY: the child leaves at once. No hook runs in it.
         let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
         if pid == 0 {

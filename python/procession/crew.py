@@ -544,10 +544,11 @@ class Crew:
                 worker.terminate()
         deadline = time.monotonic() + _GRACE
         for worker in workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
-            if worker.exitcode is None:
+            # A context of the program's own may make processes that have no sentinel.
+            sentinel = getattr(worker, "sentinel", None)
+            if sentinel is not None and not wait([sentinel], max(0.0, deadline - time.monotonic())):
                 worker.kill()
-                worker.join()
+            worker.join()
         self.workers.clear()
 
     # Tasks.

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
-from typing import Any
+from typing import Any, ClassVar
 
 import procession
 import pytest
@@ -608,3 +608,39 @@ def test_a_copy_of_a_worker_ends_no_child_of_the_worker(ctx: Any, capfd: Any) ->
 
 def status_of(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+class Bare:
+    """What a context of a program's own may make for a process: the standard library's pool uses no
+    more of it."""
+
+    made: ClassVar[list[Bare]] = []
+
+    def __init__(self, **_: object) -> None:
+        self.name = "Process-1"
+        self.exitcode = None
+        self.runs = False
+        self.made.append(self)
+
+    def start(self) -> None:
+        if len(self.made) > 2:
+            raise OSError("no more")
+        self.runs = True
+
+    def terminate(self) -> None:
+        pass
+
+    def join(self) -> None:
+        self.runs = False
+
+
+def test_a_pool_that_can_t_be_made_ends_the_processes_of_any_context(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Bare, "made", [])
+    context = procession.get_context("fork")
+    monkeypatch.setattr(type(context), "Process", Bare)
+    with pytest.raises(OSError, match="no more"):
+        context.Pool(5)
+    assert len(Bare.made) == 3
+    assert not any(process.runs for process in Bare.made)

@@ -27,9 +27,9 @@ pub(super) const MIN_CAPACITY: u64 = 16 << 20;
 /// The capacity asked for first.
 pub(super) const MAX_CAPACITY: u64 = 1 << 40;
 
-pub(super) const ROW: u64 = 256;
-pub(super) const OBJECT: u64 = 128;
-pub(super) const UNIT_WORDS: u64 = 32;
+const ROW: u64 = 256;
+const OBJECT: u64 = 128;
+const UNIT_WORDS: u64 = 32;
 pub(super) const CACHE: u64 = 2048;
 const PAGE: u64 = 4096;
 

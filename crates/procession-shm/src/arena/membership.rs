@@ -18,6 +18,7 @@ use crate::wait::Owner;
 
 /// How many rows a sweep looks at. A fork adds one row, so that sweeps catch up with forks.
 const SWEEP: u32 = 8;
+
 impl Arena {
     /// Takes a free slot for this process, which becomes live at once.
     pub(super) fn join(&'static self) -> Result<Slot> {

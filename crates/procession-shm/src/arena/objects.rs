@@ -158,7 +158,7 @@ impl Arena {
 
     /// Brings an object to its end that this process could not end before; returns whether it was
     /// such an object.
-    pub(super) fn finish_own(&self, index: u32) -> Result<bool> {
+    fn finish_own(&self, index: u32) -> Result<bool> {
         let state = self.object(index)?.state()?;
         let unfinished = matches!(state.status, Status::Claimed | Status::Emptying);
         let own = unfinished && state.by == self.me().index;

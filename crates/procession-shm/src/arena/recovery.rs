@@ -198,7 +198,7 @@ impl Arena {
     }
 
     /// Takes away a dead process's references. The caller has raised its own `unsettled`.
-    pub(super) fn drop_all_held(&self, slot: u16) {
+    fn drop_all_held(&self, slot: u16) {
         let Ok(words) = self.held_words(slot) else { return };
         for (first, word) in words {
             let mut bits = word.load(Ordering::SeqCst);

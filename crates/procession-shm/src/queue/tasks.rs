@@ -125,7 +125,7 @@ pub enum QueueJoinError {
     Wait(#[from] WaitError),
     /// Processes died with so many tasks that they had got and not called done. No process will do
     /// these, and no other joiner is told; they count as done from now on.
-    #[error("processes died with {0} of the tasks, which nobody will do now")]
+    #[error("processes died with {0} of the tasks, which no process will do now")]
     Lost(u64),
     /// A process that had got tasks died, and tasks were called done by other processes than had
     /// got them, so that it can't be known whether some, at the most so many, are lost. Nothing has
@@ -133,7 +133,7 @@ pub enum QueueJoinError {
     #[error(
         "a process that had got tasks died: up to {0} tasks may be lost (tasks were called done \
          by other processes than had got them, so it can't be known; call task_done() for those \
-         that are open and that nobody will do)"
+         that are open and that no process will do)"
     )]
     PerhapsLost(u64),
 }

@@ -64,7 +64,7 @@ pub enum GetError {
 pub enum TasksLostError {
     /// Processes died with tasks that they had got and not called done. Exactly one joiner is told;
     /// the tasks count as done from then on.
-    #[error("processes died with {count} of the tasks, which nobody will do now")]
+    #[error("processes died with {count} of the tasks, which no process will do now")]
     Certainly {
         /// How many.
         count: u64,
@@ -76,7 +76,7 @@ pub enum TasksLostError {
     #[error(
         "a process that had got tasks died: up to {max} tasks may be lost (tasks were called done \
          by other processes than had got them, so it can't be known; call task_done() for those \
-         that are open and that nobody will do)"
+         that are open and that no process will do)"
     )]
     Perhaps {
         /// How many at the most.

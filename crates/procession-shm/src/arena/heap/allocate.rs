@@ -61,7 +61,7 @@ impl Arena {
         Ok(Block::recorded(self.layout.unit(extent.unit), extent.generation))
     }
 
-    pub(super) fn allocate_in_slab(
+    fn allocate_in_slab(
         &self,
         class: u32,
         me: u16,

@@ -59,7 +59,7 @@ pub(in super::super) enum Effort {
 }
 
 impl Effort {
-    pub(super) fn looks(self) -> u32 {
+    fn looks(self) -> u32 {
         match self {
             Self::Usual => 16,
             Self::Thorough => u32::MAX,

@@ -16,7 +16,7 @@ use crate::failpoint::failpoint;
 
 /// How many blocks one look at the heap collects to be freed: they are on the stack, since a burial
 /// may be part of a fork in a signal's handler, where nothing may be allocated.
-pub(super) const COLLECTED: usize = 512;
+const COLLECTED: usize = 512;
 
 /// How many extents one call returns to the machine.
 const TRIMMED_AT_ONCE: usize = 64;
@@ -294,7 +294,7 @@ impl Arena {
 
     /// Frees those of the blocks that were found which still are meant, the small ones with the
     /// lock that the caller has; says how many. Allocates nothing.
-    pub(super) fn free_found(
+    fn free_found(
         &self,
         guard: HeapGuard<'_>,
         found: &mut Offsets,

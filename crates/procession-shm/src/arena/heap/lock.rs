@@ -84,14 +84,14 @@ impl Arena {
     }
 
     /// Puts the heap in order after a process died with its lock, which is held.
-    pub(super) fn rebuild(&self) -> Result<()> {
+    fn rebuild(&self) -> Result<()> {
         self.derive()?;
         self.heap().rebuilt.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     /// Derives all that is derived from the words. The heap's lock is held.
-    pub(in super::super) fn derive(&self) -> Result<()> {
+    fn derive(&self) -> Result<()> {
         let heap = self.heap();
         for bin in heap.bins.iter().flatten().chain(&heap.slabs) {
             bin.store(0, Ordering::Relaxed);

@@ -63,12 +63,7 @@ impl Arena {
     }
 
     /// The words of the block that begins `inside` bytes into a slab; `None` if none does.
-    pub(super) fn slab_words_at(
-        &self,
-        unit: u32,
-        class: u32,
-        inside: u64,
-    ) -> Result<Option<Words<'_>>> {
+    fn slab_words_at(&self, unit: u32, class: u32, inside: u64) -> Result<Option<Words<'_>>> {
         let Some(index) = Cut::of(class)?.index_of(inside) else { return Ok(None) };
         let SlabWords { word, generation } = self.slab_words(unit, index)?;
         Ok(Some(Words { word, generation, place: Place::Slab(class) }))

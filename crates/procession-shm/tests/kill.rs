@@ -750,6 +750,23 @@ fn a_join_comes_back_wherever_a_process_is_killed() {
 }
 
 #[test]
+fn a_task_that_another_called_done_hides_no_loss_once_it_was_taken() {
+    let _alone = alone("a_task_that_another_called_done_hides_no_loss_once_it_was_taken");
+    let queue = Queue::joinable(arena(), "tasks", None).unwrap();
+    put_tasks(&queue, 2);
+    dies_with_tasks(&queue, 1, 0);
+    assert_eq!(queue.join(within(20)), Err(QueueJoinError::Lost(1)));
+    // As of a process that the lost one was passed on to: it counts for the other.
+    queue.task_done().unwrap();
+    assert_eq!(queue.join(within(20)), Err(QueueJoinError::PerhapsLost(1)));
+    take(&queue);
+    assert!(queue.task_done().is_err());
+    put_tasks(&queue, 1);
+    dies_with_tasks(&queue, 1, 0);
+    assert_eq!(queue.join(within(20)), Err(QueueJoinError::Lost(1)));
+}
+
+#[test]
 fn survivors_go_on_whenever_a_process_is_killed() {
     let _alone = alone("survivors_go_on_whenever_a_process_is_killed");
     let seed = 0x5eed_0001;

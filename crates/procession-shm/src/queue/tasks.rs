@@ -236,7 +236,7 @@ impl Queue {
         let counted = self.control.tasks.done.fetch_update(order, order, more);
         failpoint!("queue.task_done.counted");
         if is_mine {
-            self.end_done(counted.is_ok());
+            self.end_done();
             failpoint!("queue.task_done.accounted");
         }
         counted.map_err(|_| TaskDoneError)?;
@@ -255,11 +255,13 @@ impl Queue {
         })
     }
 
-    /// Ends what [`Self::begin_done`] began. An account that was settled meanwhile stays as it is.
-    fn end_done(&self, is_done: bool) {
+    /// Ends what [`Self::begin_done`] began, also if the task did not count because a stray had
+    /// counted for it: it is done, and held no more. An account that was settled meanwhile stays as
+    /// it is.
+    fn end_done(&self) {
         self.change_account(|it| {
-            let held = it.held.saturating_sub(is_done.into());
-            (it.ending > 0).then_some(Account { ending: it.ending - 1, held, ..it })
+            let (ending, held) = (it.ending.checked_sub(1)?, it.held.saturating_sub(1));
+            Some(Account { ending, held, ..it })
         });
     }
 

@@ -37,7 +37,8 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
     })
 }
 
-/// A test whose children are taken over before `main`. Documented as `procession::test`.
+/// A test; the children that it starts are taken over before `main`. Documented as
+/// `procession::test`.
 #[proc_macro_attribute]
 pub fn test(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand("test", arguments, item, |function| {

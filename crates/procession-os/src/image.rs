@@ -66,8 +66,8 @@ pub fn mark(memory: &SharedMemory, at: u64) -> io::Result<()> {
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw mut shared) } != 0 {
         return Err(last());
     }
-    // SAFETY: a fresh mapping of one page that nobody can touch; it is left as it is, for the life
-    // of the process. Without the advice it must go.
+    // SAFETY: a fresh mapping of one page that can't be read or written; it is left as it is, for
+    // the life of the process. Without the advice it must go.
     unsafe {
         let (len, none) = (4096, std::ptr::null_mut());
         let fd = file.as_raw_fd();

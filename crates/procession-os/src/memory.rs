@@ -25,7 +25,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 /// A type that may lie over shared bytes.
 ///
 /// # Safety
-/// The type consists of atomics alone (or arrays and `repr(C)` structs of them), so that every bit
+/// The type consists only of atomics (or arrays and `repr(C)` structs of them), so that every bit
 /// pattern is valid, writes of other processes are allowed at any time, and dropping does nothing.
 pub unsafe trait Shared {}
 
@@ -118,8 +118,8 @@ impl SharedMemory {
     /// The memfd's descriptor, to be passed on.
     ///
     /// # Errors
-    /// `EBADF` if the program has closed it, as daemons close all that there are: the mapping
-    /// stays, but nobody else can be given it.
+    /// `EBADF` if the program has closed it, as daemons close all descriptors. The mapping stays,
+    /// but can't be passed on to another process.
     pub fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
         if rustix::fs::fstat(&self.fd)?.st_ino != self.inode {
             return Err(rustix::io::Errno::BADF.into());
@@ -362,7 +362,7 @@ pub fn make_room(into: &mut Vec<u8>, len: usize) -> Result<(), TryReserveError> 
     into.try_reserve(len).or_else(|_| into.try_reserve_exact(len.max(into.len() / 8)))
 }
 
-/// A zeroed table of atomics for this process alone, sparse: what is not touched costs nothing. A
+/// A zeroed table of atomics for this process only, sparse: what is not touched costs nothing. A
 /// forked child has its own copy.
 #[derive(Debug)]
 pub struct PrivateCells {

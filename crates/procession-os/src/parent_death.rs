@@ -35,10 +35,11 @@ unsafe fn handle_last_signal(handler: extern "C" fn(libc::c_int)) -> io::Result<
 /// The pidfd of the process with which this one is to end though that is not its parent.
 static WATCHED: AtomicI32 = AtomicI32::new(-1);
 
-/// Whether this process looks at intervals whether the watched one is over.
+/// Whether this process checks at intervals if the watched one is over.
 static WATCHES: AtomicBool = AtomicBool::new(false);
 
-/// How often a process looks whose parent has died before the watched one: four times a second.
+/// The interval at which a process checks the watched one, if its parent died before that: four
+/// times a second.
 const LOOK: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 
 /// The parent has ended, or it is time to look again.
@@ -68,11 +69,11 @@ extern "C" fn look_at_watched(_signal: libc::c_int) {
     }
 }
 
-/// Binds this process's life to that of `watched`, which is not its parent: the parent `parent`,
-/// whose first thread forked this process, ends it when the watched process ends. If the parent
-/// itself ends before, this process looks at the watched one from then on, within a second and
-/// without a thread: by a timer (`timer_create(2)`) of the highest real-time signal, which it must
-/// leave as it is, as in [`die_with_parent`].
+/// Binds this process's life to that of `watched`, which is not its parent. The first thread of the
+/// parent `parent` forked this process; the parent ends it when the watched process ends. If the
+/// parent itself ends before, this process looks at the watched one from then on, within a second
+/// and without a thread: by a timer (`timer_create(2)`) of the highest real-time signal, which it
+/// must leave as it is, as in [`die_with_parent`].
 ///
 /// # Errors
 /// As `prctl(2)`, `sigaction(2)` and `pthread_sigmask(3)`.
@@ -114,16 +115,19 @@ extern "C" fn parent_thread_ended(_signal: libc::c_int) {
 /// Binds this process's life to that of its parent `parent`: it is ended by SIGKILL when the parent
 /// ends, by whatever cause.
 ///
-/// `PR_SET_PDEATHSIG` (`prctl(2)`) follows the *thread* that forked. If that was the parent's main
-/// thread (`by_main_thread`), whose end is the process's, the signal is SIGKILL. Otherwise it is
-/// the highest real-time signal, whose handler looks whether the process is still there. If it is,
-/// the kernel has made its main thread the parent, and the signal is SIGKILL from then on.
+/// `PR_SET_PDEATHSIG` (`prctl(2)`) follows the *thread* that forked.
 ///
-/// A parent whose first thread ends while others run (`pthread_exit(3)`) takes the processes that
-/// are bound to it along: the kernel tells of that thread only.
+/// - If that was the parent's main thread (`by_main_thread`), the thread's end is the process's,
+///   and the signal is SIGKILL.
+/// - Otherwise the signal is the highest real-time signal, and its handler checks whether the
+///   process is still there. If it is, the kernel has made its main thread the parent, and the
+///   signal is SIGKILL from then on.
 ///
-/// So as long as a thread of the parent lives that started this process and is not its first, this
-/// process must leave SIGRTMAX alone: not block it, not handle it, and not `execve(2)`. It is
+/// If the parent's first thread ends while others run (`pthread_exit(3)`), the processes that are
+/// bound to the parent end too: the kernel reports only that thread.
+///
+/// If another thread than the parent's first started this process, then for as long as that thread
+/// lives this process must not block or handle SIGRTMAX, nor call `execve(2)`. The signal is
 /// unblocked here, as the thread that forked may have had it blocked.
 ///
 /// # Errors

@@ -45,7 +45,7 @@ pub(crate) fn count_fork() {
     FORKED_INSIDE.store(HELD.get() > 0, Ordering::Relaxed);
 }
 
-/// A bit of the word: somebody may sleep on it.
+/// A bit of the word: a thread may sleep on it.
 const WAITERS: u32 = 1;
 
 /// A value that each process has for itself: the copy in a forked child begins with `T::default()`.
@@ -54,14 +54,14 @@ const WAITERS: u32 = 1;
 /// that call it is a plain mutex. Making one allocates nothing if `T::default()` does not.
 #[derive(Default)]
 pub struct PerProcess<T> {
-    /// 0, or the generation of the process whose thread is inside, and the bit for waiters.
+    /// 0, or the generation of the process that has a thread inside, and the bit for waiters.
     word: AtomicU32,
     inner: UnsafeCell<Inner<T>>,
 }
 
 #[derive(Default)]
 struct Inner<T> {
-    /// The generation whose value it is.
+    /// The generation of the process that made the value.
     of: u32,
     /// `None` until it is first used.
     value: Option<T>,
@@ -123,7 +123,7 @@ impl<T> PerProcess<T> {
                 !(abandoned && FORKED_INSIDE.load(Ordering::Relaxed)),
                 "this process was forked with a lock held by the thread that forked"
             );
-            // Whoever comes this way may have slept, and others may sleep still.
+            // The calling thread may have slept, and others may sleep still.
             let wanted = if is_ours { word | WAITERS } else { mine | WAITERS };
             let swapped =
                 self.word.compare_exchange(word, wanted, Ordering::Acquire, Ordering::Relaxed);

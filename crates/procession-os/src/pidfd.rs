@@ -71,8 +71,8 @@ impl PidFd {
     #[must_use]
     pub fn is_reaped(&self) -> bool {
         let (fd, none) = (self.fd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
-        // SAFETY: signal 0 is sent to nobody; it only asks whether there is a process, which for a
-        // zombie there is (`pidfd_send_signal(2)`).
+        // SAFETY: signal 0 is not delivered. It only asks whether the process exists, and a zombie
+        // does (`pidfd_send_signal(2)`).
         let asked = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, 0, none, 0) };
         asked != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
     }

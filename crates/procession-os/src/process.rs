@@ -112,8 +112,8 @@ pub fn is_alive(pid: u32, started: u64) -> bool {
         // see to be dead counts as alive.
         Err(error) => return !means_nobody(&error) && exists(pid),
     };
-    // A process whose first thread has left while others run looks like a zombie in /proc, but its
-    // pidfd isn't readable.
+    // If the first thread of a process has left while others run, the process looks like a zombie
+    // in /proc, but its pidfd isn't readable.
     !pidfd.has_ended() && (started == 0 || start_time(pid).is_none_or(|time| time == started))
 }
 
@@ -136,7 +136,7 @@ pub enum Fork {
     Parent(u32),
 }
 
-/// Makes a copy of this process (`fork(2)`); the copy has the calling thread alone.
+/// Makes a copy of this process (`fork(2)`); the copy has only the calling thread.
 ///
 /// # Errors
 /// As `fork(2)`.

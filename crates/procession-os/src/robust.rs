@@ -5,8 +5,7 @@
 //! The kernel has a list of *robust futexes* for each thread (`get_robust_list(2)`), of which the C
 //! library makes the head. When the thread goes, the kernel walks the list; a word in it that holds
 //! the thread's number gets the bit `FUTEX_OWNER_DIED`, and one sleeper on it is woken. So a death
-//! costs whoever wants to know of it one load, no descriptor and no look at `/proc`, and it is seen
-//! from every PID namespace.
+//! is found by one load, without a descriptor or a look at `/proc`, and from every PID namespace.
 //!
 //! The list's links lie beside the word, as the C library's lie in a robust mutex, because the
 //! distance between the two is the same for all entries of a list. They are in shared memory, and
@@ -31,10 +30,10 @@ const WAITERS: u32 = 0x8000_0000;
 const OWNER_DIED: u32 = 0x4000_0000;
 const THREAD: u32 = 0x3fff_ffff;
 
-/// What stands for the thread once somebody has looked and the process is over.
+/// What stands for the thread once a process has checked that the watched process is over.
 const CONFIRMED: u32 = OWNER_DIED | THREAD;
 
-/// What a word says of the process whose thread watches over it.
+/// What a word says of the process that has a thread watching over it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sign {
     /// No thread watches: it must be found out in another way.
@@ -43,7 +42,7 @@ pub enum Sign {
     Runs,
     /// The thread is gone: the process is ending, has ended, or runs another program.
     Gone,
-    /// The process is over, or runs another program: somebody has made sure of it.
+    /// The process is over, or runs another program: this has been checked.
     Confirmed,
 }
 
@@ -199,8 +198,8 @@ impl LifeWord {
         self.wake_those_of(changed.unwrap_or(0));
     }
 
-    /// The word, with the mark that somebody sleeps on it, and its value then: to sleep on until
-    /// the thread is gone. `None` if it is gone already, or no thread watches.
+    /// The word, with the mark that it has a sleeper, and its value then: to sleep on until the
+    /// thread is gone. `None` if it is gone already, or no thread watches.
     #[must_use]
     pub fn sleep_on(&self) -> Option<(&AtomicU32, u32)> {
         let order = Ordering::SeqCst;

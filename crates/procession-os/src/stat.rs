@@ -24,8 +24,8 @@ pub enum RunState {
     Sleeping,
     /// `T`, `t`: stopped by a signal, or by a debugger.
     Stopped,
-    /// `Z`: over, and its parent has not asked for its status. Also a process whose first thread
-    /// has left while others run.
+    /// `Z`: over, and its parent has not asked for its status. Also if the first thread of the
+    /// process has left while others run.
     Zombie,
     /// `X`: about to vanish.
     Dead,
@@ -36,7 +36,7 @@ pub enum RunState {
 pub struct Stat {
     /// What it does.
     pub state: RunState,
-    /// The number of its parent, or of who took it over when its parent ended.
+    /// The number of its parent, or of the process that took it over when its parent ended.
     pub parent: u32,
     /// The number of its process group.
     pub group: u32,
@@ -210,7 +210,7 @@ pub fn all() -> impl Iterator<Item = (u32, Stat)> {
 /// Whether a process is on a processor at this moment: whether its clock goes.
 ///
 /// The clock of a process (`clock_getcpuclockid(3)`) is brought up to date whenever it is read, and
-/// anybody may read it.
+/// every process may read it.
 #[must_use]
 pub fn on_processor(pid: u32) -> bool {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
@@ -221,7 +221,7 @@ pub fn on_processor(pid: u32) -> bool {
     }
     let read = || {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: it writes one timespec; a clock whose process is over is an error.
+        // SAFETY: it writes one timespec; the clock of a process that is over is an error.
         let outcome = unsafe { libc::clock_gettime(clock, &mut time) };
         (outcome == 0).then_some((time.tv_sec, time.tv_nsec))
     };

@@ -1,19 +1,19 @@
 //! Signals to a process and all that it started, directly or not.
 //!
 //! # How
-//! The descendants are those whose parent is one, by `/proc` and by what the caller knows of who
-//! started whom; a process whose parent has died is another's child in `/proc`, so what the caller
-//! knows is what finds orphans. Each is named by number *and* start time, and signalled by a pidfd
-//! whose start time was looked at after it was opened, so a stranger with a number that came again
-//! is not hit.
+//! A process is a descendant if its parent is the root or a descendant. There are two sources for
+//! that: `/proc`, and what the caller knows of which process started which. When a parent dies,
+//! `/proc` names another parent for its children, so orphans are found by the caller's knowledge
+//! only. Each process is named by number *and* start time, and signalled by a pidfd. The start time
+//! is checked after the pidfd was opened, so another process that got the same number is not hit.
 //!
-//! A process to which SIGKILL was sent forks no more (`fork(2)` looks for it under the lock under
-//! which it makes the child visible), but may have done so since one looked. So each one's children
-//! are looked at once more right behind the signal, before it has had the time to leave, and all is
-//! done again until nothing new is found. Nobody is stopped meanwhile.
+//! A process to which SIGKILL was sent forks no more: `fork(2)` looks for the signal under the lock
+//! under which it makes the child visible. But the process may have forked between the search and
+//! the signal. So its children are searched once more right after the signal, before it has had the
+//! time to leave, and all is repeated until nothing new is found. No process is stopped meanwhile.
 //!
-//! What can get away is what can get away from any such search: a process that is no part of what
-//! the caller knows and whose parent had ended before.
+//! A process escapes if its parent had ended before and the caller does not know it. Any such
+//! search misses it.
 
 use std::fs;
 use std::io;
@@ -24,19 +24,20 @@ use crate::process;
 use crate::stat::{self, Stat};
 
 const SIGKILL: i32 = 9;
-/// How often one looks again for processes that were started meanwhile. Those that get another
-/// signal may go on starting some; those that get SIGKILL don't, but one can be outrun for a while.
+/// How often the search for processes that were started meanwhile is repeated. After SIGKILL a
+/// process starts no more of them, but they can outrun the search for a while. After another signal
+/// it may go on starting some.
 const ROUNDS: usize = 3;
 const ROUNDS_OF_SIGKILL: usize = 1000;
-/// How long one waits for a process that is about to take its first step.
+/// The wait for a process that is about to take its first step.
 const BIRTH: Duration = Duration::from_millis(50);
 
-/// What the caller knows of a process: who started it, also if that has ended.
+/// What the caller knows of a process: which process started it, even if that one has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relative {
     /// Its number; 0 if it is just being started, and will soon be known by it.
     pub pid: u32,
-    /// The number of who started it.
+    /// The number of the process that started it.
     pub parent: u32,
     /// When it started ([`Stat::started`]).
     pub started: u64,
@@ -226,7 +227,7 @@ mod tests {
     #[test]
     fn an_orphan_is_found_by_who_knows_it() {
         let mut parent = Command::new("sleep").arg("1000").spawn().unwrap();
-        // Stands for a process whose parent in /proc is another by now.
+        // Stands for a process that has another parent in /proc by now.
         let mut orphan = Command::new("sleep").arg("1000").spawn().unwrap();
         let root = PidFd::open(parent.id()).unwrap();
         let started = Stat::of(orphan.id()).unwrap().started;

@@ -27,7 +27,7 @@ impl Page {
 
 /// What is pointed to before the page has been made; nothing is written there.
 static NONE_YET: Page = Page::new();
-/// The page of a process whose kernel wipes none.
+/// The page of a process on a kernel that wipes none.
 static NOT_WIPED: Page = Page::new();
 
 static PAGE: AtomicPtr<Page> = AtomicPtr::new(ptr::from_ref(&NONE_YET).cast_mut());
@@ -50,7 +50,7 @@ fn page() -> &'static Page {
     if PAGE.compare_exchange(none, page, Ordering::AcqRel, Ordering::Acquire).is_err()
         && let Some(made) = made
     {
-        // SAFETY: mapped just now, and nobody was told of it.
+        // SAFETY: mapped just now, and nothing else has its address.
         let _ = unsafe { munmap(made.cast(), size_of::<Page>()) };
     }
     now()

@@ -1,5 +1,5 @@
-//! A process whose life is bound to its parent's ends with it, whichever of its threads forked, and
-//! not with that thread.
+//! A process that is bound to its parent's life ends with the parent, whichever of the parent's
+//! threads forked, and not with that thread.
 
 #![allow(unsafe_code)]
 
@@ -31,7 +31,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 fn start_daemon(writer: &OwnedFd) {
     let (parent, by_main_thread) = (process::id(), process::is_main_thread());
-    // SAFETY: the child makes system calls alone.
+    // SAFETY: the child only makes system calls.
     if unsafe { process::fork() }.unwrap() == Fork::Child {
         parent_death::die_with_parent(parent, by_main_thread).unwrap();
         rustix::io::write(writer, &process::id().to_le_bytes()).unwrap();

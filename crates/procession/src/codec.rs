@@ -64,7 +64,7 @@ thread_local! {
 }
 
 struct Context {
-    /// The objects named by what is being encoded, where somebody wants them kept.
+    /// The objects named by what is being encoded, if the caller wants them kept.
     named: RefCell<Option<Named>>,
     /// Why the object named by what is being decoded could not be opened.
     refused: Cell<Option<arena::Error>>,

@@ -50,15 +50,15 @@
 //! [`StartMethod`], and choose with [`Builder::start_method`] or [`set_start_method`].
 //!
 //! # When a process dies with a lock
-//! The next to take it gets the guard in an [`OwnerDied`](sync::OwnerDied), to put in order what
-//! the lock protects; or it gives up with `?`, which releases the lock.
+//! The next thread to take it gets the guard in an [`OwnerDied`](sync::OwnerDied). It puts in order
+//! what the lock protects, or returns with `?`, which releases the lock.
 //!
 //! # In tests
 //! A test that spawns is a `#[procession::test]`, see [`macro@test`]. With an asynchronous runtime,
 //! `main` is a `#[procession::main]`, see [`macro@main`].
 //!
 //! # What does not compile
-//! A guard is no value to be sent: what it means is true in its own process alone.
+//! A guard is no value to be sent: what it means is true only in its own process.
 //!
 //! ```compile_fail,E0277
 //! # use procession::{Lock, Queue};
@@ -136,7 +136,7 @@ pub use sync::{Barrier, Condition, Event, Lock, RLock, Semaphore};
 /// #[tokio::main]
 /// async fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     let child = procession::spawn(|n: u64| n + 1, 41)?;
-///     // To join is to block a thread: let it be one that is for that.
+///     // `join` blocks its thread, so it is called on one that may block.
 ///     let joined = tokio::task::spawn_blocking(move || child.join()).await?;
 ///     assert_eq!(joined?, 42);
 ///     Ok(())
@@ -147,7 +147,7 @@ pub use sync::{Barrier, Condition, Event, Lock, RLock, Semaphore};
 ///
 /// ```compile_fail
 /// #[procession::main]
-/// async fn main() {} // who runs it?
+/// async fn main() {} // there is no runtime
 /// ```
 #[cfg(feature = "macros")]
 pub use procession_macros::main;

@@ -1,5 +1,5 @@
 //! The example programs do what they say, and leave no process behind. Cargo builds them with the
-//! tests, unless it is told to build this one alone (`--test examples`).
+//! tests, unless it is told to build only this one (`--test examples`).
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;

@@ -57,7 +57,7 @@ impl<T: Pod> Array<T> {
         size_of::<T>() as u64
     };
 
-    /// An array of `len` values whose bits are all zero, named after the location of the call.
+    /// An array of `len` values with all bits zero, named after the location of the call.
     ///
     /// # Errors
     /// If the arena or the machine has no memory for it.
@@ -78,7 +78,7 @@ impl<T: Pod> Array<T> {
         Self::named(&arena::caller_name(Location::caller()), values)
     }
 
-    /// An array of these values with a name, for who looks at the family.
+    /// An array of these values with a name, for inspection of the family.
     ///
     /// # Errors
     /// As [`Self::zeroed`].

@@ -35,7 +35,7 @@ impl SharedBlock {
         Self::named(&arena::caller_name(Location::caller()), size)
     }
 
-    /// A block of `size` zero bytes with a name, for who looks at the family.
+    /// A block of `size` zero bytes with a name, for inspection of the family.
     ///
     /// # Errors
     /// As [`Self::new`].

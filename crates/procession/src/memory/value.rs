@@ -28,7 +28,7 @@ use crate::sync::{Lock, LockGuard, OwnedResult, OwnerDied};
 /// }
 /// ```
 ///
-/// When a process dies with the lock, whoever gets it next is told, and has the guard nonetheless:
+/// When a process dies with the lock, the next holder is told, and has the guard nonetheless:
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -121,7 +121,7 @@ impl<T: Pod> Value<T> {
         Self::named(&arena::caller_name(Location::caller()), value)
     }
 
-    /// A value with a name, for who looks at the family.
+    /// A value with a name, for inspection of the family.
     ///
     /// # Errors
     /// As [`Self::new`].

@@ -16,7 +16,7 @@ use super::report::Report;
 use crate::arena;
 use crate::codec;
 
-/// The status of a child whose function panicked, as that of a Rust program whose main does.
+/// The status of a child if its function panicked: that of a Rust program if its `main` panics.
 const PANICKED: i32 = 101;
 /// The status of a child that could not begin, or not send its result (`EX_SOFTWARE`,
 /// `sysexits.h`).
@@ -71,7 +71,7 @@ where
             }
         }
     };
-    // What the function printed is out before anybody can know that it has ended.
+    // What the function printed is out before another process can know that it has ended.
     let _ = std::io::stdout().flush();
     match report.send(outbox) {
         Ok(()) => status,

@@ -1,4 +1,5 @@
-//! Children whose handles were dropped: reaped as soon as somebody comes along.
+//! Children that have no handle any more, as it was dropped. Those that have ended are reaped
+//! whenever this process starts a child, waits for one, or drops a handle.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -12,7 +13,8 @@ pub(super) fn leave(child: Child) {
     reap();
 }
 
-/// Reaps those that have ended. In a copy of the process that they are children of, forgets them.
+/// Reaps the children that have ended. A copy of the process only forgets them: they are not its
+/// own.
 pub(super) fn reap() {
     let mut children = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
     children.retain(Child::is_mine);

@@ -265,8 +265,8 @@ impl<R> fmt::Debug for JoinTimeoutError<R> {
     }
 }
 
-/// A signal by number and, for those that end processes most often, by name (`signal(7)`, numbers
-/// as on all of Linux but MIPS, SPARC and PA-RISC), and what to look at.
+/// A signal by number and, if it often ends processes, by name (`signal(7)`, numbers as on all of
+/// Linux but MIPS, SPARC and PA-RISC), and what to look at.
 struct Signal(i32);
 
 impl fmt::Display for Signal {

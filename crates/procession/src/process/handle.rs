@@ -82,7 +82,7 @@ impl Child {
         Ok(())
     }
 
-    /// Lets go of what is kept for the child only until it has begun.
+    /// Drops what is kept for the child only until it has begun.
     pub(super) fn release_if_begun(&mut self) {
         if !self.named.is_empty() {
             // What can't be read now shows when it is joined.
@@ -94,8 +94,8 @@ impl Child {
         self.followed.has_ended()
     }
 
-    /// Takes the status of the child, which has ended, and reads its last words. What it held is
-    /// still there.
+    /// Takes the status of the child, which has ended, and reads its report. What it held is still
+    /// there.
     fn take_status(&mut self) -> Result<ExitStatus, JoinError> {
         let status = self.followed.take_status();
         let status = status.map_err(|source| self.os_error("taking the status of", source))?;
@@ -106,7 +106,7 @@ impl Child {
         Ok(status.unwrap_or(ExitStatus::Unknown))
     }
 
-    /// Takes the status of a child that has ended, for nobody, and gives back what it held.
+    /// Takes the status of a child that has ended, drops it, and gives back what the child held.
     pub(super) fn reap(mut self) {
         let _ = self.take_status();
         self.followed.bury();
@@ -210,9 +210,10 @@ impl<R> JoinHandle<R> {
     }
 
     /// Asks the child and all that it started, directly or not, to end, by SIGTERM; returns how
-    /// many were asked. Each is asked after who started it.
+    /// many were asked. Each process is asked after the one that started it.
     ///
-    /// Members of the family are found also if who started them has ended; other programs are not.
+    /// Members of the family are found even if the process that started them has ended; other
+    /// programs are not.
     ///
     /// # Errors
     /// As `pidfd_send_signal(2)`, the first of them; all others were asked nonetheless.
@@ -220,8 +221,8 @@ impl<R> JoinHandle<R> {
         self.followed().signal_tree(SIGTERM)
     }
 
-    /// Ends the child and all that it started, directly or not, by SIGKILL, those that are started
-    /// meanwhile included; returns how many there were. Otherwise as [`Self::terminate_tree`].
+    /// Ends the child and all that it started, directly or not, by SIGKILL, including those that
+    /// are started meanwhile; returns how many there were. Otherwise as [`Self::terminate_tree`].
     ///
     /// # Errors
     /// As [`Self::terminate_tree`].
@@ -229,8 +230,8 @@ impl<R> JoinHandle<R> {
         self.followed().signal_tree(SIGKILL)
     }
 
-    /// What the child is doing at this instant: that it waits, and for what and whom, that it runs,
-    /// or that it has ended and is a zombie until it is joined.
+    /// What the child is doing at this instant: it waits, with the object and the process that it
+    /// waits for; it runs; or it has ended and is a zombie until it is joined.
     #[must_use]
     pub fn state(&self) -> ProcessState {
         self.followed().state()
@@ -248,8 +249,9 @@ impl<R> JoinHandle<R> {
 impl<R: DeserializeOwned> JoinHandle<R> {
     /// Waits until the child has ended, and returns what its function returned.
     ///
-    /// An object that the result names is open from here on. If the child alone held it, somebody
-    /// else may find the child dead and free it first: return what was in the arguments.
+    /// An object that the result names is open from here on. If only the child held it, another
+    /// process may find the child dead and free the object first. So return objects that were in
+    /// the arguments.
     ///
     /// # Errors
     /// [`JoinError`] says how it ended instead.

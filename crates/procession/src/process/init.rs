@@ -60,7 +60,7 @@ impl Entrance {
 /// Where the children of this process are taken over: an [`Entrance`], or 0 where nothing does.
 static ENTRANCE: AtomicU8 = AtomicU8::new(0);
 
-/// Where the children of this process are taken over; `None` if nobody has called [`init`].
+/// Where the children of this process are taken over; `None` if [`init`] was not called.
 pub(super) fn entrance() -> Option<Entrance> {
     let number = ENTRANCE.load(Ordering::Relaxed);
     [Entrance::Main, Entrance::BeforeMain].into_iter().find(|entrance| *entrance as u8 == number)
@@ -150,7 +150,7 @@ extern "C" fn before_main() {
     }
 }
 
-/// Whether this process has been taken over, or was seen to be none that is to be.
+/// Whether this process has been taken over, or was found not to be a child to take over.
 static TAKEN_OVER: AtomicBool = AtomicBool::new(false);
 
 /// Ends this process if it was to be taken over and has come here instead.

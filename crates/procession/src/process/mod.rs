@@ -1,9 +1,9 @@
 //! Functions that run in processes of their own.
 //!
 //! # How a child starts
-//! Where this process has one thread, [`spawn`] forks it. With several threads a fork would copy
-//! locks that nobody is left to release, so the program is started a second time, and [`init`], the
-//! first thing in its `main`, runs the function there instead of the rest of the program. The
+//! If this process has one thread, [`spawn`] forks it. If it has several, a fork would copy locks
+//! that no thread of the child can release. So the program is started a second time, and [`init`],
+//! the first call in its `main`, runs the function there instead of the rest of the program. The
 //! function travels as its distance from a fixed one in the program, the arguments as bytes in the
 //! arena.
 //!
@@ -13,9 +13,9 @@
 //!
 //! # How it ends
 //! The child puts a report into a queue of its own (`report`): the result, or the text of its
-//! panic. The parent follows the process by pidfd, and when that has ended, reads the report and
-//! gives back what the child held. So a child that is killed at any instant is seen, and what it
-//! had reported before is not lost.
+//! panic. The parent follows the process by pidfd. When the child has ended, the parent reads the
+//! report and gives back what the child held. So a child that is killed at any instant is noticed,
+//! and what it had reported before is not lost.
 
 mod builder;
 mod child;

@@ -1,4 +1,4 @@
-//! What a child tells its parent, by a queue that the parent made for it alone.
+//! What a child tells its parent, by a queue that the parent made for this child only.
 
 use std::string::FromUtf8Error;
 
@@ -88,7 +88,7 @@ impl Report {
                 Self::Panicked(location.to_owned(), text.to_owned())
             }
             (UNSENT, _) => Self::Unsent(text(bytes)),
-            _ => return Err(arena::Error::Corrupt("a child's report is none that a child makes")),
+            _ => return Err(arena::Error::Corrupt("a child's report is of an unknown kind")),
         })
     }
 }

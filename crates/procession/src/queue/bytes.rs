@@ -61,7 +61,7 @@ impl ByteQueue {
         Self::named(&arena::caller_name(Location::caller()), NonZeroU64::new(capacity.max(1)))
     }
 
-    /// A queue with a name for who looks at the family, and at most `capacity` messages.
+    /// A queue with a name for inspection of the family, and at most `capacity` messages.
     ///
     /// # Errors
     /// If the arena is full.
@@ -201,7 +201,7 @@ impl ByteQueue {
     }
 
     /// Gets the oldest message, waiting for one: appends its bytes to `into` and returns its kind.
-    /// For who wants to use one buffer again and again.
+    /// One buffer can be used again and again.
     ///
     /// # Errors
     /// [`GetError::NoMemory`], [`GetError::Arena`].

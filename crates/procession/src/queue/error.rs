@@ -69,10 +69,10 @@ pub enum TasksLostError {
         /// How many.
         count: u64,
     },
-    /// A process that had got tasks died, and tasks were called done by other processes than had
-    /// got them: it can't be known whose they were. Nothing has changed. Each joiner is told as
-    /// long as tasks are open; a program that knows which tasks nobody will do calls `task_done`
-    /// for them.
+    /// A process that had got tasks died, and some tasks were called done by other processes than
+    /// their receivers. So it can't be known whether the dead process's tasks were done. Nothing
+    /// has changed. Each joiner is told as long as tasks are open; a program that knows which tasks
+    /// no process will do calls `task_done` for them.
     #[error(
         "a process that had got tasks died: up to {max} tasks may be lost (tasks were called done \
          by other processes than had got them, so it can't be known; call task_done() for those \

@@ -1,4 +1,4 @@
-//! The queue whose messages are tasks.
+//! The queue of tasks.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -17,14 +17,13 @@ use crate::sync::waiting_for;
 /// A [`Queue`] that knows how many of its messages have been dealt with, as Python's
 /// `multiprocessing.JoinableQueue`.
 ///
-/// Each message is a task from [`Queue::put`] until somebody, usually who got it, says that it is
-/// done. If the process that got it dies before, the task is lost, which [`join`](Self::join)
-/// tells.
+/// Each message is a task from [`Queue::put`] until a process, usually its receiver, says that it
+/// is done. If the receiver dies before, the task is lost, and [`join`](Self::join) reports that.
 ///
 /// Any process may call a task [done](Self::task_done), but a call does not say which task it
-/// means. So what is lost is known exactly as long as each process does so for the tasks that it
-/// got itself. When other processes have done so since all tasks were last done, and one that got
-/// tasks dies, `join` tells that some [may be lost](TasksLostError::Perhaps). The death of a
+/// means. So what is lost is known exactly only if each process calls for the tasks that it got
+/// itself. If other processes have called since all tasks were last done, and a process that got
+/// tasks dies, `join` reports that some [may be lost](TasksLostError::Perhaps). The death of a
 /// process that did not get the task from this queue is not noticed.
 ///
 /// ```
@@ -70,7 +69,7 @@ impl<T> JoinableQueue<T> {
         Self::named(&arena::caller_name(Location::caller()), NonZeroU64::new(capacity.max(1)))
     }
 
-    /// A queue with a name for who looks at the family, and at most `capacity` messages.
+    /// A queue with a name for inspection of the family, and at most `capacity` messages.
     ///
     /// # Errors
     /// If the arena is full.

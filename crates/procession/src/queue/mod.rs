@@ -1,9 +1,10 @@
-//! Messages between processes: [`Queue`] of typed values, [`JoinableQueue`] of tasks that somebody
-//! waits for, and [`ByteQueue`] of bytes.
+//! Messages between processes: [`Queue`] of typed values, [`JoinableQueue`] of tasks that can be
+//! waited for, and [`ByteQueue`] of bytes.
 //!
-//! A message is in the queue when `put` returns, whatever happens to its sender then, and each goes
-//! to one receiver. Those of one sender arrive in the order in which it put them. There is no
-//! thread and no pipe behind a queue: `put` writes into shared memory and `get` reads from it.
+//! A message is in the queue when `put` returns, whatever happens to its sender then. Each message
+//! goes to one receiver. The messages of one sender arrive in the order in which it put them. There
+//! is no thread and no pipe behind a queue: `put` writes into shared memory and `get` reads from
+//! it.
 
 mod blob;
 mod bytes;

@@ -72,7 +72,7 @@ impl<T> Queue<T> {
         Self::named(&arena::caller_name(Location::caller()), NonZeroU64::new(capacity.max(1)))
     }
 
-    /// A queue with a name for who looks at the family, and at most `capacity` messages.
+    /// A queue with a name for inspection of the family, and at most `capacity` messages.
     ///
     /// # Errors
     /// If the arena is full.

@@ -12,8 +12,8 @@ use super::waiting_for;
 use crate::arena::{self, Handle, Name, Result};
 use crate::codec::travels_by_handle;
 
-/// A barrier between processes, as [`std::sync::Barrier`], but that can break: when somebody who
-/// waits dies, has waited long enough, or [aborts](Barrier::abort) it, all the others are told.
+/// A barrier between processes, as [`std::sync::Barrier`], but that can break: when a waiter dies
+/// or reaches its timeout, or the barrier is [aborted](Barrier::abort), all the others are told.
 ///
 /// ```
 /// use procession::{Barrier, spawn};
@@ -35,20 +35,20 @@ pub struct Barrier {
     inner: sync::Barrier,
 }
 
-/// Says whether one is the leader of those who met, which exactly one of them is.
+/// Says which of the round's parties the caller is. Exactly one of them is the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BarrierWaitResult {
     arrival: u32,
 }
 
 impl BarrierWaitResult {
-    /// Whether this is the one among those who met.
+    /// Whether the caller is the leader of the round.
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.arrival == 0
     }
 
-    /// Which of those who met this is, from 0.
+    /// The caller's number among the round's parties, from 0.
     #[must_use]
     pub fn index(&self) -> u32 {
         self.arrival
@@ -58,11 +58,11 @@ impl BarrierWaitResult {
 /// The others will not come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenBarrierError {
-    /// Somebody who waited died or had waited long enough, or it was aborted. It stays so until it
-    /// is [reset](Barrier::reset).
-    #[error("the barrier is broken: somebody died, gave up or aborted it")]
+    /// A waiter died or reached its timeout, or the barrier was aborted. It stays so until it is
+    /// [reset](Barrier::reset).
+    #[error("the barrier is broken: a waiter died or timed out, or the barrier was aborted")]
     Broken,
-    /// It was reset while one waited.
+    /// The barrier was reset during the wait.
     #[error("the barrier was reset")]
     Reset,
 }
@@ -77,7 +77,7 @@ impl Barrier {
         Self::named(&arena::caller_name(Location::caller()), parties)
     }
 
-    /// As [`Self::new`], with a name for who looks at the family.
+    /// As [`Self::new`], with a name for inspection of the family.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -117,8 +117,8 @@ impl Barrier {
         self.meet(None, waiting_for(timeout))
     }
 
-    /// As [`Self::wait`]; one of those who met calls its `action` before any goes on. If that
-    /// panics, the barrier breaks for all.
+    /// As [`Self::wait`]; one of the parties calls its `action` before any of them goes on. If the
+    /// action panics, the barrier breaks for all.
     ///
     /// # Errors
     /// [`BrokenBarrierError`].
@@ -161,12 +161,12 @@ impl Barrier {
         }
     }
 
-    /// Breaks the barrier, for all who wait and who come, until it is reset.
+    /// Breaks the barrier until it is reset, for the waiters and for all that arrive later.
     pub fn abort(&self) {
         self.inner.abort();
     }
 
-    /// Makes the barrier as new; those who wait are told.
+    /// Makes the barrier as new; the waiters are told.
     pub fn reset(&self) {
         self.inner.reset();
     }

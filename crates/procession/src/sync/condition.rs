@@ -16,8 +16,8 @@ use crate::codec::travels_by_handle;
 /// A condition variable between processes, as [`std::sync::Condvar`]; always used with one
 /// [`Lock`](crate::Lock).
 ///
-/// A waiter that is killed blocks nobody and takes no notification with it. If a process dies with
-/// the lock, one of those who wait for either is told.
+/// A waiter that is killed blocks no other and takes no notification with it. If a process dies
+/// with the lock, one waiter of the lock or of the condition is told.
 ///
 /// ```
 /// use procession::{Condition, Lock, SharedBlock, spawn};
@@ -82,7 +82,7 @@ impl Condition {
         Self::named(&arena::caller_name(Location::caller()))
     }
 
-    /// A condition with a name, for who looks at the family.
+    /// A condition with a name, for inspection of the family.
     ///
     /// # Errors
     /// If the arena is full.
@@ -163,19 +163,19 @@ impl Condition {
         Ok(guard)
     }
 
-    /// Lets one of those who wait go on, once it gets the lock.
+    /// Lets one waiter go on, once it gets the lock.
     pub fn notify_one(&self, guard: &LockGuard<'_>) {
         self.notify(guard, 1);
     }
 
-    /// Lets all who wait go on, one after the other.
+    /// Lets all waiters go on, one after the other.
     pub fn notify_all(&self, guard: &LockGuard<'_>) {
         self.notify(guard, u32::MAX);
     }
 
     fn notify(&self, guard: &LockGuard<'_>, count: u32) {
         let held = Held { lock: guard.lock().core(), owner: guard.owner() };
-        // If another language released the lock, whoever holds it now will notify.
+        // If another language released the lock, its present holder will notify.
         let _ = self.inner.notify(&held, count);
     }
 }

@@ -40,7 +40,7 @@ impl Event {
         Self::named(&arena::caller_name(Location::caller()))
     }
 
-    /// An event that is not set, with a name for who looks at the family.
+    /// An event that is not set, with a name for inspection of the family.
     ///
     /// # Errors
     /// If the arena is full.

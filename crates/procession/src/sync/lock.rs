@@ -14,12 +14,12 @@ use crate::codec::travels_by_handle;
 
 /// A lock that processes and threads hold one at a time.
 ///
-/// When the process that holds it dies, the next to get it is told: [`Lock::lock`] returns
+/// When the process that holds it dies, the next to acquire it is told: [`Lock::lock`] returns
 /// [`OwnerDied`], which carries the guard, as the error of a poisoned [`std::sync::Mutex`] does.
-/// What the lock protects may be half changed; put it in order and go on, or give up with `?`. The
-/// lock itself is sound, and the next to take it is told nothing.
+/// What the lock protects may be half changed; put it in order and go on, or stop with `?`. The
+/// lock itself is sound, and the death is reported only once.
 ///
-/// A panic releases it like any other way out of the scope.
+/// A panic releases the lock like any other way out of the scope.
 ///
 /// ```
 /// use procession::{Lock, SharedBlock, spawn};
@@ -52,7 +52,7 @@ pub struct Lock {
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct LockGuard<'l> {
     lock: &'l Lock,
-    /// Who holds the lock by this guard, which may be dropped by another thread.
+    /// The holder of the lock by this guard, which may be dropped by another thread.
     owner: Owner,
 }
 
@@ -66,7 +66,7 @@ impl Lock {
         Self::named(&arena::caller_name(Location::caller()))
     }
 
-    /// A free lock with a name, for who looks at the family.
+    /// A free lock with a name, for inspection of the family.
     ///
     /// # Errors
     /// If the arena is full.
@@ -156,7 +156,7 @@ impl Lock {
         self.inner.owner().is_some()
     }
 
-    /// Who holds the lock at this instant: a slot in the process table and a thread.
+    /// The holder of the lock at this instant: a slot in the process table and a thread.
     #[must_use]
     pub fn owner(&self) -> Option<Owner> {
         self.inner.owner()
@@ -183,8 +183,8 @@ impl<'l> LockGuard<'l> {
 impl Drop for LockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Whoever releases a lock that he does not hold (another language may) has taken it away
-        // already, and there is nobody here to tell.
+        // This fails if the guard's owner has lost the lock: another language may release a lock
+        // that it does not hold. A drop has no way to report that.
         let _ = self.lock.inner.release_as(self.owner);
     }
 }

@@ -1,10 +1,10 @@
 //! The news that a lock's holder died.
 //!
-//! A method that takes a lock returns it with the guard ([`OwnerDied`]), so that the caller can put
-//! in order what the lock protects before anybody else sees it. That is no [`Error`], on purpose:
-//! an error is handed up, logged, collected and sent on, and a lock must not be held for so long.
-//! The error is [`OwnerDiedError`], which says the same without the guard; who turns the one into
-//! the other, as the operator `?` does, releases the lock.
+//! A method that takes a lock returns the news with the guard ([`OwnerDied`]), so that the caller
+//! can put in order what the lock protects before any other thread sees it. That is no [`Error`],
+//! on purpose: an error is handed up, logged, collected and sent on, and a lock must not be held
+//! for so long. The error is [`OwnerDiedError`], which says the same without the guard. Turning the
+//! one into the other, as the operator `?` does, releases the lock.
 
 use std::error::Error;
 use std::fmt;
@@ -21,9 +21,9 @@ use crate::arena::{self, Handle, Kind};
 /// There are two ways on.
 ///
 /// - [`into_guard`](Self::into_guard) takes the guard, to put things in order and go on.
-/// - `?`, in a function that returns a `Box<dyn Error>`, gives up: the lock is released, so that it
-///   is free however long the error is kept, and an [`OwnerDiedError`] is returned, to which the
-///   box may be downcast. For other types of errors (`anyhow`'s, one's own) there is
+/// - `?`, in a function that returns a `Box<dyn Error>`, releases the lock and returns an
+///   [`OwnerDiedError`], to which the box may be downcast. The lock is free however long the error
+///   is kept. For other types of errors (`anyhow`'s, one's own) there is
 ///   `map_err(OwnerDiedError::from)`.
 ///
 /// ```

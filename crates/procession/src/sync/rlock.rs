@@ -13,10 +13,11 @@ use super::waiting_for;
 use crate::arena::{self, Handle, HeldBy, Name, Result};
 use crate::codec::travels_by_handle;
 
-/// A lock that the thread which holds it may take again, and that is free when all guards are gone.
+/// A lock that its holder, a thread, may take again, and that is free when all guards are gone.
 ///
-/// It gives no access to data: two guards of one thread would be two `&mut` of the same. What it
-/// protects is reached by copies ([`SharedBlock`](crate::SharedBlock)) or by messages.
+/// A guard is no way to the data: two guards of one thread would be two `&mut` of the same value.
+/// What the lock protects is reached by copies ([`SharedBlock`](crate::SharedBlock)) or by
+/// messages.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -46,7 +47,7 @@ pub struct RLock {
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct RLockGuard<'l> {
     lock: &'l RLock,
-    /// The thread that took the lock is the one that must release it.
+    /// The thread that took the lock must release it.
     not_send: PhantomData<*const ()>,
 }
 
@@ -60,7 +61,7 @@ impl RLock {
         Self::named(&arena::caller_name(Location::caller()))
     }
 
-    /// A free lock with a name, for who looks at the family.
+    /// A free lock with a name, for inspection of the family.
     ///
     /// # Errors
     /// If the arena is full.

@@ -13,10 +13,10 @@ use crate::codec::travels_by_handle;
 
 /// A number of permits that processes and threads take and give back.
 ///
-/// Anyone may [release](Semaphore::release), so a holder that died can't be told from one that
-/// gives its permits to others: they are gone with it. A semaphore that is made
-/// [recovering](Semaphore::recovering) knows who holds each permit and takes those of the dead
-/// back.
+/// Any thread of any process may [release](Semaphore::release). So a holder that died can't be told
+/// from one that leaves its permits for others to release, and a dead holder's permits are lost. A
+/// semaphore that is made [recovering](Semaphore::recovering) knows the holder of each permit and
+/// takes back those of dead processes.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,7 +41,8 @@ pub struct Permit<'s> {
 }
 
 impl Permit<'_> {
-    /// Keeps the permit without an end: somebody else will [release](Semaphore::release) it.
+    /// Drops the guard without giving the permit back: another thread or process will
+    /// [release](Semaphore::release) it.
     pub fn forget(self) {
         std::mem::forget(self);
     }
@@ -49,7 +50,7 @@ impl Permit<'_> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        // It has too many permits only if somebody else gave this one back.
+        // It has too many permits only if this one was given back elsewhere.
         let _ = self.semaphore.release();
     }
 }
@@ -64,7 +65,7 @@ impl Semaphore {
         Self::named(&arena::caller_name(Location::caller()), permits)
     }
 
-    /// As [`Self::new`], with a name for who looks at the family.
+    /// As [`Self::new`], with a name for inspection of the family.
     ///
     /// # Errors
     /// As [`Self::new`].

@@ -291,7 +291,7 @@ pub(crate) fn a_detached_child_leaves_no_zombie_while_another_is_joined(method: 
     let forgotten = builder(method).spawn(|go: Event| go.wait(), go.clone()).unwrap();
     let pid = forgotten.pid();
     drop(forgotten);
-    // The last start, which reaps who has ended before.
+    // The last start, which reaps the children that have ended before.
     let other = builder(method).spawn(
         |(go, pid): (Event, u32)| {
             go.set();

@@ -1,5 +1,6 @@
 //! Work in phases: each process smooths its part of a bar, and none begins a step before all have
-//! finished the last. Then one is killed, and the others are told instead of waiting for ever.
+//! finished the one before. Then a process is killed, and the others are told instead of waiting
+//! for ever.
 //!
 //! `cargo run --example barrier`
 
@@ -18,14 +19,17 @@ type Bars = [Array<f64>; 2];
 fn smooth((me, bars, barrier): (usize, Bars, Barrier)) {
     let part = CELLS / WORKERS * me..CELLS / WORKERS * (me + 1);
     for step in 0..STEPS {
-        let old = bars[step % 2].lock().expect("nobody dies here").to_vec();
+        let old = bars[step % 2].lock().expect("no process dies here").to_vec();
         let mean = |at: usize| {
             let (left, right) = (at.saturating_sub(1), (at + 1).min(CELLS - 1));
             (old[left] + old[at] + old[right]) / 3.0
         };
         let new: Vec<f64> = part.clone().map(mean).collect();
-        bars[(step + 1) % 2].lock().expect("nobody dies here").copy_from_slice(part.start, &new);
-        barrier.wait().expect("nobody dies here");
+        bars[(step + 1) % 2]
+            .lock()
+            .expect("no process dies here")
+            .copy_from_slice(part.start, &new);
+        barrier.wait().expect("no process dies here");
     }
 }
 
@@ -52,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         std::thread::sleep(Duration::from_millis(1));
     }
     doomed.kill()?;
-    println!("one who waited was killed: {}", doomed.join().is_err());
+    println!("a waiter was killed: {}", doomed.join().is_err());
     println!("the other was let through: {}", other.join()?);
     println!("the barrier is broken: {}", barrier.is_broken());
     Ok(())

@@ -1,5 +1,6 @@
-//! A buffer of few places between a fast producer and slow consumers, by hand: an array, a lock, and two
-//! conditions. (A bounded [`procession::Queue`] is this, and survives the death of any of them.)
+//! A buffer of few places between a fast producer and slow consumers, by hand: an array, a lock,
+//! and two conditions. (A bounded [`procession::Queue`] does the same, and survives the death of
+//! any of the processes.)
 //!
 //! `cargo run --example condition`
 
@@ -35,26 +36,26 @@ impl Buffer {
     }
 
     fn counts(&self) -> [u64; 2] {
-        self.counts.load().expect("nobody dies here")
+        self.counts.load().expect("no process dies here")
     }
 
     fn put(&self, item: u64) {
-        let guard = self.lock.lock().expect("nobody dies here");
+        let guard = self.lock.lock().expect("no process dies here");
         let full = || self.counts()[0] - self.counts()[1] == PLACES as u64;
-        let guard = self.not_full.wait_while(guard, full).expect("nobody dies here");
+        let guard = self.not_full.wait_while(guard, full).expect("no process dies here");
         let [put, taken] = self.counts();
-        self.items.lock().expect("nobody dies here").store(put as usize % PLACES, item);
-        self.counts.store([put + 1, taken]).expect("nobody dies here");
+        self.items.lock().expect("no process dies here").store(put as usize % PLACES, item);
+        self.counts.store([put + 1, taken]).expect("no process dies here");
         self.not_empty.notify_one(&guard);
     }
 
     fn take(&self) -> u64 {
-        let guard = self.lock.lock().expect("nobody dies here");
+        let guard = self.lock.lock().expect("no process dies here");
         let empty = || self.counts()[0] == self.counts()[1];
-        let guard = self.not_empty.wait_while(guard, empty).expect("nobody dies here");
+        let guard = self.not_empty.wait_while(guard, empty).expect("no process dies here");
         let [put, taken] = self.counts();
-        let item = self.items.lock().expect("nobody dies here").load(taken as usize % PLACES);
-        self.counts.store([put, taken + 1]).expect("nobody dies here");
+        let item = self.items.lock().expect("no process dies here").load(taken as usize % PLACES);
+        self.counts.store([put, taken + 1]).expect("no process dies here");
         self.not_full.notify_one(&guard);
         item
     }

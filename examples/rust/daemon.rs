@@ -1,5 +1,5 @@
-//! A daemon: a child that serves its parent in the background and never outlives it, however the parent
-//! ends.
+//! A daemon: a child that serves its parent in the background and never outlives it, however the
+//! parent ends.
 //!
 //! `cargo run --example daemon`
 
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 use procession::process::ProcessState;
 use procession::{Builder, Queue, Value, arena, spawn};
 
-/// Counts, for as long as it is let.
+/// Counts until it is ended.
 fn beat(beats: Value<u64>) {
     loop {
-        beats.update(|beats| beats + 1).expect("nobody dies with this lock");
+        beats.update(|beats| beats + 1).expect("no process dies with this lock");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Starts the daemon, sees that it works, and dies without a word.
+/// Starts the daemon, checks that it works, and dies without a message.
 fn serve((beats, numbers): (Value<u64>, Queue<u32>)) {
     let builder = Builder::new().name("heart").daemon(true);
     let heart = builder.spawn(beat, beats.clone()).expect("a child");
-    while beats.load().expect("nobody dies with this lock") < 10 {
+    while beats.load().expect("no process dies with this lock") < 10 {
         std::thread::sleep(Duration::from_millis(1));
     }
     numbers.put(heart.pid()).expect("room for a number");

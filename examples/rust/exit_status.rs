@@ -1,5 +1,5 @@
-//! How a child ends, and what its parent learns of it: the status that `fork` and `wait` programs pass
-//! around by hand.
+//! How a child ends, and what its parent learns of it: the status that programs with `fork` and
+//! `wait` pass around by hand.
 //!
 //! `cargo run --example exit_status`
 

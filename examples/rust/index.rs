@@ -1,9 +1,9 @@
-//! Indexes the names used in Rust sources, with all cores: those of this workspace and of all that it
-//! depends on.
+//! Indexes the names used in Rust sources, with all cores: the sources of this workspace and of all
+//! that it depends on.
 //!
-//! Worker processes take batches of files from one queue, lex them, and in the end send their counts
-//! back through another; a shared total under a lock drives the progress line. The result is checked
-//! against that of one process, and the times are compared.
+//! Worker processes take batches of files from one queue, lex them, and in the end send their
+//! counts back through another. A shared total under a lock drives the progress line. The result is
+//! checked against that of one process, and the times are compared.
 //!
 //! `cargo run --release --example index [--workers N] [--files N] [--root DIR]`
 
@@ -134,7 +134,7 @@ impl<'t> Identifiers<'t> {
         }
     }
 
-    /// Skips a raw string from its `#`s or its quote on; a raw identifier is left alone.
+    /// Skips a raw string from its `#`s or its quote on; a raw identifier is not skipped.
     fn skip_raw_string(&mut self) {
         let hashes = self.rest().iter().take_while(|&&byte| byte == b'#').count();
         if self.rest().get(hashes) != Some(&b'"') {
@@ -148,7 +148,7 @@ impl<'t> Identifiers<'t> {
         self.at += length.map_or(rest.len(), |length| length + end.len());
     }
 
-    /// Skips a character or the quote of a lifetime, whose name is skipped with it.
+    /// Skips a character, or the quote and the name of a lifetime.
     fn skip_character_or_lifetime(&mut self) {
         self.at += 1;
         match self.rest() {
@@ -208,8 +208,8 @@ impl SharedTotal {
         Ok(Self { lock: Lock::named("total")?, numbers: SharedBlock::named("total", 16)? })
     }
 
-    /// Adds to both. If a worker died while it did, the total is wrong for good; that shows when it
-    /// is compared in the end, and its death before.
+    /// Adds to both. If a worker dies while it adds, the total stays wrong. The comparison at the
+    /// end shows that, and the worker's death is reported before.
     fn add(&self, files: u64, identifiers: u64) -> arena::Result<()> {
         let _guard = self.lock.lock().unwrap_or_else(OwnerDied::into_guard);
         self.numbers.write_u64(0, self.numbers.read_u64(0)? + files)?;
@@ -223,7 +223,7 @@ impl SharedTotal {
     }
 }
 
-/// Progress: one line written over and over on a terminal, else a line every tenth.
+/// Progress: on a terminal one line that is overwritten, otherwise a line every tenth.
 struct Display {
     label: String,
     files: u64,
@@ -259,8 +259,8 @@ impl Drop for Display {
 /// Files for one worker; an empty batch is the last.
 type Batch = Vec<PathBuf>;
 
-/// Batches of about the same size, the largest files first: so that no worker begins with one when
-/// the others are done.
+/// Batches of about the same size, the largest files first, so that no worker begins a large file
+/// when the others are done.
 fn batches_of(paths: &[PathBuf]) -> Vec<Batch> {
     let size = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
     let mut by_size: Vec<_> = paths.iter().map(|path| (size(path), path)).collect();
@@ -335,7 +335,7 @@ fn index_with_workers(paths: &[PathBuf], how_many: usize) -> Result<Index, Failu
     Ok(index)
 }
 
-/// The workers that have not ended; an error if one of those that have has died.
+/// The workers that have not ended; an error if any worker has died.
 fn those_that_run(workers: Vec<JoinHandle<()>>) -> Result<Vec<JoinHandle<()>>, Failure> {
     let (ended, running): (Vec<_>, Vec<_>) = workers.into_iter().partition(JoinHandle::is_finished);
     ended.into_iter().try_for_each(joined)?;
@@ -357,8 +357,8 @@ fn index_alone(paths: &[PathBuf]) -> Index {
     index
 }
 
-/// The `.rs` files of this workspace and of its dependencies, as cargo names them; those of the
-/// workspace alone where cargo can't be asked.
+/// The `.rs` files of this workspace and of its dependencies, as cargo names them; only those of
+/// the workspace if cargo can't be asked.
 fn sources() -> Result<Vec<PathBuf>, Failure> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
     let mut roots = vec![workspace.clone()];

@@ -1,4 +1,4 @@
-//! Takes part in the family of another program, in whatever language that is written.
+//! Takes part in the family of another program, which may be written in any language.
 //!
 //! ```text
 //! interop PARENT_PID QUEUE_HANDLE LOCK_HANDLE TOTAL_HANDLE REPLIES_HANDLE
@@ -7,13 +7,13 @@
 //! - `QUEUE_HANDLE`: a queue of byte messages to this program; an empty one is the last.
 //! - `LOCK_HANDLE`: the lock that protects the total.
 //! - `TOTAL_HANDLE`: a block of at least 16 bytes, two little-endian 64-bit numbers: how many
-//!   messages were taken by all who take them, and how many bytes these had.
+//!   messages all receivers have taken, and how many bytes these had.
 //! - `REPLIES_HANDLE`: a queue for the replies, each the message in upper case (ASCII).
 //!
 //! Handles are texts, `procession:FAMILY:INDEX:GENERATION`. Messages in both directions are of the
-//! kind of plain bytes. For each message the total is raised before the reply is put, so who has all
-//! replies sees all of them in the total. Leaves with status 0, or with 1 and a text on standard
-//! error.
+//! kind of plain bytes. For each message the total is raised before the reply is put, so a process
+//! that has all replies sees all of them in the total. Exits with status 0, or with 1 and a text on
+//! standard error.
 
 use std::error::Error;
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! Zombies, which have ended and wait to be asked how, and orphans, whose parent has ended: both are
-//! made here, shown, and dealt with.
+//! Zombies have ended, but their parent has not asked for their status. Orphans run on after their
+//! parent has ended. Both are made here, shown, and dealt with.
 //!
 //! `cargo run --example orphans_and_zombies`
 
@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("ended, and not joined: {}", child.state());
     child.join()?;
 
-    // Nobody joins this one: it goes when the next child starts.
+    // This one is not joined: it goes when the next child starts.
     let forgotten = spawn(|()| (), ())?;
     let pid = forgotten.pid();
     drop(forgotten);
@@ -58,9 +58,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         pause();
     }
     spawn(|()| (), ())?.join()?;
-    println!("nobody joined it, and it is {}", look(pid)?.map_or("gone", |_| "there"));
+    println!("it was not joined, and it is {}", look(pid)?.map_or("gone", |_| "there"));
 
-    // An orphan: its parent died, and it goes on. The process table still knows who started it.
+    // An orphan: its parent died, and it goes on. The process table still knows that parent.
     let (numbers, go) = (Queue::new()?, Event::new()?);
     let parent = spawn(start_and_die, (false, numbers.clone(), go.clone()))?;
     let parent_pid = parent.pid();
@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if let Some((started_by, state)) = look(orphan)? {
         println!(
-            "its child: {}, known by who started it: {}",
+            "its child: {}, and the table names its parent: {}",
             state.name(),
             started_by == parent_pid
         );

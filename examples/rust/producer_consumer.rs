@@ -1,8 +1,8 @@
 //! Several producers, several consumers, one queue between them.
 //!
-//! Each producer puts numbers; each consumer takes them until it meets a sentinel, of which there is
-//! one for each consumer once the producers are done. That nothing was lost or doubled shows in the
-//! totals.
+//! Each producer puts numbers; each consumer takes them until it gets a sentinel. Once the
+//! producers are done, one sentinel is put for each consumer. The totals show that nothing was lost
+//! or doubled.
 //!
 //! `cargo run --release --example producer_consumer [PRODUCERS] [CONSUMERS] [NUMBERS]`
 

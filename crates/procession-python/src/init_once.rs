@@ -1,7 +1,7 @@
-//! What the classes have in common whose instances are about an object in the arena.
+//! What the classes for objects in the arena have in common.
 //!
-//! Such an instance is empty until its class's `__init__` makes the object, or `__setstate__` opens
-//! it: so classes may be derived from them as from any other, with an `__init__` of their own.
+//! An instance is empty until its class's `__init__` makes the object, or `__setstate__` opens it.
+//! So classes may be derived from them as from any other, with an `__init__` of their own.
 
 use std::sync::OnceLock;
 

@@ -23,14 +23,14 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::pickling::{PICKLE, decode};
 
-/// A bytes object that is not complete, so that nobody else has it yet.
+/// A bytes object that is not complete, so that no other code has it yet.
 struct Blank {
     object: Py<PyBytes>,
     at: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: the bytes belong to the object, which this owns and nobody else knows of.
+// SAFETY: the bytes belong to the object; this owns it and has the only reference.
 unsafe impl Send for Blank {}
 // SAFETY: as above; by a shared reference they are only read.
 unsafe impl Sync for Blank {}
@@ -38,7 +38,7 @@ unsafe impl Sync for Blank {}
 impl Blank {
     fn new(py: Python<'_>, len: usize) -> PyResult<Self> {
         let size = ffi::Py_ssize_t::try_from(len).map_err(|_| PyMemoryError::new_err(()))?;
-        // SAFETY: without a source the call makes an object whose bytes are to be written.
+        // SAFETY: without a source the call makes an object with bytes that are to be written.
         let object = unsafe {
             let object = ffi::PyBytes_FromStringAndSize(ptr::null(), size);
             Bound::from_owned_ptr_or_err(py, object)?.cast_into_unchecked::<PyBytes>()
@@ -50,7 +50,7 @@ impl Blank {
     }
 
     fn fill(&mut self, bytes: SharedBytes<'_>) {
-        // SAFETY: so many bytes lie in the object, which nobody else reads or writes.
+        // SAFETY: so many bytes lie in the object, which no other code reads or writes.
         let into = unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr().cast(), self.len) };
         bytes.copy_to(into);
     }
@@ -66,7 +66,7 @@ pub(crate) fn join_bytes<'py>(py: Python<'py>, parts: &[&[u8]]) -> PyResult<Boun
     let blank = Blank::new(py, parts.iter().map(|part| part.len()).sum())?;
     let mut at = 0;
     for part in parts {
-        // SAFETY: the object has room for all parts, and nobody else reads or writes it.
+        // SAFETY: the object has room for all parts, and no other code reads or writes it.
         unsafe { ptr::copy_nonoverlapping(part.as_ptr(), blank.at.as_ptr().add(at), part.len()) };
         at += part.len();
     }
@@ -151,8 +151,8 @@ pub(crate) fn new_tuple<'py>(
     };
     for (index, item) in items.iter_mut().enumerate() {
         let item = item.take().expect("the caller has filled it").into_ptr();
-        // SAFETY: the place exists and is empty, nobody else knows the tuple, and the call takes
-        // the reference over.
+        // SAFETY: the item exists and is empty, no other code has the tuple, and the call takes
+        // over the reference.
         unsafe { ffi::PyTuple_SET_ITEM(tuple.as_ptr(), index as ffi::Py_ssize_t, item) };
     }
     Ok(tuple)
@@ -170,14 +170,14 @@ pub(crate) fn new_list<'py>(
     };
     for (index, (_, object)) in objects.iter().enumerate() {
         let object = object.clone_ref(py).into_ptr();
-        // SAFETY: the place exists and is empty, nobody else knows the list, and the call takes the
-        // reference over.
+        // SAFETY: the item exists and is empty, no other code has the list, and the call takes over
+        // the reference.
         unsafe { ffi::PyList_SET_ITEM(list.as_ptr(), index as ffi::Py_ssize_t, object) };
     }
     Ok(list)
 }
 
-/// Appends bytes whose number comes from outside.
+/// Appends bytes; their number comes from outside.
 pub(crate) fn extend(message: &mut Vec<u8>, bytes: &[u8]) -> PyResult<()> {
     let len = bytes.len();
     make_room(message, len).map_err(|_| no_memory(format_args!("a copy of {len} bytes")))?;

@@ -22,8 +22,8 @@ use crate::errors::{arena_error, os_error, text_of};
 use crate::pickling::prepare_pickling;
 use crate::waiting::{deadline, look_around};
 
-/// A child process, followed by pidfd. Until [`Child::keep`] is called, it ends with its object:
-/// the exception of a signal handler may lose that at any point of a start.
+/// A child process, followed by pidfd. Until [`Child::keep`] is called, the process ends with this
+/// object: the exception of a signal handler may drop the object at any point of a start.
 #[pyclass(frozen, module = "procession._native")]
 pub(crate) struct Child {
     followed: Followed,
@@ -36,7 +36,7 @@ impl From<Followed> for Child {
     }
 }
 
-/// How long the end of a child that nobody has kept is waited for.
+/// The longest wait for the end of a child that was not kept.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
 impl Drop for Child {
@@ -104,7 +104,8 @@ pub(crate) fn fork(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<Child> {
     Ok(Followed::new(pidfd, slot).into())
 }
 
-/// Whether this process has a number, and is no copy of the one that has: without a system call.
+/// Whether this process has the number `pid`, and is not a forked copy of the process that has it.
+/// It takes no system call.
 #[pyfunction]
 pub(crate) fn is_process(pid: u32) -> bool {
     process::id() == pid
@@ -206,8 +207,8 @@ pub(crate) fn follow(
     Ok(followed.with_report(report).into())
 }
 
-/// The first step of a process that was not forked: joins the family whose arena a descriptor is,
-/// in the slot that was reserved.
+/// The first step of a process that was not forked: joins the family by the descriptor of its
+/// arena, in the slot that was reserved.
 #[pyfunction]
 pub(crate) fn inherit(fd: i32, slot: u64) -> PyResult<()> {
     arena::inherit_as(inherited(fd).map_err(os_error)?, unpacked(slot))
@@ -229,7 +230,7 @@ pub(crate) fn drop_unopened() -> PyResult<()> {
     Ok(())
 }
 
-/// Buries a child that nobody follows.
+/// Buries a child that no process follows.
 #[pyfunction]
 pub(crate) fn bury(slot: u64) -> PyResult<()> {
     arena::family().map_err(arena_error)?.bury(unpacked(slot));
@@ -242,7 +243,7 @@ pub(crate) fn begin(name: &str) {
     arena::name_process(name);
 }
 
-/// Says that this process was started by another than the one that forked it.
+/// Says which process started this one, if that is not the process that forked it.
 #[pyfunction]
 pub(crate) fn set_parent(pid: u32) -> PyResult<()> {
     arena::family().map_err(arena_error)?.set_parent(pid);
@@ -344,8 +345,8 @@ impl Child {
         parts_of(&py.detach(|| self.followed.state()))
     }
 
-    /// The task that the process has written down and not finished, by its number; also after it
-    /// was waited for, whoever did that.
+    /// The task that the process has written down and not finished, by its number; also after the
+    /// process was waited for, by any caller.
     fn task(&self, py: Python<'_>) -> Option<u64> {
         py.detach(|| self.followed.task())
     }
@@ -364,8 +365,8 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// A state in one word; if it is known what is waited for: the operation, the object's handle, kind
-/// and name, the seconds so far, and the pid and name of who is waited for.
+/// A state in one word. If it is known what is waited for, also: the operation; the object's
+/// handle, kind and name; the seconds so far; and the pid and name of the process waited for.
 type StateParts = (&'static str, Option<BlockedParts>);
 type BlockedParts = (String, Option<(String, String, String)>, f64, Option<(u32, String)>);
 

@@ -1,5 +1,5 @@
-//! The one place where Python waits: detached from the interpreter, until a deadline, and with a
-//! look at pending signals whenever one comes or some time has passed.
+//! The only place where Python waits: detached from the interpreter, until a deadline. Pending
+//! signals are handled whenever one comes or some time has passed.
 
 use std::time::Duration;
 
@@ -19,9 +19,11 @@ pub(crate) fn deadline(timeout: Option<f64>) -> Deadline {
     })
 }
 
-/// What is to be done whenever a wait comes back before its end: signal handlers are called, which
-/// may raise, children that have ended are reaped, for it may be that nobody joins them, and shared
-/// memory that has been idle goes back to the machine.
+/// What is to be done whenever a wait comes back before its end:
+///
+/// - signal handlers are called, which may raise;
+/// - children that have ended are reaped, since they may never be joined;
+/// - shared memory that has been idle goes back to the machine.
 pub(crate) fn look_around(py: Python<'_>) -> PyResult<()> {
     static REAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     py.check_signals()?;
@@ -34,8 +36,8 @@ pub(crate) fn look_around(py: Python<'_>) -> PyResult<()> {
     REAP.import(py, "procession.process", "reap_unjoined")?.call0().map(|_| ())
 }
 
-/// Makes an object in the family's arena, with a look at pending signals if another process is in
-/// the way for long.
+/// Makes an object in the family's arena. If another process blocks that for long, pending signals
+/// are handled meanwhile.
 pub(crate) fn make<T: Send>(
     py: Python<'_>,
     make: impl Fn(&'static Arena) -> arena::Result<T> + Sync,
@@ -48,7 +50,8 @@ pub(crate) fn make<T: Send>(
     }
 }
 
-/// Calls `wait` until it ends otherwise than by a signal whose handler lets the program go on.
+/// Calls `wait` again and again, until it ends by anything but a signal; a signal ends the wait
+/// only if its handler raises.
 pub(crate) fn wait<T: Send>(
     py: Python<'_>,
     deadline: Deadline,

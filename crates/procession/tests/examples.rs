@@ -63,9 +63,9 @@ fn orphans_and_zombies() {
         "orphans_and_zombies",
         &[
             "ended, and not joined: zombie",
-            "nobody joined it, and it is gone",
+            "it was not joined, and it is gone",
             "parent: dead",
-            "its child: blocked, known by who started it: true",
+            "its child: blocked, and the table names its parent: true",
             "told to end, it ends",
             "parent: dead",
             "its daemon went with it",
@@ -113,7 +113,7 @@ fn barrier() {
         &[
             "after 200 steps the warmth is 30.000",
             "it flows one way: true",
-            "one who waited was killed: true",
+            "a waiter was killed: true",
             "the other was let through: false",
             "the barrier is broken: true",
         ],

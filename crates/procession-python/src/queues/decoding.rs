@@ -1,4 +1,4 @@
-//! Messages that were got, as objects; and what becomes of one that can't be unpickled.
+//! Received messages as objects; and what happens to a message that can't be unpickled.
 
 use procession_shm::queue;
 use pyo3::exceptions::PyMemoryError;
@@ -8,13 +8,13 @@ use super::Queue;
 use crate::message::{Message, Room, View, no_memory};
 use crate::pickling::unpickling;
 
-/// How many gets try to unpickle a message that fails by no fault of its own: one that always fails
-/// so does not keep those behind it from being got.
+/// How many gets try to unpickle a message if the failure is not the message's fault. Without a
+/// limit, a message that always fails so would keep the messages behind it from being received.
 const MAX_TRIES: u32 = 10;
 
 /// Why a message has no object.
 pub(super) enum NoObject {
-    /// It is the message's doing, which is used up by it.
+    /// It is the message's fault; the message is used up.
     Unreadable(PyErr),
     /// There was no memory for it; the message is kept, or the error says that it is not.
     NoMemory(PyErr),
@@ -50,7 +50,7 @@ impl Queue {
         }
     }
 
-    /// As [`Self::open`], for one that was kept.
+    /// As [`Self::open`], for a message that was kept.
     #[cold]
     pub(super) fn open_kept<'py>(
         &self,

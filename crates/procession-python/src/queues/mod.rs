@@ -26,7 +26,7 @@ use kept::{Again, Kept};
 use pool::Outcome;
 use put::{hand_over, with_put};
 
-/// Something that is so in this process, and not in those that are forked from it.
+/// A fact that holds in this process, and not in processes forked from it.
 #[derive(Default)]
 struct InProcess {
     /// The process's number; 0 in none.

@@ -49,8 +49,8 @@ pub(crate) fn split_task<'py>(
     Ok((new_bytes(py, rest)?, args, (!kwds.is_none()).then_some(kwds)))
 }
 
-/// The parts of a task, of which those that are pickled are left as they are: the pickled function;
-/// for the arguments and the keywords, whether they are pickled, and they or their bytes.
+/// The parts of a task, without unpickling: the pickled function; for the arguments and for the
+/// keywords, whether they are pickled, and the objects or the pickled bytes.
 #[pyfunction]
 pub(crate) fn peek_task<'py>(
     py: Python<'py>,
@@ -112,7 +112,7 @@ impl Outcome {
         let message = self.message.view();
         let mut object = message.head.get(8 + 1..).unwrap_or_default();
         match message.rest(py) {
-            // It is the bytes of the only object, whose kind is the first byte of its head.
+            // It is the bytes of the only object; the first byte of the head is the object's kind.
             Some(rest) => {
                 let kind = object.first().copied().unwrap_or(u8::MAX);
                 decode(py, kind, rest.as_bytes(), Some(&rest))

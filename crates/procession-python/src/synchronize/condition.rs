@@ -166,7 +166,7 @@ impl Condition {
         self.condition.waiting()
     }
 
-    /// How many notifications nobody has taken yet.
+    /// How many notifications no waiter has taken yet.
     fn notified(&self) -> u32 {
         self.condition.notified()
     }

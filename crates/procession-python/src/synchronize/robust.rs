@@ -1,4 +1,4 @@
-//! A lock whose owner may die: what `acquire` does then.
+//! What `acquire` does when the lock's owner has died.
 
 use std::ffi::CString;
 

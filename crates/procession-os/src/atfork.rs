@@ -1,4 +1,4 @@
-//! Code that runs at every `fork(3)` of this process, by whomever it is called.
+//! Code that runs at every `fork(3)` of this process, whichever code calls it.
 
 #![allow(unsafe_code)]
 
@@ -12,7 +12,8 @@ pub struct Handlers {
     pub before: fn(),
     /// In the parent, after, also when the fork failed.
     pub in_parent: fn(),
-    /// In the child. Other threads are gone, with what they held: only async-signal-safe work.
+    /// In the child. Other threads are gone, and the locks that they held stay locked: only
+    /// async-signal-safe work.
     pub in_child: fn(),
 }
 

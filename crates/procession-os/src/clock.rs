@@ -30,7 +30,7 @@ impl Monotonic {
         self.0
     }
 
-    /// The point `span` later; the end of time where that can't be said.
+    /// The point `span` later; the last point that can be represented if that overflows.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))

@@ -14,7 +14,7 @@ const ANY: NonZeroU32 = NonZeroU32::MAX;
 /// Why [`wait`] came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wakeup {
-    /// Woken, or the kernel made no promise why (`futex(2)` allows spurious wakes).
+    /// Woken, or woken without a reason (`futex(2)` allows spurious wakes).
     Woken,
     /// The word no longer held the expected value, so there was nothing to wait for.
     Changed,
@@ -24,16 +24,17 @@ pub enum Wakeup {
     Interrupted,
 }
 
-/// Sleeps while `word` holds `expected`, at the longest until `deadline`.
+/// Sleeps while `word` holds `expected`, but not past `deadline`.
 pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Monotonic>) -> Wakeup {
     let timeout = deadline.map(Monotonic::timespec);
-    // FUTEX_WAIT_BITSET takes an absolute time, so a wait that is begun again loses none.
+    // FUTEX_WAIT_BITSET takes an absolute time, so a restarted wait does not become longer.
     match futex::wait_bitset(word, Flags::empty(), expected, timeout.as_ref(), ANY) {
         Ok(()) => Wakeup::Woken,
         Err(Errno::AGAIN) => Wakeup::Changed,
         Err(Errno::TIMEDOUT) => Wakeup::TimedOut,
         Err(Errno::INTR) => Wakeup::Interrupted,
-        // Only a bad address or flag is left, which a reference to an aligned word excludes.
+        // The only other errors are a bad address or flag, which a reference to an aligned word
+        // excludes.
         Err(other) => unreachable!("futex wait on a valid word: {other}"),
     }
 }

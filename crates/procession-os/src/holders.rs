@@ -25,9 +25,9 @@ pub struct FileId {
 }
 
 /// Whether `is_meant` holds of any of the processes like this one (of the same user, with the same
-/// rights) that have the file open or mapped, this one included. Others may not be looked into, and
-/// are left out, unless this process is itself one that others may not look into
-/// (`PR_SET_DUMPABLE`, `prctl(2)`): then they count.
+/// rights) that have the file open or mapped, this one included. Other processes may not be
+/// inspected, and are left out. But if this process itself may not be inspected
+/// (`PR_SET_DUMPABLE`, `prctl(2)`), they count.
 ///
 /// It looks at all processes, one after the other, which takes milliseconds; a process that is made
 /// meanwhile may be missed.
@@ -83,7 +83,7 @@ pub fn has_mapped(pid: u32, file: FileId) -> io::Result<bool> {
 }
 
 fn maps(process: &OwnedFd, file: FileId) -> io::Result<bool> {
-    // By its threads: the first may have left while others run, and has no memory any more then.
+    // By its threads: the first may have left while others run, and then it has no memory any more.
     let threads = directory(process.as_fd(), c"task")?;
     let mut found = false;
     any_in(&threads, |name| {

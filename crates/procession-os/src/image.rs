@@ -5,13 +5,12 @@
 //! # How
 //! A byte of a shared file is locked by an *open file description* (`F_OFD_SETLK`, `fcntl(2)`),
 //! which has no descriptor but one mapping of a page. The kernel ends the lock with the last
-//! reference to the description, so when the mapping goes: as the last thread has left the
+//! reference to the description, so when the mapping goes: when the last thread has left the
 //! memory, or another program takes its place. By then no thread can write to shared memory any
 //! more. A forked child does not get the mapping (`MADV_DONTFORK`), and a program that closes
 //! descriptors does not end it.
 //!
-//! The lock costs nothing while it is held. It says nothing in itself: to learn of the end one has
-//! to ask.
+//! The lock costs nothing while it is held. Its end is not announced: other processes have to ask.
 
 #![allow(unsafe_code)]
 

@@ -6,7 +6,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::clock::Monotonic;
 
-/// How long a reading of the run queue is taken for the present, in nanoseconds.
+/// How long a reading of the run queue is used before it is read again, in nanoseconds.
 const FRESH: u64 = 1_000_000;
 
 static READ_AT: AtomicU64 = AtomicU64::new(0);

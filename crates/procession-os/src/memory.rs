@@ -158,7 +158,7 @@ impl SharedMemory {
     /// The atomics at `offset`.
     ///
     /// # Errors
-    /// If they would not lie in the mapping, or not aligned.
+    /// If they would not lie in the mapping, or would not be aligned.
     #[inline]
     pub fn cell<T: Shared>(&self, offset: u64) -> Result<&T, OutOfBounds> {
         let len = size_of::<T>() as u64;
@@ -351,9 +351,9 @@ impl SharedBytes<'_> {
     }
 }
 
-/// Makes room for `len` more bytes: in good measure, as for those that are appended again and
-/// again, or if there is no memory for that, for an eighth more than there are, so that few at a
-/// time don't take a reallocation each.
+/// Makes room for `len` more bytes, and as usual for some more, as bytes may be appended again and
+/// again. If there is no memory for that, the room is for an eighth more than there are, so that
+/// small appends don't take a reallocation each.
 ///
 /// # Errors
 /// If this process has no memory for them.

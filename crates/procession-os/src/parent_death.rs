@@ -32,7 +32,7 @@ unsafe fn handle_last_signal(handler: extern "C" fn(libc::c_int)) -> io::Result<
     }
 }
 
-/// The pidfd of the process with which this one is to end though that is not its parent.
+/// The pidfd of the watched process: this process is to end with it, though it is not the parent.
 static WATCHED: AtomicI32 = AtomicI32::new(-1);
 
 /// Whether this process checks at intervals if the watched one is over.
@@ -106,7 +106,7 @@ extern "C" fn parent_thread_ended(_signal: libc::c_int) {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
         *libc::__errno_location() = errno;
     }
-    // Looked at after that, so the process's end is seen whichever side of it it comes on.
+    // Checked after that call, so that an end of the process before it is seen too.
     if parent_id() != PARENT.load(Ordering::Relaxed) {
         kill_self();
     }
@@ -156,8 +156,8 @@ pub fn die_with_parent(parent: u32, by_main_thread: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether it is the first thread of its parent that has this process as its child
-/// (`proc_tid_children(5)`); `false` where the kernel doesn't tell.
+/// Whether this process is a child of its parent's first thread (`proc_tid_children(5)`); `false`
+/// where the kernel doesn't tell.
 fn is_child_of_main_thread(parent: u32) -> bool {
     let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
     let me = id().to_string();

@@ -2,9 +2,9 @@
 //!
 //! A forked child has only the thread that forked. A `std::sync::Mutex` that another thread of the
 //! parent held at that moment stays locked in the child for ever, and what it guards may be half
-//! changed. [`PerProcess`] records which process its holder is of: a child that finds the lock
-//! taken by its parent takes it over, begins with a fresh value, and never looks at the old one. A
-//! child that finds it free begins with a fresh value, too, and drops the old one.
+//! changed. [`PerProcess`] records the process of its holder. A child that finds the lock taken by
+//! its parent takes it over, begins with a fresh value, and never looks at the old one. A child
+//! that finds it free begins with a fresh value, too, and drops the old one.
 //!
 //! The word has the holder's generation and one bit for waiters (as in U. Drepper, "Futexes Are
 //! Tricky", mutex 2).
@@ -29,8 +29,8 @@ thread_local! {
     static HELD: Cell<u32> = const { Cell::new(0) };
 }
 
-/// How many forks this process is away from the first of its line, and one: no two processes that
-/// inherit memory of each other have the same number.
+/// One more than the number of forks between the first ancestor and this process. Two processes of
+/// which one inherits memory of the other never have the same number.
 ///
 /// This counts the forks since [`atfork::register`](crate::atfork::register) was called.
 #[inline]
@@ -71,16 +71,16 @@ struct Inner<T> {
 unsafe impl<T: Send> Sync for PerProcess<T> {}
 
 impl<T: Default> PerProcess<T> {
-    /// Calls `work` with this process's value, one thread at a time. `work` is to be short, for the
-    /// others sleep meanwhile, and must not use this value by another call, which would never
-    /// return.
+    /// Calls `work` with this process's value, one thread at a time. `work` is to be short, as
+    /// other threads sleep meanwhile. It must not call this on the same value: that call would
+    /// never return.
     ///
     /// # Panics
     /// If this process was forked within `work`, which may be half done then.
     #[inline]
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         let me = generation();
-        // Dropped behind the lock, as that may run any code.
+        // Dropped after the release of the lock, as a drop may run any code.
         let mut inherited = None;
         let abandoned = self.acquire(me << 1);
         let held = Held::new(&self.word);

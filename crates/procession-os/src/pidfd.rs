@@ -20,7 +20,7 @@ pub enum ExitStatus {
     Exited(i32),
     /// It was ended by this signal.
     Signaled(i32),
-    /// It is over, and someone else took the status (`ECHILD` from `waitid(2)`).
+    /// It is over, and other code took the status (`ECHILD` from `waitid(2)`).
     Unknown,
 }
 
@@ -41,13 +41,14 @@ impl PidFd {
         Ok(Self { fd: pidfd_open(number, PidfdFlags::empty())?, pid })
     }
 
-    /// The number that the process has, or had: once its status was taken it may be another's.
+    /// The number that the process has, or had: once its status was taken, another process may have
+    /// the number.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Follows the process with this number, for which a descriptor from elsewhere stands.
+    /// Follows the process with this number, by a descriptor of it that was opened elsewhere.
     #[must_use]
     pub fn from_fd(pid: u32, fd: OwnedFd) -> Self {
         Self { fd, pid }
@@ -77,8 +78,8 @@ impl PidFd {
         asked != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
     }
 
-    /// Takes the status of a child that has ended; `None` while it runs. Where someone else has
-    /// taken it, or is to, it is asked of the descriptor, which Linux answers since 6.15.
+    /// Takes the status of a child that has ended; `None` while it runs. If other code has taken
+    /// it, or is to, the descriptor is asked, which Linux answers since 6.15.
     ///
     /// # Errors
     /// As `waitid(2)`, except `ECHILD`, which is [`ExitStatus::Unknown`] once the process is over.
@@ -117,8 +118,8 @@ impl PidFd {
     /// Sends a signal, by its number.
     ///
     /// # Errors
-    /// `ESRCH` if the process has ended and was reaped, `EPERM`, `EINVAL` for a number that is
-    /// none.
+    /// `ESRCH` if the process has ended and was reaped, `EPERM`, `EINVAL` for a number that is no
+    /// signal.
     pub fn signal(&self, number: i32) -> io::Result<()> {
         let signal = Signal::from_named_raw(number).ok_or(Errno::INVAL)?;
         Ok(pidfd_send_signal(&self.fd, signal)?)
@@ -137,7 +138,7 @@ impl AsFd for PidFd {
     }
 }
 
-/// How a process ended that is reaped already (`PIDFD_GET_INFO`, `linux/pidfd.h`).
+/// How a process ended, if it is reaped already (`PIDFD_GET_INFO`, `linux/pidfd.h`).
 #[allow(unsafe_code)]
 mod exit {
     use super::{AsFd, ExitStatus};

@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::clock::Monotonic;
 
-/// Waits until there is something to read, or the end of what is. Returns `true` then, and `false`
+/// Waits until there is something to read, or the end of the file. Returns `true` then, and `false`
 /// if the deadline came first; `None` is no deadline.
 ///
 /// # Errors

@@ -41,7 +41,7 @@ thread_local! {
 }
 
 /// This thread's number in the kernel (`gettid(2)`), remembered for the thread's life. A copy of
-/// the process does not take its thread for the one that it is a copy of, whatever it runs first.
+/// the process does not inherit the remembered number, whatever code it runs first.
 #[inline]
 #[must_use]
 pub fn thread_id() -> u32 {
@@ -102,14 +102,14 @@ pub fn start_time(pid: u32) -> Option<u64> {
 
 /// Whether the process that had this number and start time still runs. A zombie doesn't.
 ///
-/// A `started` of 0 means that the start time isn't known, and only the number is looked at; so it
-/// is where `/proc` is that of another PID namespace.
+/// A `started` of 0 means that the start time isn't known; then only the number is compared. The
+/// same holds if `/proc` is that of another PID namespace.
 #[must_use]
 pub fn is_alive(pid: u32, started: u64) -> bool {
     let pidfd = match PidFd::open(pid) {
         Ok(pidfd) => pidfd,
-        // Without a descriptor to spare (`EMFILE`) this process can't look closely; what it can't
-        // see to be dead counts as alive.
+        // Without a free descriptor (`EMFILE`) this process can't look closely. A process that is
+        // not found to be dead counts as alive.
         Err(error) => return !means_nobody(&error) && exists(pid),
     };
     // If the first thread of a process has left while others run, the process looks like a zombie
@@ -117,8 +117,8 @@ pub fn is_alive(pid: u32, started: u64) -> bool {
     !pidfd.has_ended() && (started == 0 || start_time(pid).is_none_or(|time| time == started))
 }
 
-/// Whether `pidfd_open(2)` says so that there is no such process: the number is free, or a
-/// thread's.
+/// Whether this error of `pidfd_open(2)` means that there is no such process: the number is free,
+/// or a thread's.
 fn means_nobody(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL | libc::ENOENT))
 }
@@ -167,7 +167,7 @@ pub fn exit_now(code: i32) -> ! {
 
 /// Ends this process by SIGKILL.
 pub fn kill_self() -> ! {
-    // SAFETY: kill has no preconditions; SIGKILL to oneself does not return.
+    // SAFETY: kill has no preconditions; with SIGKILL to this process it does not return.
     unsafe {
         libc::kill(libc::getpid(), libc::SIGKILL);
     }
@@ -197,7 +197,7 @@ pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
 /// # Errors
 /// `ECHILD` if it is no child of this process.
 pub fn reap(pid: u32) -> io::Result<()> {
-    // SAFETY: waitpid writes no status where it is given no place for it.
+    // SAFETY: waitpid writes no status if it gets a null pointer for it.
     match unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

@@ -107,8 +107,9 @@ fn head() -> Option<*mut Head> {
 }
 
 impl LifeWord {
-    /// Has the calling thread watch over the word, of which no thread does so yet. Returns whether
-    /// it does: without the kernel's or the C library's list no thread can. Async-signal-safe.
+    /// Makes the calling thread watch over the word; no thread may watch it yet. Returns whether
+    /// the thread watches: without the kernel's or the C library's list no thread can.
+    /// Async-signal-safe.
     ///
     /// The word must lie in memory that stays mapped for the thread's life, hence `'static`.
     pub fn watch(&'static self) -> bool {
@@ -156,14 +157,14 @@ impl LifeWord {
         self.wake_those_of(released.unwrap_or(0));
     }
 
-    /// Wakes the sleepers on a word that was this before it was changed.
+    /// Wakes the sleepers on the word; `before` is its value before it was changed.
     fn wake_those_of(&self, before: u32) {
         if before & WAITERS != 0 {
             crate::futex::wake(&self.word, i32::MAX as u32);
         }
     }
 
-    /// Makes the word one that no thread watches, for its next process.
+    /// Resets the word, for its next process: no thread watches it.
     pub fn clear(&self) {
         self.word.store(0, Ordering::SeqCst);
     }
@@ -182,16 +183,17 @@ impl LifeWord {
         self.observe().sign()
     }
 
-    /// Says that the process is over of which the word was as observed: so that no other has to
-    /// look. Does nothing if the word has changed since, as for the next process of its place.
+    /// Says that the process is over, so that no other process has to check. `seen` is the word
+    /// as it was at the check. Does nothing if the word has changed since, as it does for the next
+    /// process that uses it.
     pub fn confirm(&self, seen: Observed) {
         let order = Ordering::SeqCst;
         let changed = self.word.compare_exchange(seen.0, CONFIRMED, order, Ordering::Relaxed);
         self.wake_those_of(changed.unwrap_or(0));
     }
 
-    /// Says that the thread is gone and its process goes on without a watch, of which the word was
-    /// as observed. Wakes as [`Self::release`].
+    /// Says that the thread is gone and its process goes on without a watch. `seen` is the word
+    /// as it was at the check. Wakes as [`Self::release`].
     pub fn give_up(&self, seen: Observed) {
         let order = Ordering::SeqCst;
         let changed = self.word.compare_exchange(seen.0, 0, order, Ordering::Relaxed);

@@ -6,9 +6,8 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-/// Waits for the next message and copies it, as far as there is room for it; returns how many bytes
-/// were copied, 0 at the end. The message stays in the socket, for the next call or another
-/// process.
+/// Waits for the next message and copies as many of its bytes as there is room for; returns how
+/// many, 0 at the end. The message stays in the socket, for the next call or another process.
 ///
 /// # Errors
 /// As `recv(2)`, except `EINTR`: then it waits on.

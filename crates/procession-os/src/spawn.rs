@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
-/// The number of the first descriptor that is passed on by [`start`]: what follows the standard
+/// The number of the first descriptor that is passed on by [`start`]: the one after the standard
 /// streams.
 pub const FIRST_PASSED: RawFd = 3;
 
@@ -27,7 +27,7 @@ pub fn start(
     pass: &[RawFd],
 ) -> io::Result<u32> {
     let after = FIRST_PASSED + i32::try_from(pass.len()).map_err(|_| rustix::io::Errno::MFILE)?;
-    // Copies beyond the numbers that they will have, so that none is overwritten before its turn.
+    // The copies have numbers above the final ones, so that none is overwritten before it is moved.
     let copies = pass.iter().map(|&fd| copy_from(fd, after)).collect::<Result<Vec<_>, _>>()?;
     let moves: Vec<_> = copies.iter().map(AsRawFd::as_raw_fd).zip(FIRST_PASSED..).collect();
     posix_spawn(program, arguments, environment, &moves, Some(after))

@@ -1,10 +1,10 @@
 //! What the kernel says of a process: its state, its parent, when it started (`/proc/PID/stat`,
 //! `proc_pid_stat(5)`).
 //!
-//! A process is named by its number, and `/proc` may be that of another PID namespace than this
-//! process's own, as in a container that shares it with its host: there the same number is a
-//! stranger's. So `/proc` is believed only where it [numbers processes as this one
-//! does](numbers_are_ours); elsewhere nothing is known of any process.
+//! A process is named by its number. `/proc` may be that of another PID namespace than this
+//! process's own, as in a container that shares it with its host; there the same number means
+//! another process. So `/proc` is used only if it [numbers processes as this one
+//! does](numbers_are_ours); otherwise nothing is known of any process.
 
 #![allow(unsafe_code)]
 
@@ -15,7 +15,7 @@ use rustix::path::DecInt;
 
 use crate::process;
 
-/// What the kernel has a process do. Of a process with several threads it is that of the first.
+/// What a process is doing, as the kernel says; if it has several threads, what the first is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunState {
     /// `R`: on a processor, or waiting for one; [`on_processor`] tells which.
@@ -42,8 +42,8 @@ pub struct Stat {
     pub group: u32,
     /// How many threads it has.
     pub threads: u32,
-    /// When it started, in clock ticks since boot. Together with its number this names a process
-    /// for good, as numbers come again.
+    /// When it started, in clock ticks since boot. Numbers are used again, but number and start
+    /// time together name only one process.
     pub started: u64,
 }
 
@@ -98,8 +98,8 @@ fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// The process of which the NSpid line was read, and says that `/proc` is of its namespace; 0 if
-/// it was not read yet.
+/// The process for which the NSpid line was read and says that `/proc` is of its namespace; 0 if
+/// the line was not read yet.
 static OURS: AtomicU32 = AtomicU32::new(0);
 
 /// Forgets what a forked child has not inherited.
@@ -107,8 +107,8 @@ pub(crate) fn forget_after_fork() {
     OURS.store(0, Ordering::Relaxed);
 }
 
-/// Whether a number in `/proc` means the process that it means to this one: whether `/proc` is
-/// that of this process's PID namespace (`pid_namespaces(7)`). Async-signal-safe.
+/// Whether a number means the same process in `/proc` and for this process: whether `/proc` is that
+/// of this process's PID namespace (`pid_namespaces(7)`). Async-signal-safe.
 #[must_use]
 pub fn numbers_are_ours() -> bool {
     // A copy forgets first what it has inherited.
@@ -197,8 +197,8 @@ fn read<'a>(path: &CStr, text: &'a mut [u8; 1024]) -> Option<&'a [u8]> {
     open(path)?.read(text)
 }
 
-/// All processes that this one can see, each with its number, one after the other: not a picture of
-/// one moment. None where `/proc` is that of another PID namespace.
+/// All processes that this one can see, each with its number. They are read one after the other, so
+/// the result is not of one moment. None if `/proc` is that of another PID namespace.
 pub fn all() -> impl Iterator<Item = (u32, Stat)> {
     let entries = numbers_are_ours().then(|| std::fs::read_dir("/proc"));
     entries.into_iter().flatten().flatten().flatten().filter_map(|entry| {
@@ -207,7 +207,7 @@ pub fn all() -> impl Iterator<Item = (u32, Stat)> {
     })
 }
 
-/// Whether a process is on a processor at this moment: whether its clock goes.
+/// Whether a process is on a processor at this moment: whether its CPU clock advances.
 ///
 /// The clock of a process (`clock_getcpuclockid(3)`) is brought up to date whenever it is read, and
 /// every process may read it.

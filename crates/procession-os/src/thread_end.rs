@@ -1,7 +1,7 @@
 //! Code that runs when a thread ends while its process goes on (`pthread_key_create(3)`).
 //!
-//! `thread_local!` destructors would not do: the C library runs those of the thread that calls
-//! `exit(3)` as well, when the process is still there.
+//! `thread_local!` destructors are not enough: the C library also runs those of the thread that
+//! calls `exit(3)`, when the process is still there.
 
 #![allow(unsafe_code)]
 
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 static AT_END: OnceLock<fn()> = OnceLock::new();
 
-/// The key, + 1; 0 before there is one. Not a lock, which a forked child could find taken.
+/// The key plus 1; 0 before there is one. It is no lock, as a forked child could find a lock taken.
 static KEY: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn end(_value: *mut libc::c_void) {
@@ -31,7 +31,7 @@ pub fn register(at_end: fn()) {
     }
 }
 
-/// Has the registered code run when the calling thread ends. Returns whether it will.
+/// Makes the registered code run when the calling thread ends. Returns whether it will.
 pub fn at_this_end() -> bool {
     let Some(key) = KEY.load(Ordering::Acquire).checked_sub(1) else { return false };
     // SAFETY: the key was made; any pointer that is not NULL will do as its value.

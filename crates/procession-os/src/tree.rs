@@ -63,7 +63,7 @@ pub fn signal_tree(
         let relatives = relatives();
         hunt.look(&relatives);
         if hunt.signal() {
-            // They may have started others since one looked.
+            // They may have started others since the last search.
             rounds -= 1;
             continue;
         }
@@ -111,13 +111,13 @@ impl Hunt {
             started: stat.started,
         });
         let all: Vec<Relative> = in_kernel.chain(relatives.iter().copied()).collect();
-        // A number that has come again since is another's.
+        // A number that was used again since is another process's.
         let same = |known: &Known| {
             let now = there.iter().find(|(pid, _)| *pid == known.pid);
             now.is_none_or(|(_, stat)| stat.started == known.started)
         };
         let mut at = 0;
-        // `known` grows while it is gone through: by the children of those that were added.
+        // `known` grows during this loop, by the children of those that were added.
         while let Some(parent) = self.known.get(at) {
             at += 1;
             if !same(parent) {
@@ -132,8 +132,8 @@ impl Hunt {
         }
     }
 
-    /// Signals all that have not been, and those that they have started since one looked; says
-    /// whether there were any.
+    /// Signals all that have not been signalled, and the processes that they have started since the
+    /// last search; says whether there were any.
     fn signal(&mut self) -> bool {
         let mut any = false;
         let mut at = 0;
@@ -152,7 +152,7 @@ impl Hunt {
             self.send(&pidfd);
             any = true;
             for child in children_of(pid) {
-                // Its parent may be another by now: this one is ending.
+                // It may have another parent by now: this one is ending.
                 if let Some(stat) = Stat::of(child).filter(|stat| stat.started >= started) {
                     self.add(child, stat.started);
                 }

@@ -1,5 +1,5 @@
-//! Words that are 0 in every new process: what a process knows of itself, and a copy of it must
-//! find out.
+//! Words that are 0 in every new process. They keep what a process knows of itself and a copy of it
+//! must find out again.
 //!
 //! The kernel wipes the page that they are in while it makes the copy (`MADV_WIPEONFORK`,
 //! `madvise(2)`), so they are right whatever the copy runs first: a hook of another library, or
@@ -69,8 +69,7 @@ fn map() -> Option<*mut Page> {
     }
 }
 
-/// One of the words: which of them are used for what, the users see to. The first is this module's
-/// own.
+/// One of the words. The callers agree on which word is for what; the first is this module's own.
 ///
 /// # Panics
 /// If `index` is not from 1 to [`WORDS`] - 1.
@@ -94,8 +93,8 @@ pub(crate) fn keep_process_id(id: u32) {
     }
 }
 
-/// What a process is known by in its own memory and in that of its copies: no process has the
-/// number of one that it descends from. 0 if it has none yet.
+/// The number that marks a process in its own memory and in that of its copies: it differs from the
+/// numbers of all processes that this one descends from. 0 if it has none yet.
 #[inline]
 pub(crate) fn stamp() -> u64 {
     now().0[0].load(Ordering::Relaxed)

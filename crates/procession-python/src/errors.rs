@@ -134,8 +134,8 @@ fn stale_handle(handle: Handle, kind: Kind, name: Option<&str>) -> PyErr {
     Python::attach(|py| {
         let what = Named(kind, name);
         let error = StaleHandleError::new_err(format!(
-            "{handle} names a {what} that has been freed, since no process had it open any more: keep \
-             it in a variable until its receiver has got it"
+            "{handle} names a {what} that has been freed, since no process had it open any more: \
+             keep it in a variable until its receiver has got it"
         ));
         let told = error.value(py);
         let set = || {
@@ -153,7 +153,7 @@ pub(crate) struct Death {
     pid: Option<u32>,
     process: Option<String>,
     handle: Handle,
-    /// What the lock is, and how it is called.
+    /// The lock's kind and name.
     lock: Option<(Kind, String)>,
 }
 
@@ -172,7 +172,7 @@ impl Death {
         })
     }
 
-    /// What has happened, in one sentence without its end.
+    /// What has happened, as a sentence without the full stop.
     pub(crate) fn text(&self) -> String {
         let who = match (self.pid, &self.process) {
             (Some(pid), Some(name)) => format!("process {pid} ({name:?})"),

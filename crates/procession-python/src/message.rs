@@ -2,10 +2,11 @@
 //!
 //! # Invariant
 //! A message is taken from its queue only when there is memory for its bytes, so a process without
-//! memory leaves it where it is. No memory is allocated while an end of the queue is locked, as
-//! that may need the interpreter: a message for which there is no room stays in the queue, room is
-//! made, and it is tried again. A short message goes into a buffer that is there before; a long one
-//! is copied from shared memory right into the `bytes` object that is unpickled or returned.
+//! memory leaves it in the queue. No memory is allocated while an end of the queue is locked, as
+//! that may need the interpreter. If there is no room for a message, it stays in the queue, room is
+//! made, and the message is tried again. A short message goes into a buffer that exists before; a
+//! long one is copied from shared memory right into the `bytes` object that is unpickled or
+//! returned.
 
 #![allow(unsafe_code)]
 
@@ -93,15 +94,15 @@ pub(crate) fn value_error(text: fmt::Arguments<'_>) -> PyErr {
     raised(unsafe { ffi::PyExc_ValueError }, text)
 }
 
-/// An exception that is made at once, of a text that lies on the stack: `PyErr::new_err` needs
-/// memory of Rust's, and ends the process where there is none.
+/// An exception that is made at once, with a text on the stack. `PyErr::new_err` allocates memory
+/// through Rust, and ends the process if there is none.
 fn raised(class: *mut ffi::PyObject, text: fmt::Arguments<'_>) -> PyErr {
     let mut short = ShortText { bytes: [0; ShortText::SIZE], len: 0 };
-    // It has no errors: what does not fit is left out.
+    // This can't fail: what does not fit is left out.
     let _ = short.write_fmt(text);
     Python::attach(|py| {
         // SAFETY: the class is one of exceptions, and the text ends with a zero. Afterwards an
-        // exception is set, of which the interpreter has one for the case that there is no memory.
+        // exception is set: the interpreter has one ready in case there is no memory.
         unsafe { ffi::PyErr_SetString(class, short.bytes.as_ptr().cast::<c_char>()) };
         PyErr::fetch(py)
     })
@@ -133,7 +134,7 @@ pub(crate) fn new_int(py: Python<'_>, value: i64) -> PyResult<Bound<'_, PyAny>> 
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyLong_FromLongLong(value)) }
 }
 
-/// A new int of what can't be negative; `MemoryError` where there is no memory for it.
+/// A new int that can't be negative; `MemoryError` where there is no memory for it.
 pub(crate) fn new_count(py: Python<'_>, value: u64) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: as above.
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyLong_FromUnsignedLongLong(value)) }

@@ -68,11 +68,11 @@ fn pickle(py: Python<'_>) -> PyResult<&'static Pickle> {
         copyreg_table: copyreg.getattr("dispatch_table")?.cast_into::<PyDict>()?.unbind(),
         forking_pickler: reduction.getattr("ForkingPickler")?.unbind(),
     };
-    // They are made once, and end the process if there is no memory for them then.
+    // They are made once, and the process ends if there is no memory for them at that time.
     for name in [extra_reducers, dispatch_table, dump, getvalue, put] {
         name(py);
     }
-    // InitOnce outside the lock, which no other thread's fork can find taken for long then.
+    // All was made before the lock is taken, so no other thread's fork can find it taken for long.
     Ok(PICKLE.get_or_init(py, || found))
 }
 
@@ -94,14 +94,15 @@ impl Drop for Preparing {
     }
 }
 
-/// Looks up what this module needs of the interpreter's: before a fork of ours, so that the child
-/// need not, and with each queue, while there is memory.
+/// Looks up what this module needs from the interpreter. It is called before a fork of ours, so
+/// that the child need not do it, and with each queue, while there is memory.
 pub(crate) fn prepare_pickling(py: Python<'_>) -> PyResult<()> {
     pickle(py).map(|_| ())
 }
 
-/// Before any other fork: waits for a thread that is in the middle of it, which the child would not
-/// have. It does nothing else, since what a handler of a signal raises here is lost.
+/// Called before any other fork: waits for a thread that is in the middle of the look-up, as the
+/// child would not have that thread. It does nothing else, since what a signal handler raises here
+/// is lost.
 #[pyfunction]
 pub(crate) fn end_preparing(py: Python<'_>) -> PyResult<()> {
     if PREPARING.load(Ordering::Relaxed) == 0 { Ok(()) } else { prepare_pickling(py) }
@@ -128,7 +129,7 @@ pub(crate) fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBy
     Ok(buffer.call_method0(getvalue(py))?.cast_into::<PyBytes>()?)
 }
 
-/// How many objects are looked at before one is taken to be not plain.
+/// How many objects are checked at most; with more, an object counts as not plain.
 const PLAIN_MAX: u32 = 64;
 
 /// Whether an object is made of built-in types only, for which no reducer can be registered.
@@ -191,8 +192,7 @@ pub(crate) fn encode<T>(
     put(PICKLE, dumps(object)?.as_bytes())
 }
 
-/// Whether copies of an object can't be told from it, so that pickle's memory of what it has seen
-/// makes no difference.
+/// Whether copies of an object can't be told from it, so that pickle's memo makes no difference.
 fn is_scalar(object: &Bound<'_, PyAny>) -> bool {
     object.is_exact_instance_of::<PyInt>()
         || object.is_none()

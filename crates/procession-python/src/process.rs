@@ -56,12 +56,12 @@ impl Drop for Child {
 
 const SIGKILL: i32 = 9;
 
-/// Forks by `os.fork`, with its hooks; the copy calls `run` and leaves with the status that it
-/// returns, or with 1 if it raises. All in one call, so that a signal's handler runs neither
-/// between the fork and its being known here, nor outside of `run` in the copy.
+/// Forks by `os.fork`, with its hooks; the copy calls `run` and exits with the status that `run`
+/// returns, or with 1 if it raises. This is one call, so that no signal handler runs between the
+/// fork and its entry here, or outside of `run` in the copy.
 fn forked(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<(u32, PidFd, Option<Slot>)> {
     let os = py.import("os")?;
-    // So that the child finds no other thread in the middle of it.
+    // So that at the fork no other thread is in the middle of this.
     prepare_pickling(py)?;
     // Children share the family's memory whatever is made first.
     arena::family().map_err(arena_error)?;
@@ -73,7 +73,7 @@ fn forked(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<(u32, PidFd, Optio
             if error.is_instance_of::<PyOSError>(py) {
                 fork.failed();
             } else if let Some(pid) = fork.child_despite_error() {
-                // A warning about threads that is an error comes after the fork.
+                // If the warning about threads is an error, it is raised after the fork.
                 let _ = process::kill(pid, SIGKILL);
                 let _ = process::reap(pid);
             }
@@ -84,11 +84,11 @@ fn forked(py: Python<'_>, run: &Bound<'_, PyAny>) -> PyResult<(u32, PidFd, Optio
         drop(spare);
         leave_without_row();
         let code = run.call0().and_then(|code| code.extract::<i64>());
-        // The kernel has eight bits of it.
+        // The kernel keeps eight bits of it.
         leave(code.map_or(1, |code| (code & 0xff) as i32));
     }
     let slot = fork.forked(pid).inspect_err(|_| {
-        // It has left by itself.
+        // The child exits by itself.
         let _ = process::reap(pid);
     });
     let slot = slot.map_err(arena_error)?;
@@ -273,8 +273,8 @@ fn leave(code: i32) -> ! {
     process::exit_now(code);
 }
 
-/// Binds the life of this process to that of another, by its pidfd, which becomes this function's;
-/// the parent looks after that for as long as it lives itself.
+/// Binds the life of this process to that of another, by its pidfd, which this function takes over.
+/// The parent ends this process then, for as long as the parent lives itself.
 #[pyfunction]
 pub(crate) fn die_with(watched: i32, parent: u32) -> PyResult<()> {
     let watched = inherited(watched).map_err(os_error)?;
@@ -293,17 +293,17 @@ impl Child {
         self.followed.as_fd().as_raw_fd()
     }
 
-    /// Lets the child live on when this object goes: its owner knows it from now on.
+    /// Lets the child live on when this object is dropped: its owner knows the child from now on.
     fn keep(&self) {
         self.is_kept.store(true, Ordering::Relaxed);
     }
 
-    /// Waits for the end; returns the exit code (negative for a signal, 255 where someone else took
-    /// it and nothing tells), or None if the timeout came first.
+    /// Waits for the end; returns the exit code, or None if the timeout came first. The code is
+    /// negative for a signal, and 255 if other code took the status and it can't be known.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
         if !self.followed.is_mine() {
-            // In a copy of the parent: what is to be known of it the parent finds out.
+            // In a copy of the parent: only the parent follows the child.
             return Ok(None);
         }
         let deadline = deadline(timeout);
@@ -390,7 +390,7 @@ pub(crate) fn tree(py: Python<'_>) -> PyResult<Vec<MemberParts>> {
     let arena = arena::family().map_err(arena_error)?;
     let members = py.detach(|| {
         let members = arena.tree();
-        // Seen, and no longer in the way.
+        // They have been listed, and their slots can be freed.
         arena.bury_abandoned();
         members
     });

@@ -15,7 +15,7 @@ use crate::waiting::look_around;
 /// A longer message is copied with the interpreter detached.
 const LONG: usize = 64 << 10;
 
-/// What becomes of a message that there is no memory for.
+/// What happens to a message if there is no memory for it.
 #[derive(Clone, Copy)]
 pub(super) enum NoMemory {
     /// It stays in the queue.
@@ -89,8 +89,8 @@ impl Queue {
         }
     }
 
-    /// As [`Self::get_message`] if there is one, and says so; what prevents it shows itself again
-    /// at the next call.
+    /// As [`Self::get_message`], without waiting; returns whether there was a message. An error is
+    /// not reported: it comes again at the next call.
     pub(super) fn get_if_any(
         &self,
         py: Python<'_>,
@@ -132,8 +132,8 @@ impl Queue {
         }
     }
 
-    /// Takes and opens the messages that there are, up to `max`, waiting only for the first. What
-    /// `objects` has when this fails is to be kept.
+    /// Takes and opens the messages that there are, up to `max`, waiting only for the first. If
+    /// this fails, the objects in `objects` are to be kept.
     pub(super) fn get_objects(
         &self,
         py: Python<'_>,

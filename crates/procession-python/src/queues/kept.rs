@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 
 use crate::message::{Message, Room, no_memory};
 
-/// What this process got and could not return, oldest first: messages that there was no memory to
-/// unpickle, and what a signal handler's exception came between.
+/// What this process got and could not return, oldest first: messages that could not be unpickled
+/// for lack of memory, and objects that were not returned because a signal handler raised.
 #[derive(Default)]
 pub(super) struct Kept {
     /// How many there are; a hint in a copy of the process, which has none.
@@ -43,7 +43,7 @@ pub(super) enum Again {
 }
 
 impl Kept {
-    /// Makes room before a message is got, so that keeping it needs no memory when there is none.
+    /// Makes room before a message is got, so that keeping it needs no memory later.
     #[inline]
     pub(super) fn prepare(&self) -> PyResult<()> {
         if self.ready_in.load(Ordering::Relaxed) == generation() {
@@ -65,7 +65,8 @@ impl Kept {
         Ok(())
     }
 
-    /// Calls `work` with what this process has; nothing that a copy of it has from the original.
+    /// Calls `work` with what this process keeps. In a copy of the process that is nothing that the
+    /// original kept.
     fn with<T>(&self, work: impl FnOnce(&mut KeptMessages) -> T) -> T {
         self.inner.with(|kept| {
             let result = work(kept);
@@ -115,7 +116,7 @@ impl Kept {
             }
             Vec::new()
         });
-        // Behind the lock, as it may run any code.
+        // After the release of the lock, as it may run any code.
         drop(lost);
     }
 

@@ -29,7 +29,7 @@ use put::{hand_over, with_put};
 /// A fact that holds in this process, and not in processes forked from it.
 #[derive(Default)]
 struct InProcess {
-    /// The process's number; 0 in none.
+    /// The process's number; 0 if the fact holds in no process.
     pid: AtomicU32,
 }
 
@@ -38,7 +38,8 @@ impl InProcess {
         self.pid.store(std::process::id(), Ordering::Relaxed);
     }
 
-    /// As [`Self::note`], if it was so in no process yet: usually without a system call, for `put`.
+    /// As [`Self::note`], if the fact was noted in no process yet: usually without a system call,
+    /// for `put`.
     fn note_first(&self) {
         if self.pid.load(Ordering::Relaxed) == 0 {
             self.note();
@@ -60,7 +61,7 @@ pub(crate) struct Queue {
     /// Whether something was put.
     has_put: InProcess,
     kept: Kept,
-    /// Whether to look at `spoilt`; a hint in a copy of the process, as it has none.
+    /// Whether to look at `spoilt`. Only a hint, as a copy of the process has no such error.
     is_spoilt: AtomicBool,
     /// Why the message behind the last that `get_many` returned could not be unpickled.
     spoilt: PerProcess<Option<PyErr>>,
@@ -79,7 +80,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Raises what the last `get_many` of this process left to be raised, once.
+    /// Raises, once, the error that the last `get_many` of this process left.
     #[inline]
     fn not_spoilt(&self) -> PyResult<()> {
         if self.is_spoilt.load(Ordering::Relaxed) { self.raise_spoilt() } else { Ok(()) }
@@ -97,7 +98,7 @@ impl Queue {
     /// Leaves an error to be raised by the next get.
     #[cold]
     fn spoil(&self, error: PyErr) {
-        // The one before it, if any, is dropped behind the lock, as that may run any code.
+        // An earlier error is dropped after the release of the lock, as a drop may run any code.
         drop(self.spoilt.with(|spoilt| {
             self.is_spoilt.store(true, Ordering::Relaxed);
             spoilt.replace(error)
@@ -105,7 +106,7 @@ impl Queue {
     }
 }
 
-/// What a queue's error is in Python; where the wait ended first, the named class of `queue`.
+/// A queue's error as a Python exception; if the wait ended first, the named class of `queue`.
 fn queue_failure(py: Python<'_>, error: QueueError, waited: &str) -> PyErr {
     match error {
         QueueError::Wait(_) => queue_error(py, waited),

@@ -86,7 +86,7 @@ impl Outcome {
                 let ok = *ok != 0 && !view.is_cut();
                 Self { number: u64::from_le_bytes(*number), ok, message }
             }
-            // No worker writes that: it is for no task, and costs those behind it nothing.
+            // No worker writes that. It is for no task, and does not affect the messages behind it.
             _ => Self { number: u64::MAX, ok: false, message },
         }
     }

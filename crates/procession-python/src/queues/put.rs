@@ -20,13 +20,13 @@ impl Queue {
         until: impl FnOnce() -> Deadline,
     ) -> PyResult<u64> {
         let queue = self.queue()?;
-        // A handler that raises does so before the message is put, so what `put` raises was not
-        // put.
+        // A signal handler that raises does so before the message is put. So if `put` raises, the
+        // object was not put.
         py.check_signals()?;
         let len: usize = message.iter().map(|part| part.len()).sum();
         if queue.capacity().is_none() && len <= queue::INLINE_MAX {
             match queue.put_parts(kind, message, Wait::TRY) {
-                // Somebody is at this end: that may last, if it was stopped there.
+                // Another thread is at this end. That may last, if its process was stopped there.
                 Err(QueueError::Wait(_)) => {}
                 Err(error) => return Err(queue_failure(py, error, "Full")),
                 Ok(number) => return Ok(number),
@@ -98,7 +98,7 @@ impl Queue {
                 Err(error) => return Err(queue_failure(py, error, "Full")),
             }
         }
-        // Now, as it can be told here how many were put.
+        // Checked now, as the exception can say here how many were put.
         py.check_signals()
     }
 }
@@ -112,9 +112,9 @@ pub(super) fn with_put(py: Python<'_>, error: PyErr, put: usize) -> PyErr {
     error
 }
 
-/// Gives an object that can't be pickled to the queue's `_on_queue_feeder_error`, as the standard
-/// library's feeder thread does, if a subclass has made that its own; else that is the error of
-/// `put`.
+/// Passes an object that can't be pickled to the queue's `_on_queue_feeder_error`, if a subclass
+/// has overridden that, as the standard library's feeder thread does. Otherwise `put` raises the
+/// error.
 pub(super) fn hand_over(
     queue: &Bound<'_, Queue>,
     object: &Bound<'_, PyAny>,

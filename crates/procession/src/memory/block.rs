@@ -10,7 +10,7 @@ use crate::codec::travels_by_handle;
 
 /// Bytes that all processes see, zero at first.
 ///
-/// Who writes when is up to the caller; usually a [`Lock`](crate::Lock) beside it decides.
+/// The program decides which process writes when, usually by a [`Lock`](crate::Lock) beside it.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -73,7 +73,7 @@ impl Monitor for Held<'_> {
 }
 
 impl Condition {
-    /// A condition that nobody waits for, named after the location of the call.
+    /// A condition without waiters, named after the location of the call.
     ///
     /// # Errors
     /// If the arena is full.

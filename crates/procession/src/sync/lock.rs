@@ -150,7 +150,7 @@ impl Lock {
         }
     }
 
-    /// Whether somebody holds the lock at this instant.
+    /// Whether a thread holds the lock at this instant.
     #[must_use]
     pub fn is_locked(&self) -> bool {
         self.inner.owner().is_some()

@@ -19,7 +19,7 @@ enum Starter {
     Lasting,
     /// One that ends when it has forked.
     ShortLived,
-    /// As that, with every signal blocked, as the threads of some libraries have.
+    /// As that, with every signal blocked, as some libraries do in their threads.
     Blocking,
 }
 
@@ -72,8 +72,8 @@ fn parent(starter: Starter, writer: &OwnedFd) {
 /// A parent and its daemon.
 fn family(starter: Starter) -> (PidFd, PidFd) {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-    // SAFETY: the C library's allocator sees to its own locks at a fork, and the child takes no
-    // other that a thread of the harness could hold.
+    // SAFETY: the C library's allocator handles its own locks at a fork, and the child takes no
+    // other lock that a thread of the harness could hold.
     let pid = match unsafe { process::fork() }.unwrap() {
         Fork::Child => {
             parent(starter, &writer);
@@ -112,7 +112,7 @@ fn a_daemon_outlives_the_thread_that_started_it() {
         let (parent, daemon) = family(starter);
         std::thread::sleep(Duration::from_millis(100));
         assert!(!daemon.has_ended(), "{starter:?}");
-        // From here on the signal is SIGKILL, which nothing keeps off: not even that it is stopped.
+        // From here on the signal is SIGKILL, which ends the process even if it is stopped.
         daemon.signal(19).unwrap();
         parent.signal(9).unwrap();
         assert!(daemon.ended_by(None).unwrap());

@@ -28,8 +28,8 @@ pub use procession_shm::process::{Member, ProcessState};
 
 /// The arena of this process's own family, made at the first call.
 ///
-/// In a child that was to be taken over by [`init`](crate::init), and has come here without, this
-/// does not return: the process ends, and its parent's join says why.
+/// If a child was to be taken over by [`init`](crate::init) and calls this without that, this does
+/// not return: the process ends, and its parent's join says why.
 ///
 /// # Errors
 /// As [`Arena::create`].
@@ -43,12 +43,12 @@ const PROCESS_NAME: usize = 48;
 /// Bytes that the object table keeps of an object's name.
 const OBJECT_NAME: usize = 32;
 
-/// A name for an object that was given none: where in the program it was made.
+/// The default name of an object: the location in the program that made it.
 pub(crate) fn caller_name(at: &Location<'_>) -> String {
     location_within(at.file(), at.line(), OBJECT_NAME)
 }
 
-/// A name for a child that was given none: where in the program it was spawned.
+/// The default name of a child: the location in the program that spawned it.
 pub(crate) fn caller_name_of_child(at: &Location<'_>) -> String {
     location_within(at.file(), at.line(), PROCESS_NAME)
 }
@@ -67,7 +67,7 @@ fn location_within(file: &str, line: u32, max: usize) -> String {
     format!("{rest}{line}")
 }
 
-/// What an object is and what it is called, as long as that is known.
+/// An object's kind and name, as long as they are known.
 pub(crate) fn name_of(handle: Handle) -> Option<(Kind, String)> {
     arena_of(handle).ok()?.name_of(handle)
 }

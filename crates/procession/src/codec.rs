@@ -1,8 +1,8 @@
 //! Values as bytes (`postcard`), and shared objects among them as their handles.
 //!
-//! `serde`'s way to report an error keeps no cause, and its way to serialize knows nothing of where
-//! the bytes go. Both come round through this thread's [`Context`]: why an object could not be
-//! opened, and which objects were named in what was just encoded.
+//! An error that is reported through `serde` keeps no cause, and a serializer knows nothing of
+//! where the bytes go. So two facts are passed by this thread's [`Context`]: why an object could
+//! not be opened, and which objects were named in what was just encoded.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -17,7 +17,7 @@ use crate::arena::{self, Handle};
 /// A buffer larger than this is not kept for the next message.
 const KEPT_MAX: usize = 4 << 20;
 
-/// A decoded value of fewer bytes is taken to fit into what memory there is.
+/// For a decoded value of fewer bytes, memory is not checked.
 const SMALL: usize = 64 << 10;
 
 /// A value could not be turned into bytes.
@@ -143,8 +143,8 @@ pub(crate) fn extend(into: &mut Vec<u8>, bytes: &[u8]) -> Result<(), EncodeError
     Ok(())
 }
 
-/// Whether this process has memory for a value that is made of so many bytes. How much it takes is
-/// up to its type; for text and bytes it is as much again.
+/// Whether this process has memory for a value that is made of so many bytes. How much the value
+/// takes depends on its type; for text and bytes it is as much again.
 #[inline]
 pub(crate) fn has_memory_for(len: usize) -> bool {
     len < SMALL || {

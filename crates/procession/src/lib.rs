@@ -85,7 +85,7 @@
 //! spawn(|pointer: *const u8| drop(pointer), std::ptr::null()).unwrap();
 //! ```
 //!
-//! What a function needs comes by its arguments, as its closure can't carry anything:
+//! What a function needs must be in its arguments, as its closure can't capture anything:
 //!
 //! ```compile_fail,E0308
 //! # use procession::spawn;
@@ -185,12 +185,12 @@ pub use procession_macros::main;
 /// # }
 /// ```
 ///
-/// Once such a test has begun, all others of its process can spawn too. Don't rely on it: run by
-/// itself, or under nextest, such another fails.
+/// Once such a test has begun, all other tests of its process can spawn too. Don't rely on it: run
+/// by itself, or under nextest, a plain `#[test]` that spawns fails.
 ///
-/// [`init`] is of no use in a test, where it can't be first in `main`: it panics and says so. A
-/// test without a harness (`harness = false`) is a program with a `main`, in which it belongs as in
-/// every other.
+/// [`init`] can't be used in a test, as it can't be first in `main` there: it panics and says so. A
+/// test without a harness (`harness = false`) is a program with a `main`, and needs [`init`] there
+/// as every program does.
 #[cfg(feature = "macros")]
 pub use procession_macros::test;
 

@@ -1,5 +1,5 @@
-//! Tests that spawn, under the standard harness. Each child runs its function and nothing else: no
-//! test a second time.
+//! Tests that spawn, under the standard harness. Each child runs only its function, and no test a
+//! second time.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};

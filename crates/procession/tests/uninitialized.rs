@@ -1,4 +1,4 @@
-//! A program that has no `init()` in its main: the test harness's.
+//! A program that has no `init()` in its `main`: that of the test harness.
 
 use std::panic::catch_unwind;
 

@@ -184,7 +184,7 @@ impl<T: Pod> ArrayGuard<'_, T> {
         values
     }
 
-    /// As [`Self::to_vec`], for an array that may be larger than this process has memory for.
+    /// As [`Self::to_vec`], for an array that may not fit into this process's memory.
     ///
     /// # Errors
     /// [`TryReserveError`] if it is.
@@ -197,7 +197,7 @@ impl<T: Pod> ArrayGuard<'_, T> {
     }
 }
 
-/// Does not show the values, for which it would have to take the lock.
+/// Does not show the values, as that would take the lock.
 impl<T: Pod> fmt::Debug for Array<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = self.parts.debug("Array", f);

@@ -39,7 +39,7 @@ use crate::sync::{Lock, LockGuard, OwnedResult, OwnerDied};
 /// # }
 /// ```
 ///
-/// What has no fixed size, or could be destroyed by foreign bits, is no such value:
+/// A type without a fixed size, or for which some bits are invalid, can't be such a value:
 ///
 /// ```compile_fail,E0277
 /// let text = procession::Value::new(String::new());
@@ -69,7 +69,7 @@ impl Parts {
         Ok(Self { lock: Lock::named(name)?, block })
     }
 
-    /// Takes the lock and makes a guard of its guard.
+    /// Takes the lock, and makes a guard of the value from the lock's guard.
     pub(super) fn lock<'l, G>(&'l self, guard: impl FnOnce(LockGuard<'l>) -> G) -> OwnedResult<G> {
         match self.lock.lock() {
             Ok(lock) => Ok(guard(lock)),
@@ -89,7 +89,7 @@ impl Parts {
         text
     }
 
-    /// The value in the bytes from `at` on, which the caller knows to be there.
+    /// The value in the bytes from `at` on; the caller has checked that they are in the block.
     pub(super) fn load<T: Pod>(&self, at: u64) -> T {
         let mut value = T::zeroed();
         let read = self.block.read(at, bytemuck::bytes_of_mut(&mut value));
@@ -185,7 +185,7 @@ impl<T: Pod> ValueGuard<'_, T> {
     }
 }
 
-/// Does not show the value, for which it would have to take the lock.
+/// Does not show the value, as that would take the lock.
 impl<T: Pod> fmt::Debug for Value<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.parts.debug("Value", f).field("data", &Hidden).finish()

@@ -30,12 +30,12 @@ use crate::codec::{self, Named};
 /// Runs `function` with `arguments` in a process of its own.
 ///
 /// Closures that capture nothing are functions too. What the function needs comes in by the
-/// arguments, which are serialized, and goes out by the result.
+/// arguments, and what it makes goes out by the result; both are serialized.
 ///
 /// What the function finds in the program's *statics* depends on the start method. Unless one was
-/// [chosen](super::set_start_method), the child of a process with one thread is a copy of it and
-/// has the statics as they are now; the child of a process with several threads is the program
-/// started a second time and has the statics of its start. See [`StartMethod`].
+/// [chosen](super::set_start_method), it depends on the threads of this process. With one thread,
+/// the child is a copy of this process and has the statics as they are now. With several, the child
+/// is the program started a second time and has the statics of its start. See [`StartMethod`].
 ///
 /// # Errors
 /// [`SpawnError`]. Nothing was started then.
@@ -79,34 +79,34 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A child named after the location of the spawn, which lives on when its parent ends.
+    /// A child that is named after the location of the spawn and lives on when its parent ends.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What it is called in the family's process table (48 bytes of it) and in errors.
+    /// Its name in the family's process table (48 bytes of it) and in errors.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Whether it dies with this process, by whatever this one ends: SIGKILL, too.
+    /// Whether it dies with this process, whatever ends this one, SIGKILL included.
     #[must_use]
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.daemon = daemon;
         self
     }
 
-    /// Whether it dies with this process though it is no daemon.
+    /// Whether it dies with this process, without being a daemon.
     #[must_use]
     pub fn die_with_parent(mut self, dies: bool) -> Self {
         self.die_with_parent = dies;
         self
     }
 
-    /// Sets a variable in its environment, which else is this process's.
+    /// Sets a variable in its environment, which otherwise is this process's.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.changes.insert(name.into(), Some(value.into()));
@@ -120,7 +120,7 @@ impl Builder {
         self
     }
 
-    /// Gives it an environment without any variable but those that are set after this.
+    /// Starts it with an empty environment, except for variables that are set after this call.
     #[must_use]
     pub fn env_clear(mut self) -> Self {
         self.env.clear = true;
@@ -128,18 +128,18 @@ impl Builder {
         self
     }
 
-    /// The directory that it begins in, if not this process's. If it can't go there, its join says
-    /// so ([`JoinError::NotBegun`](super::JoinError::NotBegun)).
+    /// The directory that it begins in, if not this process's. If the child can't go there, its
+    /// join says so ([`JoinError::NotBegun`](super::JoinError::NotBegun)).
     #[must_use]
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.env.directory = Some(directory.into());
         self
     }
 
-    /// How it comes to be, and so whether it finds the program's statics as they are here now or as
-    /// at the program's start: see [`StartMethod`]. If this isn't said, it is as
-    /// [`set_start_method`](super::set_start_method) has it, and if that isn't either, by fork if
-    /// this process has one thread.
+    /// How it is started, and so whether it finds the program's statics as they are here now or as
+    /// at the program's start: see [`StartMethod`]. The default is what
+    /// [`set_start_method`](super::set_start_method) has chosen. If nothing was chosen, it is a
+    /// fork if this process has one thread, and the program started a second time otherwise.
     #[must_use]
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.method = Some(method);
@@ -203,7 +203,7 @@ impl Builder {
                     }
                     child::run(function, &bytes, &outbox)
                 };
-                // SAFETY: this is the process's one thread.
+                // SAFETY: this is the process's only thread.
                 let (pid, slot) = unsafe { fork(&name, bound, run) }?;
                 // The child has a share in all that is open here.
                 named = Named::new();
@@ -239,7 +239,7 @@ impl Builder {
     }
 }
 
-/// Forks; the child runs `work` and leaves with the status that it returns.
+/// Forks; the child runs `work` and exits with the status that `work` returns.
 ///
 /// # Safety
 /// As [`process::fork`]: this process has one thread.
@@ -248,7 +248,7 @@ unsafe fn fork(
     bound: bool,
     work: impl FnOnce() -> i32,
 ) -> Result<(u32, Option<Slot>), SpawnErrorKind> {
-    // What is in the buffer would be printed by both.
+    // Otherwise both would print what is in the buffer.
     let _ = std::io::stdout().flush();
     let parent = process::id();
     let by_main_thread = process::is_main_thread();

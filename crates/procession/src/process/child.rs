@@ -76,7 +76,7 @@ where
     match report.send(outbox) {
         Ok(()) => status,
         Err(error) => {
-            // A result that is too large for what memory is left: why fits perhaps.
+            // The result may be too large for the memory that is left; the reason may fit.
             let _ = Report::Unsent(error.to_string()).send(outbox);
             FAILED
         }
@@ -84,16 +84,16 @@ where
 }
 
 thread_local! {
-    /// Where this thread panicked last.
+    /// The location of this thread's last panic.
     static PANIC_LOCATION: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Has each panic of this process note where it was, beside what is done about it anyway.
+/// Makes each panic of this process note its location, in addition to the hook that is installed.
 fn note_places_of_panics() {
     let usual = take_hook();
     set_hook(Box::new(move |panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
-        // Nothing is noted of a panic in a destructor of thread-local values.
+        // A panic in a destructor of thread-local values is not noted.
         let _ = PANIC_LOCATION.try_with(|noted| noted.replace(location));
         usual(panic);
     }));

@@ -12,13 +12,13 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default)]
 pub(super) struct ChildEnv {
     pub(super) clear: bool,
-    /// What each variable is to be; `None` for those that are not to be.
+    /// The value of each variable; `None` for a variable that is removed.
     pub(super) changes: BTreeMap<OsString, Option<OsString>>,
     pub(super) directory: Option<PathBuf>,
 }
 
 impl ChildEnv {
-    /// Refuses what the kernel has no form for.
+    /// Refuses variables that the kernel can't represent.
     pub(super) fn check(&self) -> io::Result<()> {
         let bad = |(name, value): (&OsString, &Option<OsString>)| {
             name.is_empty()

@@ -6,8 +6,8 @@ use super::JoinHandle;
 use crate::arena;
 use crate::codec::{DecodeError, EncodeError};
 
-/// A child was not started. It says which, and why; its `Debug` text, which `unwrap` and an error
-/// out of `main` show, does so too.
+/// A child was not started. The text says which, and why. So does the `Debug` text, which is shown
+/// by `unwrap` and for an error that `main` returns.
 #[derive(thiserror::Error)]
 #[error("child {name:?} was not started: {kind}")]
 pub struct SpawnError {
@@ -38,7 +38,8 @@ impl SpawnError {
 /// Why a child was not started.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnErrorKind {
-    /// The program has to be started a second time, and nothing in it would take over there.
+    /// The program has to be started a second time, but [`init`](crate::init) was not called, so the
+    /// child could not be taken over.
     #[error(
         "it would be this program started a second time (as was chosen, or because a process with \
          several threads can't be forked), and procession::init() was never called, which takes \
@@ -46,7 +47,7 @@ pub enum SpawnErrorKind {
          write #[procession::test] for #[test]"
     )]
     NotInitialized,
-    /// A fork was asked for, of a process with more than one thread.
+    /// A fork was asked for, but the process has more than one thread.
     #[error(
         "this process has several threads, so a fork of it may hang on what they have locked: let \
          the start method be chosen, or spawn before the first thread"
@@ -74,8 +75,8 @@ pub enum SpawnErrorKind {
     },
 }
 
-/// A child ended without a result. It says which, how, and what can be done; its `Debug` text,
-/// which `unwrap` and an error out of `main` show, does so too.
+/// A child ended without a result. The text says which, how, and what can be done. So does the
+/// `Debug` text, which is shown by `unwrap` and for an error that `main` returns.
 #[derive(thiserror::Error)]
 pub enum JoinError {
     /// A signal ended it.
@@ -88,7 +89,7 @@ pub enum JoinError {
         /// The signal's number.
         signal: i32,
     },
-    /// It left by itself (`std::process::exit`) before the function returned.
+    /// It exited by itself (`std::process::exit`) before the function returned.
     #[error(
         "child {name:?} (process {pid}) left with status {code} before its function returned, so \
          there is no result: return from the function instead of leaving"
@@ -113,8 +114,8 @@ pub enum JoinError {
         /// Where in the program: file, line and column, as in `src/main.rs:7:5`.
         location: String,
     },
-    /// It did not come to call the function: [`init`](crate::init) was not first in its main, it
-    /// runs another build, its directory is gone, or its arguments can't be read.
+    /// It did not call the function: [`init`](crate::init) was not first in its `main`, it runs
+    /// another build, its directory is gone, or its arguments can't be read.
     #[error("child {name:?} (process {pid}) could not begin: {reason}")]
     NotBegun {
         /// Its number.
@@ -147,8 +148,8 @@ pub enum JoinError {
         /// Why.
         source: DecodeError,
     },
-    /// It ended without a result, and something else in this program took its status (a `wait` for
-    /// any child, or SIGCHLD being ignored).
+    /// It ended without a result, and other code in this program took its status (a `wait` for any
+    /// child), or SIGCHLD is ignored.
     #[error(
         "child {name:?} (process {pid}) ended without a result, and something else took its exit \
          status: don't wait for any child (waitpid(-1)), nor ignore SIGCHLD"
@@ -245,7 +246,7 @@ impl fmt::Debug for JoinError {
     }
 }
 
-// Not derived, as that would ask it of the result, of which there is none.
+// Not derived, as that would require it of the result's type, though there is no result.
 
 impl<R> fmt::Debug for TryJoinError<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

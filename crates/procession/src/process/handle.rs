@@ -23,11 +23,10 @@ use crate::codec::{self, DecodeError, Named};
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
-/// A child process: its result is got by [`join`](Self::join).
+/// A child process; [`join`](Self::join) returns its result.
 ///
-/// Dropping it leaves the child to itself, as with [`std::thread::JoinHandle`]. Its zombie goes
-/// when this process next spawns, joins or drops a child; if it does nothing of that, with this
-/// process.
+/// If the handle is dropped, the child runs on, as with [`std::thread::JoinHandle`]. Its zombie is
+/// reaped when this process next spawns, joins or drops a child, or else goes with this process.
 pub struct JoinHandle<R> {
     /// There until it is joined or dropped.
     child: Option<Box<Child>>,
@@ -40,9 +39,9 @@ pub(super) struct Child {
     name: String,
     followed: Followed,
     outbox: Queue,
-    /// What the arguments name, until the child has it open.
+    /// The objects that the arguments name, until the child has opened them.
     named: Named,
-    /// The last that it said.
+    /// Its last report.
     report: Option<Report>,
     /// Whether it is this program started a second time, and not a copy of this process.
     respawned: bool,
@@ -85,7 +84,7 @@ impl Child {
     /// Drops what is kept for the child only until it has begun.
     pub(super) fn release_if_begun(&mut self) {
         if !self.named.is_empty() {
-            // What can't be read now shows when it is joined.
+            // An error here is reported when the child is joined.
             let _ = self.listen();
         }
     }

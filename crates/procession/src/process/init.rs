@@ -1,23 +1,25 @@
-//! How a *respawned* child, which is this program started a second time, comes to its function.
+//! How a *respawned* child, which is this program started a second time, reaches its function.
 //!
-//! The parent leaves a payload ([`super::payload`]) and names it in the environment. In a program
-//! it is taken up by [`init`], first in `main`. A test can't do so: its `main` is the harness's,
+//! The parent leaves a payload ([`super::payload`]) and names it in the environment. In a program,
+//! [`init`], the first call in `main`, reads it. A test can't do that: its `main` is the harness's,
 //! which runs other tests, or none, and has threads by then. So the children of tests are taken
 //! over *before* `main`, by a function in `.init_array` that the linker puts into every program
-//! with this crate; in all other processes it does nothing.
+//! with this crate. In all other processes that function does nothing.
 //!
 //! # Why before `main`
-//! The alternative is that the harness runs the same test in the child (`--exact NAME`), which
-//! takes over. But other harnesses have other arguments, and a generated test has another name; the
-//! harness prints to the child's output; and the child would have two threads, so that it could not
-//! fork.
+//! The alternative is that the harness runs the same test in the child (`--exact NAME`), and the
+//! test takes over. Why not:
+//!
+//! - other harnesses have other arguments, and a generated test has another name;
+//! - the harness prints to the child's output;
+//! - the child would have two threads, so that it could not fork.
 //!
 //! The price is that the standard library promises less before `main`: its handler for stack
 //! overflows is not installed yet, and C++ statics that are linked into the program may not be
-//! made.
+//! constructed.
 //!
 //! A respawned child that uses this crate without having been taken over is *stray*: it repeats the
-//! parent's program. It ends there, and tells its parent why.
+//! parent's program. It ends at that use, and tells its parent why.
 
 #![allow(unsafe_code)]
 
@@ -57,7 +59,7 @@ impl Entrance {
     }
 }
 
-/// Where the children of this process are taken over: an [`Entrance`], or 0 where nothing does.
+/// Where the children of this process are taken over: an [`Entrance`], or 0 if they are not.
 static ENTRANCE: AtomicU8 = AtomicU8::new(0);
 
 /// Where the children of this process are taken over; `None` if [`init`] was not called.
@@ -66,16 +68,16 @@ pub(super) fn entrance() -> Option<Entrance> {
     [Entrance::Main, Entrance::BeforeMain].into_iter().find(|entrance| *entrance as u8 == number)
 }
 
-/// Makes this program able to run the functions that it [spawns](crate::spawn): the first thing in
-/// `main`. [`#[procession::main]`](macro@crate::main) writes it there. In a test it can't be first,
-/// and [`#[procession::test]`](macro@crate::test) is for that.
+/// Makes this program able to run the functions that it [spawns](crate::spawn); it must be the
+/// first call in `main`. [`#[procession::main]`](macro@crate::main) writes it there. In a test it
+/// can't be first, and [`#[procession::test]`](macro@crate::test) is for that.
 ///
 /// In a child for which the program was started a second time, this does not return: it runs the
-/// child's function, and leaves when that has returned. In every other process it returns at once.
+/// child's function, and exits when that has returned. In every other process it returns at once.
 ///
 /// # Panics
-/// If it is called for the first time by another thread than the first, or when there are others: a
-/// child would repeat the program up to here, and then could not be taken over.
+/// If the first call is not on the process's first thread, or if there are other threads: a child
+/// would repeat the program up to here, and then could not be taken over.
 ///
 /// ```
 /// fn main() {
@@ -114,11 +116,11 @@ fn misplaced() -> Option<String> {
     Some(format!("there are other threads than {name}"))
 }
 
-/// Has the children of a test taken over before `main`. What `#[procession::test]` puts first in
-/// it.
+/// Makes the children of a test be taken over before `main`. `#[procession::test]` puts this call
+/// first in the test.
 ///
 /// # Panics
-/// If the linker left out what does so.
+/// If the linker left out the code that takes over before `main`.
 #[doc(hidden)]
 pub fn enter_test() {
     assert!(
@@ -193,7 +195,7 @@ impl Received {
         let block = SharedBlock::open(handle).map_err(text)?;
         let (payload, arguments) = Payload::read(&block)?;
         arena.set_name(&payload.name);
-        // It may be an orphan by now, and its parent in the kernel another.
+        // It may be an orphan by now, and have another parent in the kernel.
         arena.set_parent(payload.parent);
         let outbox = Queue::open(Handle::from_bytes(payload.outbox)).map_err(text)?;
         Ok(Self { payload, arguments, outbox })

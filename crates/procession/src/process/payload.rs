@@ -1,5 +1,5 @@
-//! What a respawned child is told: by one environment variable where the arena is,
-//! which block of it holds the payload, and where it is taken over, and by the payload all else.
+//! What a respawned child is told. One environment variable says where the arena is, which of its
+//! blocks holds the payload, and where the child is taken over. The payload says everything else.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd};
@@ -67,7 +67,7 @@ impl Payload {
         let head = usize::try_from(u64::from_le_bytes(*head)).map_err(|_| short())?;
         let (payload, _) = rest.split_at_checked(head).ok_or_else(short)?;
         let payload = codec::decode(payload).map_err(|error| error.to_string())?;
-        // What is left are the arguments.
+        // The rest are the arguments.
         bytes.drain(..8 + head);
         Ok((payload, bytes))
     }
@@ -80,7 +80,7 @@ pub(super) fn start(
     env: &ChildEnv,
 ) -> Result<u32, SpawnErrorKind> {
     let fd = arena::family()?.as_fd();
-    // The number is taken here as long as the child is being made, so nothing else has it there.
+    // The number is in use here while the child is made. So it is no other descriptor's there.
     let number = fd
         .try_clone_to_owned()
         .map_err(|source| SpawnErrorKind::Os { what: "duplicating a descriptor", source })?;

@@ -1,9 +1,9 @@
 //! Functions as numbers that mean the same in every process that runs this program.
 //!
 //! # Invariant
-//! The code of a program is one image: loaded anywhere, the distances in it are the same. So a
-//! function is its distance from [`anchor`], as long as it lies in the program's own code (not in a
-//! shared library) and both processes run the same [`Build`].
+//! The code of a program is one image: wherever it is loaded, the distances in it are the same. So
+//! a function is named by its distance from [`anchor`], if it lies in the program's own code (not
+//! in a shared library) and both processes run the same [`Build`].
 
 #![allow(unsafe_code)]
 

@@ -7,12 +7,12 @@ use procession_shm::wait::Wait;
 
 use crate::arena::{self, Slot};
 
-/// A message of the child. In this order: `Began` or `NotBegun`, and after `Began` one of the rest.
+/// A message of the child. The first is `Began` or `NotBegun`; after `Began` comes one of the rest.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Report {
-    /// It has all that the arguments name open, and is about to call the function.
+    /// The child has opened all that the arguments name, and is about to call the function.
     Began(Slot),
-    /// It could not come so far; why.
+    /// The child could not begin; why.
     NotBegun(String),
     /// The function returned; the result's bytes.
     Returned(Vec<u8>),
@@ -20,7 +20,7 @@ pub(super) enum Report {
     Panicked(String, String),
     /// The function returned, but its result could not be sent; why.
     Unsent(String),
-    /// There is one of so many bytes, for which this process has no memory. It is not taken.
+    /// There is a report of so many bytes, and this process has no memory for it. It is not taken.
     NoMemory(usize),
 }
 

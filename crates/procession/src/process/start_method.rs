@@ -1,8 +1,8 @@
-//! How children come to be, and the default for it.
+//! How children are started, and the default for it.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// How a child comes to be.
+/// How a child is started.
 ///
 /// If nothing is chosen, it is `Fork` while this process has one thread, and `Spawn` while it has
 /// several. The two differ in what the child finds in the program's statics (`static`, `OnceLock`,
@@ -54,16 +54,16 @@ const UNSET: u8 = 0;
 const FORK: u8 = 1;
 const SPAWN: u8 = 2;
 
-/// What children are started by if their builder doesn't say.
+/// The start method of children if their builder doesn't say.
 static DEFAULT: AtomicU8 = AtomicU8::new(UNSET);
 
 /// Chooses how this process, and the children that it starts from now on, start their children
-/// where a [`Builder`](crate::Builder) doesn't say; `None` has it depend on the number of threads
+/// if a [`Builder`](crate::Builder) doesn't say; with `None` it depends on the number of threads
 /// again.
 ///
-/// Say `Spawn` so that children always find the statics of a fresh program, whether there are
-/// threads or not; `Fork` so that a start is an error ([`SpawnErrorKind::Threads`]) where it can't
-/// be a copy.
+/// With `Spawn`, children always find the statics of a fresh program, whether there are threads or
+/// not. With `Fork`, a start is an error ([`SpawnErrorKind::Threads`]) if the child can't be a
+/// copy.
 ///
 /// [`SpawnErrorKind::Threads`]: crate::process::SpawnErrorKind::Threads
 ///
@@ -82,7 +82,7 @@ pub fn set_start_method(method: impl Into<Option<StartMethod>>) {
     DEFAULT.store(to_number(method.into()), Ordering::Relaxed);
 }
 
-/// What was chosen with [`set_start_method`], in this process or in one that it comes from.
+/// What was chosen with [`set_start_method`], in this process or in one that it descends from.
 #[must_use]
 pub fn start_method() -> Option<StartMethod> {
     from_number(DEFAULT.load(Ordering::Relaxed))

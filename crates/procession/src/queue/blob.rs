@@ -1,4 +1,4 @@
-//! The bytes of a `Queue<Vec<u8>>`, which go past the encoder.
+//! The bytes of a `Queue<Vec<u8>>`, which do not go through the encoder.
 //!
 //! `serde` sees a `Vec<u8>` as a sequence of numbers, and would carry it over byte by byte. A
 //! message is the same either way: the length as `postcard` writes numbers (seven bits a byte),
@@ -24,7 +24,7 @@ pub(super) fn is_one<T: 'static>() -> bool {
     TypeId::of::<T>() == TypeId::of::<Vec<u8>>()
 }
 
-/// The bytes that a value is, if it is nothing else.
+/// The bytes that a value is, if it is only bytes.
 #[inline]
 pub(super) fn of<T: 'static>(value: &T) -> Option<&[u8]> {
     (value as &dyn Any).downcast_ref::<Vec<u8>>().map(Vec::as_slice)

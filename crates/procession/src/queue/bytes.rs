@@ -227,7 +227,7 @@ impl ByteQueue {
     }
 
     /// Gets up to `max` messages, waiting only for the first; calls `each` with kind and bytes.
-    /// Returns how many there were: an error that comes after the first is one of the next call.
+    /// Returns how many there were. An error after the first message is left to the next call.
     ///
     /// # Errors
     /// As [`Self::get`].

@@ -38,8 +38,8 @@ pub enum GetError {
     /// The message is not a value of the queue's type. It has been taken from the queue.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// The message was put by something else than a [`Queue`](super::Queue). It has been taken from
-    /// the queue, and is here.
+    /// The message was not put by a [`Queue`](super::Queue). It has been taken from the queue, and
+    /// is here.
     #[error("a message of kind {kind} was got, expected kind {}", super::POSTCARD)]
     WrongKind {
         /// What it said it is.
@@ -47,8 +47,8 @@ pub enum GetError {
         /// The message.
         message: Vec<u8>,
     },
-    /// This process has no memory for the message, which is in the queue still: another consumer
-    /// may get it, or this one later.
+    /// This process has no memory for the message. The message is still in the queue: another
+    /// consumer may get it, or this one later.
     #[error("no memory in this process for a message of {len} bytes, which is still in the queue")]
     NoMemory {
         /// How many bytes the message has.

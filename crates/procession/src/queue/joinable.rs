@@ -96,8 +96,8 @@ impl<T> JoinableQueue<T> {
     /// Says that a message that was got has been dealt with.
     ///
     /// # Errors
-    /// [`TaskDoneError`] if that was said of as many as were put, those included that `join` told
-    /// were lost.
+    /// [`TaskDoneError`] if as many messages were called done as were put. Messages that `join`
+    /// reported as lost count as done.
     pub fn task_done(&self) -> Result<(), TaskDoneError> {
         self.queue.bytes.inner.task_done()
     }
@@ -106,8 +106,8 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// [`TasksLostError::Certainly`] if processes died with some of them. Exactly one joiner is
-    /// told; the lost count as done, so that joining again waits for the others.
-    /// [`TasksLostError::Perhaps`] if that can't be known; all joiners are told, again and again.
+    /// told; the lost ones count as done, so that joining again waits for the others.
+    /// [`TasksLostError::Perhaps`] if that can't be known; every call of every joiner is told.
     pub fn join(&self) -> Result<(), TasksLostError> {
         self.join_waiting(Wait::FOREVER).map(|_| ())
     }

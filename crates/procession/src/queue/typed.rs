@@ -26,11 +26,11 @@ use crate::sync::waiting_for;
 /// `put` takes a value or a reference to one: what travels is a copy. A clone is the same queue.
 ///
 /// A `Queue<Vec<u8>>` is as fast as a [`ByteQueue`]: its bytes are copied once on either side. A
-/// type of your own that has bytes is encoded byte by byte unless it says that they are bytes, as
-/// those of the crate `serde_bytes` do.
+/// type of your own that has bytes is encoded byte by byte, unless it says that they are bytes, as
+/// the types of the crate `serde_bytes` do.
 ///
 /// A value is taken from the queue if there is memory for its message and for as many bytes again.
-/// What its type's `Deserialize` allocates beyond that is allocated as anywhere in Rust.
+/// Beyond that, the type's `Deserialize` allocates memory as any Rust code does.
 ///
 /// ```
 /// use procession::{Queue, spawn};
@@ -84,7 +84,8 @@ impl<T> Queue<T> {
         Self { bytes, values: PhantomData }
     }
 
-    /// The queue that a handle names. That its messages are of type `T` shows when they are got.
+    /// The queue that a handle names. Whether its messages are of type `T` is only checked when
+    /// they are got.
     ///
     /// # Errors
     /// If it is no more, is no queue, or belongs to another family.
@@ -267,9 +268,9 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
     /// Gets up to `max` values, waiting only for the first.
     ///
     /// # Errors
-    /// As [`Self::get`]. The messages got before one that is no `T` are lost with it; where that
-    /// can be, get them one by one. Any other error that comes after the first is one of the next
-    /// call.
+    /// As [`Self::get`]. If a message is no `T`, the messages got before it are lost with it; if
+    /// that can happen, get them one by one. Any other error after the first message is left to the
+    /// next call.
     pub fn get_many(&self, max: usize) -> Result<Vec<T>, GetError> {
         let mut values = Vec::new();
         while values.len() < max && values.try_reserve(1).is_ok() {
@@ -286,7 +287,7 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
         Ok(values)
     }
 
-    /// The values as they come, waiting for each; it has no end.
+    /// The values as they come, waiting for each; the iterator has no end.
     #[must_use]
     pub fn iter(&self) -> Iter<'_, T> {
         Iter { queue: self }

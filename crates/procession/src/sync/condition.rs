@@ -45,7 +45,7 @@ pub struct Condition {
     inner: sync::Condition,
 }
 
-/// The lock by which a guard holds it, whichever thread of this process has the guard.
+/// A lock and the owner by which a guard holds it, whichever thread of this process has the guard.
 struct Held<'l> {
     lock: &'l sync::Lock,
     owner: Owner,
@@ -120,8 +120,9 @@ impl Condition {
         }
     }
 
-    /// Releases the lock, waits for a notification, and takes the lock again. What one waits for
-    /// must be looked at afterwards: others may have been faster ([`Self::wait_while`] does so).
+    /// Releases the lock, waits for a notification, and takes the lock again. The caller must check
+    /// afterwards what it waits for, as another waiter may have been faster ([`Self::wait_while`]
+    /// checks).
     ///
     /// # Errors
     /// [`OwnerDied`], with the guard; also without a notification, as none may come any more.
@@ -148,7 +149,7 @@ impl Condition {
         self.pause(guard, Wait::until(Some(Monotonic::now().after(timeout))))
     }
 
-    /// Waits as long as `condition` holds, which is looked at with the lock held.
+    /// Waits as long as `condition` holds. It is checked with the lock held.
     ///
     /// # Errors
     /// As [`Self::wait`].

@@ -67,7 +67,7 @@ impl Event {
         self.inner.set();
     }
 
-    /// Takes the flag back.
+    /// Clears the flag.
     pub fn clear(&self) {
         self.inner.clear();
     }

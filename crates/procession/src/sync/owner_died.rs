@@ -14,9 +14,9 @@ use procession_shm::wait::Owner;
 
 use crate::arena::{self, Handle, Kind};
 
-/// The process that held the lock died, and the caller holds it now, by the guard in here: what it
-/// protects may be half changed. As [`std::sync::PoisonError`], but it is told once: the next to
-/// take the lock is told nothing.
+/// The process that held the lock died, and the caller holds the lock now, by the guard in here.
+/// What the lock protects may be half changed. This is as [`std::sync::PoisonError`], but it is
+/// reported once: the next to take the lock is told nothing.
 ///
 /// There are two ways on.
 ///
@@ -154,8 +154,8 @@ impl OwnerDiedError {
         &self.name
     }
 
-    /// The number of the process that died; `None` if that is not known any more, because it was
-    /// buried by another process, and a later one has its row in the process table.
+    /// The number of the process that died. `None` if that is not known any more: another process
+    /// has buried it, and a later process has its row in the process table.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(|(pid, _)| *pid)
@@ -192,7 +192,7 @@ impl fmt::Display for OwnerDiedError {
     }
 }
 
-/// As it reads: an error out of `main` is shown so.
+/// It contains the text of `Display`, as an error that `main` returns is shown by `Debug`.
 impl fmt::Debug for OwnerDiedError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "OwnerDiedError({self})")

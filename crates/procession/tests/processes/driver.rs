@@ -88,7 +88,7 @@ fn wait(child: &mut Child) -> Option<ExitStatus> {
     None
 }
 
-/// The processes of a group that run on, after a moment in which those that die with others may.
+/// The processes of a group that still run, after a moment for those that die with others.
 fn left_behind(group: u32) -> Vec<u32> {
     for _ in 0..500 {
         if members(group).is_empty() {
@@ -151,7 +151,7 @@ fn show(group: u32) {
     }
 }
 
-/// Waits until something is so; the driver's patience is the limit.
+/// Waits until a condition holds; the driver's limit for a promise ends the wait.
 pub(crate) fn until(mut so: impl FnMut() -> bool) {
     while !so() {
         std::thread::sleep(Duration::from_millis(1));

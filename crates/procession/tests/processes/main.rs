@@ -1,8 +1,8 @@
 //! What holds between processes, under each start method.
 //!
-//! Every promise runs in a process (group) of its own, by fork and by spawn. The driver
-//! watches: one that hangs is shown, with what each of its processes waits for, and ended; one that
-//! leaves a process behind has failed.
+//! Every promise runs in a process (group) of its own, by fork and by spawn. The driver watches. A
+//! promise that hangs is shown, with what each of its processes waits for, and ended; a promise
+//! that leaves a process behind has failed.
 
 mod driver;
 mod ends;

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 /// More than [`limit`] leaves memory for.
 const LONG: usize = 64 << 20;
 
-/// Leaves this process so much address space more than it has.
+/// Limits this process to so much address space more than it has.
 fn limit() {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();

@@ -125,7 +125,7 @@ pub(crate) fn a_dead_owner_hands_the_lock_on(method: StartMethod) {
     }
 }
 
-/// Has a child die with the lock and returns its number.
+/// Makes a child die with the lock; returns its number.
 fn kill_with<L>(method: StartMethod, lock: L, take: fn(L)) -> u32
 where
     L: Serialize + DeserializeOwned + 'static,
@@ -228,7 +228,7 @@ pub(crate) fn a_dead_owner_is_told_by_number_and_name(method: StartMethod) {
     assert!(died.to_string().starts_with(&text), "{died}");
     assert!(format!("{died:?}").starts_with(&format!("OwnerDied({text}")), "{died:?}");
     drop(died);
-    // As seen by one that did not start the dead, while it is not buried.
+    // As seen by a process that did not start the dead one, while that is not buried.
     let child = builder(method)
         .name("clerk")
         .spawn(|lock: Lock| die_with(lock.lock().unwrap()), lock.clone())

@@ -112,7 +112,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Command {
     }
 }
 
-/// What is to be shown for arguments that run nothing.
+/// The text to show for arguments that run nothing.
 fn explained(arguments: impl IntoIterator<Item = OsString>) -> Command {
     let all = std::iter::once(OsString::from("procession")).chain(arguments);
     match interface().try_get_matches_from(all) {

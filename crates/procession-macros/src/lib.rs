@@ -1,5 +1,5 @@
-//! The attributes of the crate `procession`, which has them as `procession::main` and
-//! `procession::test`, and documents them there.
+//! The attributes of the crate `procession`, which exports and documents them as
+//! `procession::main` and `procession::test`.
 //!
 //! Both put one call first into a function, so its tokens need not be parsed, only told apart:
 //! attributes stand first, then the signature, and the last group is the body.
@@ -8,9 +8,9 @@
 
 use proc_macro::{Delimiter, Group, TokenStream, TokenTree};
 
-/// What takes over in a child of a program.
+/// The call that takes over in a child of a program.
 const INIT: &str = "::procession::init();";
-/// What says that the children of a test are taken over before `main`.
+/// The call that says that the children of a test are taken over before `main`.
 const ENTER_TEST: &str = "::procession::process::enter_test();";
 
 /// Calls `procession::init()` first in `main`. Documented as `procession::main`.
@@ -20,8 +20,8 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
         if !function.is_async() {
             return Ok(function.with_first(INIT));
         }
-        // The runtime starts threads, so `init` comes before it: the function goes with its runtime
-        // into one that has none.
+        // The runtime starts threads, so `init` comes before it: the function and its runtime's
+        // attribute go into a function without a runtime.
         let (outer, inner): (Vec<_>, Vec<_>) = function.attributes.iter().partition(|attribute| {
             matches!(&attribute.name[..], "doc" | "cfg" | "allow" | "expect" | "warn" | "deny")
         });

@@ -14,18 +14,19 @@ create_exception!(
     PyRuntimeError,
     "A process died while it held a lock, or with tasks of a queue that it had got.
 
-Exactly one is told: of all threads and processes that wait for the lock, or for a condition with
-that lock, the one that finds the death, a moment later; if none waits, the next to acquire. The
-others go on as if the lock had been released. So what is told has to be dealt with by its
-receiver: what the lock guards may be half changed.
+Exactly one thread is told. If threads or processes wait for the lock, or for a condition with that
+lock, it is the waiter that finds the death, a moment later; otherwise it is the next to acquire.
+The others go on as if the lock had been released. So the receiver has to handle the error: what
+the lock guards may be half changed.
 
 `acquire` raises this with the lock free again, so that the receiver may acquire it as usual,
-repair what it guards, and go on. Others may be faster; where nobody may see what is half changed,
-a lock is made with ``on_owner_death=\"recover\"``: then `acquire` and ``with`` acquire it with a
-`RuntimeWarning` instead of this error. `Condition.wait` raises this with the lock held, as it
-always ends.
+repair what it guards, and go on. Another waiter may be faster. If none may see what is half
+changed, make the lock with ``on_owner_death=\"recover\"``: then `acquire` and ``with`` acquire it
+with a `RuntimeWarning` instead of this error. `Condition.wait` raises this with the lock held, as
+it always ends.
 
-`JoinableQueue.join` raises this once for tasks that nobody will do any more; they count as done.
+`JoinableQueue.join` raises this once for tasks that no process will do any more; they count as
+done.
 
 Attributes
 ----------
@@ -75,8 +76,8 @@ create_exception!(
     PyValueError,
     "A handle names an object that has been freed, since no process had it open any more.
 
-What is under way in a queue or a pipe is a handle only: keep an object in a variable until its
-receiver has got it.
+A message in a queue or a pipe has only the handle of an object: keep the object in a variable
+until its receiver has got it.
 
 Attributes
 ----------

@@ -1,9 +1,9 @@
 //! A lock's `acquire`, `release`, `__enter__` and `__exit__` as bare functions of the interpreter's
 //! calling convention.
 //!
-//! They are the calls that programs make most, each a single atomic instruction; a generated
-//! wrapper costs as much again. What is not that plain case goes to the wrapped methods
-//! `_acquire` and `_release`.
+//! Programs make these calls most often, and each is a single atomic instruction; a generated
+//! wrapper costs as much again. All other cases go to the wrapped methods `_acquire` and
+//! `_release`.
 
 #![allow(unsafe_code)]
 

@@ -25,7 +25,7 @@ const FREE_AGAIN: &str = "The lock is free again and no other waiter is told: ac
                           on_owner_death=\"recover\", with which acquire() acquires it and \
                           warns instead";
 
-/// What becomes of an acquisition from a dead owner: true with a warning, or an exception.
+/// The outcome of an acquisition from a dead owner: true with a warning, or an exception.
 #[cold]
 pub(super) fn owner_died(
     py: Python<'_>,
@@ -67,7 +67,7 @@ impl<L> Robust<L> {
         (handle.to_string(), if self.recovers { "recover" } else { "raise" })
     }
 
-    /// What becomes of an acquisition that was tried or waited for.
+    /// The outcome of an acquisition that was tried or waited for.
     pub(super) fn outcome(
         &self,
         py: Python<'_>,

@@ -42,15 +42,15 @@ pub enum SpawnErrorKind {
     /// child could not be taken over.
     #[error(
         "it would be this program started a second time (as was chosen, or because a process with \
-         several threads can't be forked), and procession::init() was never called, which takes \
-         over there: call it first in main, or write #[procession::main] above main; in a test \
-         write #[procession::test] for #[test]"
+         several threads can't be forked), but procession::init(), which takes over in the child, \
+         was never called: call it first in main, or write #[procession::main] above main; in a \
+         test write #[procession::test] for #[test]"
     )]
     NotInitialized,
     /// A fork was asked for, but the process has more than one thread.
     #[error(
-        "this process has several threads, so a fork of it may hang on what they have locked: let \
-         the start method be chosen, or spawn before the first thread"
+        "this process has several threads, so a forked child may hang on the locks that they hold: \
+         don't choose the start method Fork, or spawn before the first thread"
     )]
     Threads,
     /// The function is in a shared library, where another process doesn't find it.
@@ -281,7 +281,9 @@ impl fmt::Display for Signal {
             6 => ("SIGABRT", crash),
             7 => ("SIGBUS", crash),
             8 => ("SIGFPE", crash),
-            9 => ("SIGKILL", ": if no process sent it, the kernel lacked memory (see dmesg)"),
+            9 => {
+                ("SIGKILL", ": if no process sent it, the kernel had too little memory (see dmesg)")
+            }
             11 => ("SIGSEGV", crash),
             13 => ("SIGPIPE", ""),
             14 => ("SIGALRM", ""),

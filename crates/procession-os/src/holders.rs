@@ -74,7 +74,7 @@ fn has_open(process: &OwnedFd, file: FileId) -> io::Result<bool> {
 /// Whether the process has the file mapped.
 ///
 /// # Errors
-/// If there is no such process, it may not be looked into, or `/proc` is that of another PID
+/// If there is no such process, it may not be inspected, or `/proc` is that of another PID
 /// namespace.
 pub fn has_mapped(pid: u32, file: FileId) -> io::Result<bool> {
     check_numbers()?;

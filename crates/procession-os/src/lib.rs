@@ -1,8 +1,8 @@
 //! The kernel's calls that multi-process programs need, behind safe, owned types.
 //!
-//! Everything here is about one process and the kernel; nothing knows what the upper floors build
-//! from it. Descriptors are owned and always `CLOEXEC`; nothing is given out as a raw number except
-//! where another program must be told it.
+//! Everything here is about one process and the kernel; nothing here depends on what the upper
+//! floors build from it. Descriptors are owned and always `CLOEXEC`. A raw number is returned only
+//! where another program must get it.
 //!
 //! What this crate does *not* do: it has no process-private futexes (use `std::sync`, or
 //! [`per_process`] where another thread may fork), no named semaphores or POSIX shared memory (a

@@ -438,7 +438,7 @@ mod tests {
         let memory = SharedMemory::create("test", 8192).unwrap();
         memory.write(4096, b"kept").unwrap();
         for size in [0, 4096, 8191, 8193, 1 << 30] {
-            // As another process comes to it.
+            // As another process would open it.
             let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memory.fd));
             let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
             let error = file.set_len(size).unwrap_err();

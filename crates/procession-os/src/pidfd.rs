@@ -1,4 +1,4 @@
-//! Following a process by a descriptor that can't come to mean another one (`pidfd_open(2)`).
+//! Following a process by a descriptor that never means another process (`pidfd_open(2)`).
 
 #![allow(unsafe_code)]
 

@@ -72,7 +72,7 @@ pub struct LifeWord {
     /// The thread that watches, or watched last: the kernel's mark takes its number off the word.
     thread: AtomicU32,
     unused: [AtomicU64; 2],
-    /// The address of the link before, which only the C library writes.
+    /// The address of the previous link, which only the C library writes.
     previous: AtomicU64,
     /// The address of the next link.
     next: AtomicU64,
@@ -122,8 +122,8 @@ impl LifeWord {
         let link = self.next.as_ptr();
         // SAFETY: the list belongs to this thread, so no other changes it, and the kernel reads it
         // when the thread ends. Its first entry is the head itself or an entry of the C library's
-        // kind, both of which have the word of the link before in front of theirs. The last store
-        // puts the whole entry into the list.
+        // kind; both have the address of the previous link just before their own link. The last
+        // store puts the whole entry into the list.
         unsafe {
             let first = (*head).first;
             let before_first = (first as usize & !1).wrapping_sub(8) as *mut u64;

@@ -2,8 +2,8 @@
 //! must find out again.
 //!
 //! The kernel wipes the page that they are in while it makes the copy (`MADV_WIPEONFORK`,
-//! `madvise(2)`), so they are right whatever the copy runs first: a hook of another library, or
-//! all that follows a `clone(2)` of which the C library was not told. Where the kernel refuses, the
+//! `madvise(2)`). So they are right whatever the copy runs first: a hook of another library, or any
+//! code after a `clone(2)` that the C library does not know of. If the kernel refuses, the
 //! [hook](crate::atfork) in the child wipes them.
 
 #![allow(unsafe_code)]

@@ -49,7 +49,7 @@ fn block_all_signals() {
     }
 }
 
-/// Starts a daemon as told, then sleeps.
+/// Starts a daemon from the chosen thread, then sleeps.
 fn parent(starter: Starter, writer: &OwnedFd) {
     std::thread::scope(|scope| match starter {
         Starter::Main => start_daemon(writer),

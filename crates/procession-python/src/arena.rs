@@ -57,7 +57,7 @@ pub(crate) fn objects(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
         .collect()
 }
 
-/// Bytes of the arena: its capacity, what blocks use, what is kept warm, what the machine gave.
+/// Bytes of the arena: its capacity, those used by blocks, those kept warm, those resident.
 #[pyfunction]
 pub(crate) fn memory(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let arena = of(None)?;
@@ -70,7 +70,7 @@ pub(crate) fn memory(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(row)
 }
 
-/// Buries the dead that no parent follows, then checks that the arena is whole.
+/// Buries the dead processes that no parent follows, then checks that the arena is not damaged.
 #[pyfunction]
 pub(crate) fn check(py: Python<'_>) -> PyResult<()> {
     let arena = of(None)?;

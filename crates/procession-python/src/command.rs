@@ -5,9 +5,9 @@ use std::ffi::OsString;
 use procession_cli::{Command, Program, parse};
 use pyo3::prelude::*;
 
-/// What to do: how a program is meant ("script", "stdin", "module", "code"), the program, its
-/// arguments, and the interpreter's options; or the name of a stream with the text that is to be
-/// shown there. Last the status to leave with.
+/// What to do. To run a program: its kind ("script", "stdin", "module", "code"), the program, its
+/// arguments, and the interpreter's options. To print: the name of a stream and the text. The last
+/// item is the status to exit with.
 #[pyfunction]
 pub(crate) fn parse_command(
     arguments: Vec<OsString>,

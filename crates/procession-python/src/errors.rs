@@ -97,7 +97,7 @@ create_exception!(
     "Shared memory can not do what was asked."
 );
 
-/// Adds the attributes to the exceptions: what is not known of one is None.
+/// Adds the attributes to the exceptions: an attribute that is not known is None.
 pub(crate) fn add_attributes(py: Python<'_>) -> PyResult<()> {
     let owner_died = py.get_type::<OwnerDiedError>();
     for attribute in ["pid", "process", "thread", "kind", "name", "handle"] {

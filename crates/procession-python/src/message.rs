@@ -140,7 +140,7 @@ pub(crate) fn new_count(py: Python<'_>, value: u64) -> PyResult<Bound<'_, PyAny>
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyLong_FromUnsignedLongLong(value)) }
 }
 
-/// A new tuple of objects, all of which are there; `MemoryError` where there is no memory for it.
+/// A new tuple of objects, all of them `Some`; `MemoryError` where there is no memory for it.
 pub(crate) fn new_tuple<'py>(
     py: Python<'py>,
     items: &mut [Option<Bound<'py, PyAny>>],

@@ -131,7 +131,7 @@ fn unpacked(slot: u64) -> Slot {
     Slot { index: slot as u16, generation: (slot >> 16) as u32 }
 }
 
-/// Reserves a slot for a child that does not come by fork, with a share in all that is open here.
+/// Reserves a slot for a child that is not forked, with a share in every object that is open here.
 #[pyfunction]
 pub(crate) fn reserve() -> PyResult<u64> {
     let arena = arena::family().map_err(arena_error)?;
@@ -188,7 +188,7 @@ fn spawned(
 }
 
 /// Follows a child that another process has forked for this one; returns it. `pidfd` and `report`
-/// become the child's; the latter is where the other process tells its exit code.
+/// become the child's; from `report` the exit code is read, which the other process writes.
 #[pyfunction]
 pub(crate) fn follow(
     pid: u32,
@@ -216,14 +216,14 @@ pub(crate) fn inherit(fd: i32, slot: u64) -> PyResult<()> {
         .map_err(arena_error)
 }
 
-/// Takes a share in all that a reserved slot holds.
+/// Takes a share in every object that a reserved slot holds.
 #[pyfunction]
 pub(crate) fn take_over(slot: u64) -> PyResult<()> {
     let arena = arena::family().map_err(arena_error)?;
     arena.take_over(unpacked(slot)).map_err(arena_error)
 }
 
-/// Gives back the shares in what this process has not opened.
+/// Gives back the shares in objects that this process has not opened.
 #[pyfunction]
 pub(crate) fn drop_unopened() -> PyResult<()> {
     arena::family().map_err(arena_error)?.drop_unopened();

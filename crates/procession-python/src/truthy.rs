@@ -1,8 +1,8 @@
-//! Arguments of which only the truth matters.
+//! Arguments that only count as true or false.
 
 use pyo3::prelude::*;
 
-/// An argument that is only asked whether it is true, as Python does.
+/// Whether an argument is true, by Python's rules.
 pub(crate) struct Truthy(pub(crate) bool);
 
 impl<'py> FromPyObject<'_, 'py> for Truthy {

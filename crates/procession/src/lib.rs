@@ -34,9 +34,10 @@
 //! ```
 //!
 //! # Families
-//! A root process and all that it started are a *family* and share one [`arena`]: memory without a
-//! name, so there is nothing to clean up, and nothing left behind when the last of them ends, by
-//! whatever cause. A process that was started otherwise takes part with [`arena::attach`].
+//! A root process and all that it started are a *family* and share one [`arena`]. The arena is
+//! memory without a name, so there is nothing to clean up, and nothing is left behind when the last
+//! process of the family ends, by whatever cause. A process that was started otherwise joins with
+//! [`arena::attach`].
 //!
 //! # Handles
 //! Every shared object has a [`Handle`], a small value that names it. The objects serialize as
@@ -72,7 +73,7 @@
 //! spawn(|guard: LockGuard<'static>| drop(guard), lock.lock().unwrap()).unwrap();
 //! ```
 //!
-//! Nor is anything else without a serialized form:
+//! Neither can any other value without a serialized form be sent:
 //!
 //! ```compile_fail,E0277
 //! # use procession::Queue;

@@ -14,7 +14,7 @@ use procession::{
 #[test]
 fn every_error_is_one_that_can_be_boxed_sent_and_kept() {
     fn is_error<E: StdError + Send + Sync + 'static>() {}
-    /// A result's type that is no `Debug` takes nothing away.
+    /// A result's type without `Debug`: the errors are errors nonetheless.
     struct Opaque;
     is_error::<Error>();
     is_error::<arena::ParseHandleError>();
@@ -49,7 +49,7 @@ fn a_guard_with_news_becomes_an_error_where_one_is_asked_for() {
     becomes_error::<OwnerDied<(procession::sync::LockGuard<'_>, bool)>>();
 }
 
-/// Each with `?`, in a function like those that users write.
+/// Uses `?` on each error, in a function as users write it.
 #[test]
 fn every_method_goes_with_a_question_mark() -> Result<(), Box<dyn StdError>> {
     let (lock, rlock, changed) = (Lock::new()?, RLock::new()?, Condition::new()?);

@@ -64,8 +64,7 @@ impl Queue {
         }
     }
 
-    /// Keeps a message, unless there was no memory for what it becomes too often; returns what is
-    /// raised.
+    /// Keeps a message, unless it was tried too often; returns what is raised.
     #[cold]
     fn keep_for_later(&self, py: Python<'_>, mut message: Message, why: NoObject) -> NoObject {
         let (len, is_cut) = (message.view().len, message.view().is_cut());
@@ -88,7 +87,8 @@ impl Queue {
 #[inline]
 fn object_of<'py>(py: Python<'py>, message: &View<'_>) -> Result<Bound<'py, PyAny>, NoObject> {
     if message.len > queue::INLINE_MAX {
-        // A signal that came while it was copied, before its handler interrupts the unpickling.
+        // A signal may have come during the copy. Its handler runs now, so that it does not
+        // interrupt the unpickling.
         py.check_signals().map_err(NoObject::Interrupted)?;
     }
     message.object(py).map_err(|error| reason(py, message, error))
@@ -100,12 +100,12 @@ fn reason(py: Python<'_>, message: &View<'_>, error: PyErr) -> NoObject {
     if error.is_instance_of::<PyMemoryError>(py) {
         return NoObject::NoMemory(error);
     }
-    // Only unpickling runs any code, and with it handlers.
+    // Only unpickling runs Python code, and so signal handlers.
     if message.is_pickled() {
         match comes_from_a_handler(py, message, &error) {
             Ok(false) => {}
             Ok(true) => return NoObject::Disturbed(error),
-            // Such as another signal's.
+            // For example an exception of another signal's handler.
             Err(another) => return NoObject::Disturbed(another),
         }
     }

@@ -349,7 +349,7 @@ impl Queue {
     }
 
     /// Puts a pool's task, as `join_task` returned it, and enters `job` under its number into
-    /// `jobs`: without a place in between for a signal handler that takes the outcome.
+    /// `jobs`. No signal handler can run between the two and take the outcome.
     fn _put_task(
         &self,
         task: &[u8],
@@ -360,8 +360,8 @@ impl Queue {
     }
 
     /// Gets a pool's task as (number, bytes), or (number, MemoryError) if there is no memory for
-    /// it; None for the end of all tasks. The number stands in this process's row from before the
-    /// task is taken until `task_done`.
+    /// it; None for the end of all tasks. The number is in this process's row of the process table
+    /// from before the task is taken until `task_done`.
     fn _get_task<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         pool::get_task(self, py)
     }

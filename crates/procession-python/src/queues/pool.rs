@@ -99,7 +99,7 @@ impl Outcome {
         new_count(py, self.number)
     }
 
-    /// Why what the worker told was not taken from the queue, if it was not.
+    /// Why the worker's bytes were not taken from the queue; `None` if they were.
     #[getter]
     fn lost(&self) -> Option<String> {
         let message = self.message.view();
@@ -122,8 +122,8 @@ impl Outcome {
     }
 }
 
-/// Puts a task, as [`join_task`] returned it, and enters `job` under its number into `jobs`:
-/// without a place in between for a signal handler that takes the outcome.
+/// Puts a task, as [`join_task`] returned it, and enters `job` under its number into `jobs`. No
+/// signal handler can run between the two and take the outcome.
 pub(super) fn put_task(
     queue: &Queue,
     task: &[u8],
@@ -182,7 +182,7 @@ pub(super) fn get_results(
 ) -> PyResult<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     let mut buffer = BUFFER;
-    // What was got is returned; an error shows itself again at the next call.
+    // The outcomes so far are returned; an error is raised again at the next call.
     while outcomes.len() < max {
         let mut room = Room::new(&mut buffer, OUTCOME_HEAD);
         if outcomes.is_empty() {

@@ -27,7 +27,7 @@ pub(crate) struct Barrier {
 }
 
 impl Barrier {
-    /// Ends what began with a ticket.
+    /// Ends the wait that began with a ticket.
     fn left(
         &self,
         py: Python<'_>,

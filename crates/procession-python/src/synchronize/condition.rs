@@ -68,8 +68,8 @@ pub(crate) struct Condition {
     recovers: bool,
 }
 
-/// Acquires the lock again, whatever signals come. Gives up at the second handler that raises; then
-/// there is no acquisition. `raised` is what a handler has raised before.
+/// Acquires the lock again, whatever signals come. If a second handler raises, this stops without
+/// an acquisition. `raised` is what a handler has raised before.
 fn relock<M: Monitor + Sync>(
     py: Python<'_>,
     waiter: &Waiter<'_, M, procession_shm::arena::Arena>,

@@ -152,7 +152,7 @@ pub(crate) fn a_lock_is_free_as_soon_as_its_error_goes_up(method: StartMethod) {
             kill();
             let error = take().expect_err(way);
             assert!(error.is::<OwnerDiedError>(), "{way}: {error}");
-            // The error is kept, the lock is free, and the next is told nothing.
+            // The error is kept, the lock is free, and the next holder is told nothing.
             kept.push(error);
             take().unwrap_or_else(|error| panic!("{way}: {error}"));
         }

@@ -62,10 +62,10 @@ mod _native {
         let py = module.py();
         crate::errors::add_attributes(py)?;
         crate::synchronize::add_lock_calls(&py.get_type::<Lock>())?;
-        // Handlers of signals run between two of the interpreter's instructions, so waits must come
-        // back.
+        // Signal handlers run between two of the interpreter's instructions, so a signal must end a
+        // wait.
         procession_shm::arena::make_interruptibly();
-        // As Python calls the process that is no child; the others say how they are called.
+        // Python's name for a process that is no child; children set their own names.
         procession_shm::arena::name_process("MainProcess");
         Ok(())
     }

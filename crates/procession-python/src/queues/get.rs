@@ -114,8 +114,8 @@ impl Queue {
         }
     }
 
-    /// Returns an object that was got. If a signal came meanwhile its handler runs here, while the
-    /// object can be kept: what `get` raises has cost no message.
+    /// Returns an object that was got. If a signal came meanwhile, its handler runs here, where the
+    /// object can be kept: if `get` raises, no message is lost.
     #[inline]
     pub(super) fn hand_out<'py>(
         &self,

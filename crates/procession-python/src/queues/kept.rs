@@ -13,7 +13,7 @@ use crate::message::{Message, Room, no_memory};
 /// for lack of memory, and objects that were not returned because a signal handler raised.
 #[derive(Default)]
 pub(super) struct Kept {
-    /// How many there are; a hint in a copy of the process, which has none.
+    /// How many there are. Only a hint, as a copy of the process keeps none.
     count: AtomicUsize,
     /// The [generation] of the process that has room for one more without an allocation; 0 if none
     /// has.
@@ -26,7 +26,7 @@ struct KeptMessages {
     messages: Vec<Message>,
     /// Messages that have been unpickled, with their numbers.
     objects: VecDeque<(u64, Py<PyAny>)>,
-    /// What the next one goes into if there is no memory at all.
+    /// The buffer for the next message if there is no memory at all.
     reserve: Vec<u8>,
 }
 
@@ -120,7 +120,7 @@ impl Kept {
         drop(lost);
     }
 
-    /// As [`Self::keep_objects`], for one, which needs no memory.
+    /// As [`Self::keep_objects`], for one object, which needs no memory.
     #[cold]
     pub(super) fn keep_object(&self, number: u64, object: Py<PyAny>) {
         self.ready_in.store(0, Ordering::Relaxed);
@@ -136,8 +136,8 @@ impl Kept {
     }
 
     /// Makes a message independent of the buffer that it came in. If there is no memory for that,
-    /// which can't be after [`Self::prepare`] unless other threads fail at the same time, it has
-    /// only its first bytes.
+    /// the message has only its first bytes. After [`Self::prepare`] that happens only if other
+    /// threads fail at the same time.
     pub(super) fn own(&self, room: Room<'_>) -> Message {
         let mut head = Vec::new();
         let needed = room.view().head.len();

@@ -281,9 +281,7 @@ impl fmt::Display for Signal {
             6 => ("SIGABRT", crash),
             7 => ("SIGBUS", crash),
             8 => ("SIGFPE", crash),
-            9 => {
-                ("SIGKILL", ": if no process sent it, the kernel had too little memory (see dmesg)")
-            }
+            9 => ("SIGKILL", ": unless it was sent, the kernel had too little memory (see dmesg)"),
             11 => ("SIGSEGV", crash),
             13 => ("SIGPIPE", ""),
             14 => ("SIGALRM", ""),

@@ -78,7 +78,7 @@ impl Event {
         self.inner.is_set()
     }
 
-    /// Waits until the flag is set, or was set meanwhile.
+    /// Waits until the flag is set, even if it is cleared again before the waiter runs.
     pub fn wait(&self) {
         let waited = self.inner.wait(Wait::FOREVER);
         waited.expect("a wait without a deadline that no signal interrupts");

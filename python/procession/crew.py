@@ -4,27 +4,31 @@ Workers pull tasks from one queue in shared memory and put results into another.
 down which task it is about to take before it takes it, so that its death costs that task and no
 other: the task fails with `procession.WorkerDiedError`, and the worker is replaced.
 
-Who waits for a result collects results itself, its own and those of others, so a call on an idle
-pool is one round trip without a thread in between. A thread (`Crew._watch`) looks after the
-workers' lives; another calls callbacks, and collects while there are some to be called and nobody
-waits.
+A thread that waits for a result collects results itself, its own and those of other waiters. So a
+call on an idle pool is one round trip without a thread in between. A watcher thread (`Crew._watch`)
+replaces workers that end. Another thread calls callbacks; it also collects results while a callback
+is open and no caller waits.
 
-A signal handler may raise between any two steps of the main thread, or use the pool, and so may
-what the garbage collector calls. Therefore the lock is re-entrant and taken by `with` alone; what
-is done under it may be done twice; a result leaves the queue for the inbox in one step, and the
-inbox when it has been delivered; and whoever waits looks around now and then. How far a pool is on
-its way to the end is three flags, each of which is set once and never cleared.
+A signal handler may raise an exception, or use the pool, between any two steps of the main thread.
+So may the code that the garbage collector calls. Four rules follow:
+
+- The lock is re-entrant, and only a `with` statement takes it.
+- What is done under the lock may be done twice.
+- A result moves from the queue to the inbox in one step, and leaves the inbox once it is delivered.
+- A waiter checks its condition again after `_TICK` seconds.
+
+A pool's way to its end is three flags. Each is set once and never cleared.
 
 A handler may run in a thread that has the lock, and wait for another thread that needs it. So a
-thread that waits lets go of the lock for that time (`Crew.wait`), and no thread is started under
-it. Whether a thread of the pool has begun or ended is asked of the pool's state: after an
-interrupted `start` or `join` a `Thread` does not know.
+thread releases the lock while it waits (`Crew.wait`), and starts no thread while it has the lock.
+The pool's state says whether a thread of the pool has begun or ended: after an interrupted `start`
+or `join` the `Thread` does not know.
 
-The garbage collector may end any pool in any thread, also in one of another pool. So `terminate`
-takes no lock, and waits for the pool's watcher only. A watcher takes no lock of a pool and waits
-for no other thread, so it does not wait for the watcher of a pool that it ends either.
+The garbage collector may end any pool in any thread, also in a thread of another pool. So
+`terminate` takes no lock, and waits only for the pool's watcher. A watcher takes no lock of a pool
+and waits for no other thread, so it does not wait for the watcher of a pool that it ends either.
 
-In a forked copy of the process the pool is nobody's: a copy changes nothing that is shared.
+A forked copy of the process can't use the pool: a copy changes nothing that is shared.
 """
 
 from __future__ import annotations
@@ -75,7 +79,7 @@ _watchers: set[int] = set()
 
 
 def _forget_threads() -> None:
-    """Have results that are ready be read in a forked copy, of which other threads are no part."""
+    """Make results that are ready readable in a forked copy, which has no other threads."""
     _watchers.clear()
     for crew in list(_crews):
         crew.lock = threading.RLock()
@@ -92,29 +96,29 @@ _BATCH = 256
 """Outcomes that are delivered at a time."""
 
 _GRACE = 1.0
-"""Seconds that terminated workers have to leave before they are killed."""
+"""Seconds that terminated workers have to exit before they are killed."""
 
-_AHEAD_LEAST, _AHEAD_MOST, _AHEAD_BYTES = 2, 1024, 256 * 1024
-"""How far an iterable is read ahead of the workers: so many tasks for each of them at least; beyond
-that no more than so many tasks, and bytes."""
+_BACKLOG_MIN, _BACKLOG_MAX, _BACKLOG_MAX_BYTES = 2, 1024, 256 * 1024
+"""How far an iterable is read ahead of the workers: at least so many tasks for each worker; beyond
+that, at most so many tasks and so many bytes."""
 
 _FEED_TICK = 0.002
-"""Seconds after which who reads an iterable looks how far the workers are. So many tasks are ahead
-that they don't run out meanwhile."""
+"""Seconds after which the reader of an iterable checks how far the workers are. Enough tasks are
+ahead that the workers don't run out of them in that time."""
 
 _NO_TASK = 2**64 - 1
-"""The number of an outcome that says no more than that there may be news."""
+"""The number of an outcome without a task, which only wakes the thread that collects."""
 
 _BEGUN, _READY, _FAILED = "begun", "ready", "failed"
-"""How far a worker has come: its initializer is called, it is ready for tasks, the initializer has
-raised an exception."""
+"""A worker's stage: its initializer is called, it is ready for tasks, or the initializer has raised
+an exception."""
 
 _START_PATIENCE = 30.0
-"""Seconds in which workers may be killed before they come as far as their initializer, without one
-that gets ready. Such a death says little about the pool: somebody may just kill its workers."""
+"""Seconds in which workers may be killed before their initializer begins, while none gets ready.
+Such a death says little about the pool: another process may just kill its workers."""
 
 _TICK = 1.0
-"""Seconds after which who waits looks around, or tries again."""
+"""Seconds after which a waiter checks its condition again, or retries."""
 
 
 def call_each(func: Callable[[Any], Any], items: tuple[Any, ...]) -> list[Any]:
@@ -132,7 +136,7 @@ def _work(
     number: int,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
-    most: int | None,
+    max_tasks: int | None,
     wrap_exception: bool,
 ) -> None:
     pid = os.getpid()
@@ -145,7 +149,7 @@ def _work(
             raise
         except BaseException as error:
             _leave_if_copy(pid, error)
-            # It is printed here as well, as by every process that ends so.
+            # The exception is printed here too, as in every process that ends by one.
             frames = error.__traceback__
             starts.put((number, _FAILED, *told(error)[1:]))
             error.__traceback__ = frames
@@ -154,10 +158,10 @@ def _work(
     starts.put((number, _READY))
     functions = Names()
     done = 0
-    while most is None or done < most:
+    while max_tasks is None or done < max_tasks:
         task = tasks._get_task()
         if task is None:
-            # The end is for every worker: pass it on.
+            # The end is for every worker, so it is put back for the next one.
             tasks.put(None)
             _native.task_done()
             return
@@ -179,7 +183,7 @@ def _work(
             put_result(results, task_number, value)
         _native.task_done()
         done += 1
-        # What the task was made of may be large, and the next one may be long in coming.
+        # The task's parts may be large, and the next task may be long in coming.
         del task, message
         value = func = args = kwds = None
         name = b""
@@ -187,10 +191,10 @@ def _work(
 
 
 def _leave_if_copy(pid: int, error: BaseException | None = None) -> None:
-    """End a copy of a worker, which a task or the initializer has forked and not ended.
+    """End a copy of a worker that a task or the initializer has forked and not ended.
 
-    Nobody would look after it, or tell of its tasks. It does not leave as a process of
-    `multiprocessing` does, which would end the children of the worker.
+    No process would wait for the copy, or report the tasks that it takes. The copy does not exit as
+    a process of `multiprocessing` does, since that would end the worker's children.
     """
     if _native.is_process(pid):
         return
@@ -208,7 +212,7 @@ def _leave_if_copy(pid: int, error: BaseException | None = None) -> None:
 
 
 class Result(Protocol):
-    """What a task's outcome is given to."""
+    """The receiver of a task's outcome."""
 
     @property
     def _has_come(self) -> bool:
@@ -216,30 +220,30 @@ class Result(Protocol):
 
     @property
     def _is_ready(self) -> bool:
-        """Whether its callback has been called as well, if it has one."""
+        """Whether the outcome is here, and its callback, if there is one, has been called."""
 
     def _done(self, index: int, outcome: Outcome) -> object:
-        """Take the outcome of one of its tasks. The second time for the same does nothing.
+        """Take the outcome of one of its tasks. A second call for the same task does nothing.
 
-        Returns what it does not need any more, to be let go of without a lock.
+        Returns what the result does not need any more; the caller drops it without a lock.
         """
 
 
 class ResultWithCallback(Result, Protocol):
-    """A result with a callback to be called before it is ready."""
+    """A result whose callback is called before the result is ready."""
 
     def _call_back(self) -> None:
         """Call the callback."""
 
     def _called_back(self) -> object:
-        """Be ready; return what it does not need any more."""
+        """Become ready; return what the result does not need any more."""
 
 
 Job = tuple[Callable[[], Result | None], int, Brief]
-"""A task that is open: a weak reference to its result, its index there, what it calls."""
+"""An open task: a weak reference to its result, its index in the result, and what it calls."""
 
 
-class Ahead:
+class Backlog:
     """The tasks from an iterable that workers have not taken yet."""
 
     def __init__(self) -> None:
@@ -250,29 +254,37 @@ class Ahead:
         self._tasks.append((number, size))
         self._bytes += size
 
-    def is_far(self, taken: int, workers: int) -> bool:
-        """Return whether there are enough, with the number of tasks that were taken so far."""
+    def is_enough(self, taken: int, workers: int) -> bool:
+        """Return whether enough tasks are waiting.
+
+        Parameters
+        ----------
+        taken : int
+            How many tasks of the pool workers have taken so far.
+        workers : int
+            How many workers the pool has.
+        """
         while self._tasks and self._tasks[0][0] < taken:
             self._bytes -= self._tasks.popleft()[1]
-        return len(self._tasks) > _AHEAD_LEAST * workers and (
-            len(self._tasks) > _AHEAD_MOST or self._bytes > _AHEAD_BYTES
+        return len(self._tasks) > _BACKLOG_MIN * workers and (
+            len(self._tasks) > _BACKLOG_MAX or self._bytes > _BACKLOG_MAX_BYTES
         )
 
 
 class FedResult(Result, Protocol):
-    """A result whose tasks are submitted by a thread, bit by bit."""
+    """A result whose tasks a thread submits one by one."""
 
     def submitted(self) -> None:
-        """Take it that all tasks are submitted."""
+        """Note that all tasks are submitted."""
 
     def no_more(self, failure: Failure) -> None:
-        """Take it that no more tasks come, and why."""
+        """Note that no more tasks come, and why."""
 
 
 class Crew:
     """The workers of a pool, and the tasks that they have not done.
 
-    It is apart from the pool so that its threads don't keep the pool alive.
+    It is a separate object so that its threads don't keep the pool alive.
     """
 
     def __init__(
@@ -288,15 +300,15 @@ class Crew:
         self.make_process = make_process
         self.size = size
         self.args = args
-        # Whether no tasks are taken any more, and whether those that there are go undone.
+        # Whether new tasks are refused, and whether open tasks are left undone.
         self.is_closed = False
         self.is_terminated = False
-        # Whether there are no workers, nor will be.
+        # Whether there are no workers, and no more will be started.
         self.is_over = False
         self.tasks: Queue[Any] = Queue(name="pool tasks")
         self.results: Queue[Any] = Queue(name="pool results")
-        # What workers tell of their start, how far each has come, and how many ended since one got
-        # ready.
+        # What workers report about their start, the stage of each, and how many have ended since a
+        # worker was last ready.
         self.starts: Queue[Any] = Queue(name="pool starts")
         self.stages: dict[int, str] = {}
         self.failed_starts = 0
@@ -307,36 +319,36 @@ class Crew:
         self.started = 0
         self.numbers: dict[Any, int] = {}
         self.workers: list[Any] = []
-        # One that is being started.
+        # The worker that is being started.
         self.starting: Any = None
-        # What is to be told, if there was no memory for it.
-        self.owed: deque[Callable[[], object]] = deque()
-        # Whether the watcher is sure to be there.
+        # Messages to put into the queues; they stay here while there is no memory for them.
+        self.deferred: deque[Callable[[], object]] = deque()
+        # Whether the watcher is known to run.
         self.is_watched = False
         self.names = Names()
         self.end: int | None = None
-        # What follows changes under the lock.
+        # The attributes that follow are changed under the lock.
         self.lock: Any = threading.RLock()
         self.jobs: dict[int, Job] = {}
-        # Whose tasks a thread still takes from an iterable.
+        # Results for which a thread still takes tasks from an iterable.
         self.fed: set[FedResult] = set()
         self.inbox: deque[_native.Outcome] = deque()
         self.turn: int | None = None
         self.awaited: set[ResultWithCallback] = set()
         self.due: dict[ResultWithCallback, None] = {}
-        # Whose callback is being called.
+        # The result whose callback is being called.
         self.calling: ResultWithCallback | None = None
-        # The thread that calls callbacks, and all that were made for that.
+        # The thread that calls callbacks, and all threads that were made for that.
         self.collector: threading.Thread | None = None
         self.callers: list[threading.Thread] = []
-        # Who waits for a turn or a result, or for either.
-        self.gates: dict[SimpleQueue[None], Result | None] = {}
-        # Closed when the last thread that uses them lets go of them.
-        self.bell: Any
-        self.bell_rope: Any
-        self.bell, self.bell_rope = Pipe(duplex=False)
-        # Nobody waits for a watcher that is busy: it looks at the state when it is not.
-        os.set_blocking(self.bell_rope.fileno(), False)
+        # The waiters, each with the result that it waits for, or None.
+        self.waiters: dict[SimpleQueue[None], Result | None] = {}
+        # The pipe that wakes the watcher. It is closed when the last thread that uses it drops it.
+        self.wake_reader: Any
+        self.wake_writer: Any
+        self.wake_reader, self.wake_writer = Pipe(duplex=False)
+        # A writer does not wait for a busy watcher, which checks the state once it is not busy.
+        os.set_blocking(self.wake_writer.fileno(), False)
         self.watcher = threading.Thread(target=self._watch, name="procession pool", daemon=True)
 
     @property
@@ -349,12 +361,12 @@ class Crew:
 
     @property
     def is_open(self) -> bool:
-        """Whether tasks are taken."""
+        """Whether the pool takes tasks."""
         return not (self.is_closed or self.is_terminated or self.is_over)
 
     @property
     def at_work(self) -> bool:
-        """Whether the workers do the tasks that there are."""
+        """Whether the workers do the open tasks."""
         return not (self.is_terminated or self.is_over)
 
     # Workers.
@@ -366,7 +378,7 @@ class Crew:
             _start_thread(self.watcher)
             self.is_watched = True
         except BaseException:
-            # The watcher may have been started nevertheless, then it does the same.
+            # The watcher may have been started nevertheless. Then it does the same.
             self.terminate()
             raise
 
@@ -377,23 +389,23 @@ class Crew:
         worker = self.make_process(self.ctx, target=_work, args=args)
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = True
-        # Known before it runs: an exception from a signal handler leaves none behind.
+        # Noted before it runs, so that an exception from a signal handler leaves no worker behind.
         self.starting = worker
         worker.start()
         self.numbers[worker] = number
         self.workers.append(worker)
         self.starting = None
 
-    def ring(self) -> None:
-        """Have the watcher look at the state."""
-        rope = self.bell_rope
-        if rope is not None and not self.is_copy:
-            # It may be full, then the watcher is told already.
+    def wake_watcher(self) -> None:
+        """Have the watcher check the state."""
+        writer = self.wake_writer
+        if writer is not None and not self.is_copy:
+            # The pipe may be full. Then a message to the watcher is already in it.
             with contextlib.suppress(OSError):
-                rope.send_bytes(b"!")
+                writer.send_bytes(b"!")
 
     def _watch(self) -> None:
-        """Look after the workers until the last has left."""
+        """Watch the workers until the last has ended."""
         me = threading.get_ident()
         _watchers.add(me)
         self.is_watched = True
@@ -410,61 +422,62 @@ class Crew:
             finally:
                 self.is_over = True
                 self._end_fed()
-                self._nudge()
+                self._wake_all()
                 _watchers.discard(me)
 
     def _look_after_workers(self) -> None:
-        bell = self.bell
+        wake_reader = self.wake_reader
         while not self.is_terminated:
             short = not self.is_closed and len(self.workers) < self.size
             sentinels = [worker.sentinel for worker in self.workers]
-            ended = wait([bell, *sentinels], _TICK if short or self.owed else None)
-            if bell in ended:
-                bell.recv_bytes()
+            ended = wait([wake_reader, *sentinels], _TICK if short or self.deferred else None)
+            if wake_reader in ended:
+                wake_reader.recv_bytes()
             if self.is_terminated:
                 return
             for worker in [worker for worker in self.workers if worker.sentinel in ended]:
-                self._see_off(worker)
-            self._tell_what_is_owed()
+                self._reap_worker(worker)
+            self._send_deferred()
             if self.failure is not None:
                 return
-            self._make_up_numbers()
-            if self.is_closed and not self.workers and not self.owed:
+            self._replace_workers()
+            if self.is_closed and not self.workers and not self.deferred:
                 return
 
-    def _see_off(self, worker: Any) -> None:
-        """Fail the task of a worker that has ended."""
+    def _reap_worker(self, worker: Any) -> None:
+        """Take the status of a worker that has ended; fail its task."""
         number = worker._popen.task()
         worker.join()
-        # The number was written down before the task was taken: it may be in the queue still, or
-        # have been taken by another worker.
+        # The worker wrote the number down before it took the task. So the task may still be in the
+        # queue, or another worker may have taken it.
         if (
             number is not None
             and self.tasks._got() > number
             and all(other._popen.task() != number for other in self.workers if other is not worker)
         ):
-            # This comes behind all that the worker put, so a result that it still gave counts.
+            # This comes behind all that the worker put, so a result that it had put counts.
             died = (DIED, worker.pid, worker.exitcode, worker.name)
-            self.owed.append(lambda: self.results._put_result(number, False, died))
+            self.deferred.append(lambda: self.results._put_result(number, False, died))
         if self.is_closed and not self.fed and (worker.exitcode != 0 or number is not None):
-            # It may have died with the end in its hands. No task comes any more, so another end
-            # does no harm.
-            self.owed.append(lambda: self.tasks.put(None))
+            # The worker may have died after it took the end and before it put the end back. No more
+            # tasks come, so another end does no harm.
+            self.deferred.append(lambda: self.tasks.put(None))
         self.workers.remove(worker)
-        self._judge_start(worker)
+        self._count_failed_start(worker)
 
-    def _tell_what_is_owed(self) -> None:
-        # Without memory now there may be some later.
+    def _send_deferred(self) -> None:
+        """Put the deferred messages into the queues."""
+        # If there is no memory now, the rest is put at a later tick.
         with contextlib.suppress(MemoryError):
-            while self.owed:
-                self.owed[0]()
-                self.owed.popleft()
+            while self.deferred:
+                self.deferred[0]()
+                self.deferred.popleft()
 
-    def _judge_start(self, worker: Any) -> None:
-        """Take no more tasks if workers end before they are ready: others would end likewise."""
+    def _count_failed_start(self, worker: Any) -> None:
+        """Count a worker that ended before it was ready; give up if there are too many in a row."""
         self._read_starts()
         stage = self.stages.pop(self.numbers.pop(worker, 0), None)
-        # One that the program ended itself says nothing of how others would end.
+        # A worker that the program itself ended says nothing about other workers.
         if stage == _READY or worker._popen.was_signalled or self.is_terminated:
             return
         self.failed_starts += 1
@@ -486,7 +499,7 @@ class Crew:
             self.is_terminated = True
 
     def _read_starts(self) -> None:
-        """Read what workers told of their start."""
+        """Read what workers report about their start."""
         with contextlib.suppress(Empty):
             while True:
                 number, stage, *failure = self.starts.get(block=False)
@@ -498,14 +511,14 @@ class Crew:
                     self.cause = Raised(*failure)
 
     def ended(self, why: str | None = None) -> PoolTerminatedError:
-        """Return what a task fails with that the workers do no more."""
+        """Return the error of a task that the workers do not finish."""
         why = self.failure or why or "was terminated before the task was done"
         error = PoolTerminatedError(f"the pool {why}")
         error.__cause__ = self._cause()
         return error
 
     def refused(self) -> ValueError:
-        """Return the error of a task that is given to a pool that takes none."""
+        """Return the error of a task that is submitted to a pool that takes no tasks."""
         if self.failure is None:
             return ValueError("Pool not running")
         error = PoolGaveUpError(f"Pool not running: the pool {self.failure}")
@@ -515,8 +528,8 @@ class Crew:
     def _cause(self) -> BaseException | None:
         return None if self.cause is None else self.cause.error()
 
-    def _make_up_numbers(self) -> None:
-        """Start workers in place of those that have left, while there is something to do."""
+    def _replace_workers(self) -> None:
+        """Start workers in place of those that have ended, while there are tasks to do."""
         while (
             len(self.workers) < self.size
             and not self.is_terminated
@@ -535,7 +548,7 @@ class Crew:
 
     def _end_workers(self) -> None:
         workers = list(self.workers)
-        # Whether it was started is not known if a signal handler raised an exception meanwhile.
+        # If a signal handler raised an exception meanwhile, it is not known whether this one runs.
         starting = self.starting
         if getattr(starting, "_popen", None) is not None and starting not in workers:
             workers.append(starting)
@@ -554,7 +567,7 @@ class Crew:
     # Tasks.
 
     def name_of(self, func: Callable[..., Any]) -> bytes:
-        """Return a function as the workers know it, pickled once if it goes by name alone."""
+        """Return the pickled function. A function that pickles by name is pickled only once."""
         if type(func) is not FunctionType:
             return _native.dumps(func)
         name: bytes | None = self.names.get(func)
@@ -563,10 +576,10 @@ class Crew:
             self.names.remember(func, name, name)
         return name
 
-    def _judged(
+    def _pickling_error(
         self, error: Exception, func: Callable[..., Any], args: Any, kwds: Mapping[str, Any]
     ) -> Exception:
-        """Return why a task can't be pickled; what a signal handler raised meanwhile is raised."""
+        """Return why a task can't be pickled; raise what a signal handler raised meanwhile."""
         if isinstance(error, MemoryError) or comes_from_a_handler(
             lambda: _native.join_task(self.name_of(func), args, kwds), error
         ):
@@ -577,11 +590,11 @@ class Crew:
         return error
 
     def _fail(self, result: Result, index: int, failure: Failure) -> None:
-        """Fail a task that the workers don't get."""
+        """Fail a task that no worker gets."""
         with self.lock:
             rest = result._done(index, failure)
-        self._nudge()
-        # A last reference to the pool, perhaps, which is terminated without the lock.
+        self._wake_all()
+        # This may be the last reference to the pool, which must be terminated without the lock.
         del rest
 
     def submit(
@@ -592,20 +605,20 @@ class Crew:
         kwds: Mapping[str, Any],
         index: int = 0,
     ) -> int:
-        """Give a task to the workers; return how many bytes it has.
+        """Submit a task to the workers; return its size in bytes.
 
-        One that can't be pickled fails with the reason, as with the standard library's pool.
+        A task that can't be pickled fails with the reason, as with the standard library's pool.
         """
         self.check_process()
         try:
             name = self.name_of(func)
             task = _native.join_task(name, args, kwds)
         except Exception as error:
-            self._fail(result, index, Given(self._judged(error, func, args, kwds)))
+            self._fail(result, index, Given(self._pickling_error(error, func, args, kwds)))
             return 0
         job = (weakref.ref(result), index, brief(task, name, args, kwds))
         with self.lock:
-            # What was begun before the pool was closed is finished.
+            # A result that was begun before the pool was closed gets all its tasks.
             if self.is_terminated or (self.is_closed and result not in self.fed):
                 raise self.refused()
             self.tasks._put_task(task, self.jobs, job)
@@ -617,12 +630,12 @@ class Crew:
             return
         with self.lock:
             self.is_closed = True
-            # Once more if a signal has interrupted just that.
+            # A second call completes this if a signal interrupted the first.
             self._end_tasks()
-        self.ring()
+        self.wake_watcher()
 
     def _end_tasks(self) -> None:
-        """Put the end behind the tasks of a closed pool, if no more come. The lock is held."""
+        """Put the end behind the tasks of a closed pool if no more come. The lock is held."""
         if self.is_closed and self.at_work and not self.fed and self.end is None:
             end = self.tasks._put_count()
             self.tasks.put(None)
@@ -634,7 +647,7 @@ class Crew:
         Parameters
         ----------
         result : FedResult
-            What is told that there are no more, and why.
+            The result; it is told when no more tasks come, and why.
         submit_all : callable
             Submits the tasks one by one, with `submit_fed`.
         """
@@ -648,7 +661,7 @@ class Crew:
                 self.fed.add(result)
             _start_thread(feeder)
         except BaseException as error:
-            # The thread may be there, or about to begin: it finds that nothing is wanted.
+            # The thread may run, or be about to. It finds that no task is wanted.
             result.no_more(Given(error))
             self._end_feeding(result)
             raise
@@ -658,10 +671,10 @@ class Crew:
             submit_all()
             result.submitted()
         except BaseException as error:
-            # Also what is no Exception: somebody waits for it.
+            # Any BaseException, since a caller may wait for it.
             result.no_more(Given(error))
         finally:
-            # What takes the tasks from an iterable may have forked.
+            # The iterable's code may have forked.
             if not self.is_copy:
                 self._end_feeding(result)
 
@@ -671,24 +684,24 @@ class Crew:
         func: Callable[..., Any],
         args: Any,
         index: int,
-        ahead: Ahead,
+        backlog: Backlog,
     ) -> None:
-        """Submit a task of a result that is fed; its failure is an outcome like others.
+        """Submit a task of a result that is fed; a failure is an outcome like others.
 
-        Waits first until workers have taken most of those that were submitted: an iterable without
-        end would fill the memory.
+        Waits first until the workers have taken most of the submitted tasks. An iterable without
+        end would fill the memory otherwise.
 
         Parameters
         ----------
-        ahead : Ahead
-            The tasks of the same iterable that may not be taken yet.
+        backlog : Backlog
+            The tasks of the same iterable that workers may not have taken yet.
         """
-        while ahead.is_far(self.tasks._got(), self.size) and self.at_work:
+        while backlog.is_enough(self.tasks._got(), self.size) and self.at_work:
             time.sleep(_FEED_TICK)
         try:
             size = self.submit(result, func, args, {}, index)
-            # Its own number, or one that was put since.
-            ahead.append(self.tasks._put_count() - 1, size)
+            # The task's own number, or that of a task that was put since.
+            backlog.append(self.tasks._put_count() - 1, size)
         except Exception as error:
             self.check_process()
             self._fail(result, index, Given(error) if self.at_work else Ended(self.ended))
@@ -697,20 +710,20 @@ class Crew:
         with self.lock:
             self.fed.discard(result)
             self._end_tasks()
-        self._nudge()
-        self.ring()
+        self._wake_all()
+        self.wake_watcher()
 
     def terminate(self) -> None:
-        """End the workers; the second call completes one that was interrupted.
+        """End the workers; a second call completes an interrupted one.
 
-        Takes no lock: the garbage collector calls it as well.
+        Takes no lock, since the garbage collector calls it too.
         """
         self.is_terminated = True
         if self.is_copy:
             return
-        self.ring()
+        self.wake_watcher()
         if not self.is_watched:
-            # Interrupted while it was made. If there is a watcher after all, it does the same.
+            # The pool's start was interrupted. If there is a watcher after all, it does the same.
             self._end_workers()
             self.is_over = True
         self._wait_for_watcher()
@@ -721,19 +734,19 @@ class Crew:
         self._wait_until(lambda: self.is_over)
         if self.is_watched:
             self.wait(self.watcher.join, _TICK)
-        self.bell = self.bell_rope = None
+        self.wake_reader = self.wake_writer = None
 
     def join(self) -> None:
         self.check_process()
         self._collect(None, lambda: self.is_over or not self.jobs, None)
         self._wait_for_watcher()
-        # What came last is delivered, and what comes no more is failed.
+        # Deliver the last outcomes, and fail the tasks that get none.
         self._collect(None, lambda: not (self.jobs or self.awaited), None)
         me = threading.current_thread()
         if me is self.collector:
             return
         while not self._all_called():
-            # The thread for it may have been interrupted in its start, or have yet to begin.
+            # The thread's start may have been interrupted, or the thread may not have begun yet.
             if self.collector is None:
                 self._start_caller()
             self._pause_unless(self._all_called)
@@ -744,16 +757,16 @@ class Crew:
     # Waiting.
 
     def wait(self, wait: Callable[..., Any], *args: Any) -> Any:
-        """Call what waits, without the lock.
+        """Call a function that waits, without the lock.
 
-        A signal handler that waits may have interrupted its own thread anywhere, so also where that
-        has the lock. Others see then what the handler itself would see.
+        A signal handler that waits may have interrupted its thread at any step, also where the
+        thread has the lock. Other threads then see the same state as the handler.
         """
         if not self.lock._is_owned():
             return wait(*args)
         depth: list[Any] = []
         try:
-            # All in C, without a place for a signal between the release and its being noted.
+            # All in C: no signal handler can run between the release and the note of it.
             depth.extend(map(operator.call, (self.lock._release_save,)))
             return wait(*args)
         finally:
@@ -761,30 +774,30 @@ class Crew:
                 self.lock._acquire_restore(depth[0])
 
     def _wait_until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until something is so that others tell by `_wake`."""
+        """Wait until a condition holds, whose change other threads announce by `_wake`."""
         while not is_so():
             self._pause_unless(is_so)
 
     def _pause_unless(self, is_so: Callable[[], bool]) -> None:
-        """Wait until somebody wakes those who wait, or for a moment; not if something is so."""
-        gate: SimpleQueue[None] = SimpleQueue()
+        """Wait for a wake or a tick, unless the condition holds."""
+        waiter: SimpleQueue[None] = SimpleQueue()
         try:
-            self.gates[gate] = None
+            self.waiters[waiter] = None
             if not is_so():
                 with contextlib.suppress(Empty):
-                    self.wait(gate.get, True, _TICK)
+                    self.wait(waiter.get, True, _TICK)
         finally:
-            self.gates.pop(gate, None)
+            self.waiters.pop(waiter, None)
 
     # Results.
 
     @property
     def is_copy(self) -> bool:
-        """Whether this is a forked copy of the process that made the pool."""
+        """Whether this process is a forked copy of the process that made the pool."""
         return not _native.is_process(self.pid)
 
     def check_process(self) -> None:
-        """Refuse to serve a copy of the process: it would take results from the original.
+        """Refuse a copy of the process, which would take results from the original.
 
         Raises
         ------
@@ -797,10 +810,10 @@ class Crew:
             )
 
     def collect(self, result: Result, timeout: float | None) -> bool:
-        """Collect results until `result` is ready, or let the thread do so that does already.
+        """Collect results until `result` is ready, or wait while another thread collects.
 
-        Gives whether it is ready. In a callback its outcome is enough: that thread would otherwise
-        wait for itself.
+        Returns whether it is ready. In a callback it is enough that the outcome has come: otherwise
+        the thread would wait for itself.
         """
         self.check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -809,28 +822,28 @@ class Crew:
             return True
         if self.collector is threading.current_thread():
             return result._has_come
-        gate: SimpleQueue[None] = SimpleQueue()
+        waiter: SimpleQueue[None] = SimpleQueue()
         try:
             while result._has_come and not result._is_ready:
                 left = _TICK if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     break
-                self.gates[gate] = result
+                self.waiters[waiter] = result
                 if not result._is_ready:
                     with contextlib.suppress(Empty):
-                        self.wait(gate.get, True, min(left, _TICK))
+                        self.wait(waiter.get, True, min(left, _TICK))
         finally:
-            self.gates.pop(gate, None)
+            self.waiters.pop(waiter, None)
         return result._is_ready
 
     def _collect(
         self, result: Result | None, done: Callable[[], bool], deadline: float | None
     ) -> None:
-        """Collect until `done`; wait for `result`, or for any callback, while others collect."""
+        """Collect until `done`. While another thread collects, wait for `result` or a callback."""
         me = threading.get_ident()
-        # Called by a signal handler while this thread collects, it does so within the same turn.
+        # A signal handler that interrupts this thread while it collects uses the same turn.
         nested = self.turn == me
-        gate: SimpleQueue[None] | None = None
+        waiter: SimpleQueue[None] | None = None
         has_waited = False
         try:
             try:
@@ -842,23 +855,23 @@ class Crew:
                     left = _TICK if deadline is None else deadline - time.monotonic()
                     if self._take_turn(me):
                         if done():
-                            # Delivered by the one that had the turn before.
+                            # The thread that had the turn before has delivered it.
                             return
                         self._receive(max(0.0, min(left, _TICK)))
                     elif left > 0:
-                        if gate is None:
-                            gate = SimpleQueue()
-                        self.gates[gate] = result
+                        if waiter is None:
+                            waiter = SimpleQueue()
+                        self.waiters[waiter] = result
                         if self.turn is not None and not done():
                             with contextlib.suppress(Empty):
-                                self.wait(gate.get, True, min(left, _TICK))
+                                self.wait(waiter.get, True, min(left, _TICK))
                     if left <= 0:
                         return
             finally:
-                self._end_collecting(gate, nested)
+                self._end_collecting(waiter, nested)
         except BaseException:
-            # A signal may have interrupted just that.
-            self._end_collecting(gate, nested)
+            # A signal may have interrupted the call above.
+            self._end_collecting(waiter, nested)
             raise
 
     def _take_turn(self, me: int) -> bool:
@@ -867,46 +880,46 @@ class Crew:
                 self.turn = me
             return self.turn == me
 
-    def _end_collecting(self, gate: SimpleQueue[None] | None, nested: bool) -> None:
-        if gate is not None:
-            self.gates.pop(gate, None)
+    def _end_collecting(self, waiter: SimpleQueue[None] | None, nested: bool) -> None:
+        if waiter is not None:
+            self.waiters.pop(waiter, None)
         if self.turn == threading.get_ident():
             if nested:
-                # What the interrupted collection is about to wait for may have been delivered.
-                self._nudge()
+                # The outcome that the interrupted collection is to wait for may have been delivered.
+                self._wake_all()
             else:
                 self.turn = None
                 self._wake()
 
-    def _nudge(self) -> None:
-        """Have all who wait look around, also the one who waits for outcomes."""
-        # Without memory for it that one looks around at the next tick.
+    def _wake_all(self) -> None:
+        """Wake all waiters, and the thread that waits for outcomes."""
+        # Without memory for the message, that thread checks its condition at the next tick.
         with contextlib.suppress(MemoryError):
             self.results._put_result(_NO_TASK, True, None)
         self._wake()
 
     def _wake(self) -> None:
-        for gate in tuple(self.gates):
-            gate.put(None)
+        for waiter in tuple(self.waiters):
+            waiter.put(None)
 
     def _receive(self, timeout: float) -> None:
-        """Wait for the next outcome; deliver it, and those that are there as well."""
+        """Wait for the next outcome; deliver it and all others that have come."""
         if not self.inbox:
             with contextlib.suppress(Empty):
                 self.wait(self._fill_inbox, timeout)
-        # A last reference to the pool may be among it, without which the pool is terminated.
+        # This may hold the last reference to the pool. Dropping that terminates the pool.
         unneeded: list[object] = []
         inbox, jobs = self.inbox, self.jobs
         with self.lock:
             while outcome := inbox[0] if inbox else None:
-                # There is no job if a worker died after it gave the result.
+                # There is no job if a worker died after it had put the result.
                 number = outcome.number
                 job = jobs.get(number)
                 if job is not None:
                     ref, index, call = job
                     result = ref()
                     if result is not None:
-                        # As bytes; a failure is in plain values, and read.
+                        # A result stays bytes. A failure is in plain values, and is read here.
                         what = outcome if outcome.ok else self._failure(call, outcome)
                         rest = result._done(index, what)
                         if rest is not None:
@@ -915,25 +928,25 @@ class Crew:
                 try:  # noqa: SIM105 (a context manager for each outcome costs time)
                     inbox.remove(outcome)
                 except ValueError:
-                    # A signal handler that used the pool has done all this.
+                    # A signal handler that used the pool has done this already.
                     pass
-            # Looked at in this order: without workers no more outcomes come.
+            # Checked in this order: once there are no workers, no more outcomes come.
             if self.is_over and (self.jobs or self.awaited) and not self.results.qsize():
                 for number, (ref, index, _) in tuple(self.jobs.items()):
                     result = ref()
                     if result is not None:
                         unneeded.append(result._done(index, Ended(self.ended)))
                     self.jobs.pop(number, None)
-                # What has no task: an interrupt came before that was submitted.
+                # Results without a task: an interrupt came before it was submitted.
                 self.awaited.clear()
-        if not self.gates:
+        if not self.waiters:
             return
-        for gate, awaited in tuple(self.gates.items()):
+        for waiter, awaited in tuple(self.waiters.items()):
             if self.due if awaited is None else awaited._has_come:
-                gate.put(None)
+                waiter.put(None)
 
     def _fill_inbox(self, timeout: float) -> None:
-        # All in C, without a place for a signal between the queue and the inbox.
+        # All in C: no signal handler can run between the queue and the inbox.
         results = map(self.results._get_results, (_BATCH,), (timeout,))
         self.inbox.extend(chain.from_iterable(results))
 
@@ -948,8 +961,8 @@ class Crew:
         return Ended(functools.partial(self.ended, *what))
 
     def _fail_open(self, why: str) -> None:
-        """Fail the tasks that are open, though others may be done later."""
-        # What there is no memory for now is failed at the next tick.
+        """Fail the tasks that are open now; tasks that come later may still be done."""
+        # A task whose message finds no memory now is failed at the next tick.
         with contextlib.suppress(MemoryError):
             for number in tuple(self.jobs):
                 self.results._put_result(number, False, (ENDED, why))
@@ -957,13 +970,13 @@ class Crew:
 
     def _end_fed(self, why: str | None = None) -> None:
         for result in tuple(self.fed):
-            # Its thread may be held up for ever by what it takes the tasks from.
+            # The iterable may block the result's thread for ever.
             result.no_more(Ended(functools.partial(self.ended, why)))
 
     # Callbacks.
 
     def expect_callback(self, result: ResultWithCallback) -> None:
-        """Call a result's callbacks when it is ready, though nobody may wait for it."""
+        """Have a result's callback called when its outcome comes, also if no caller waits."""
         self.check_process()
         with self.lock:
             self.awaited.add(result)
@@ -975,35 +988,38 @@ class Crew:
     def _start_caller(self) -> None:
         """Start a thread that calls callbacks.
 
-        Several threads may come here, or a handler while its thread waits for the new one: the
-        first that runs is the collector, the others leave.
+        Several threads may do so at once, or a handler while its thread waits for the new one. The
+        first new thread that runs is the collector, the others end.
         """
         caller = threading.Thread(target=self._call_back, name="procession callbacks", daemon=True)
-        # Known before it runs.
+        # Noted before it runs.
         self.callers.append(caller)
         _start_thread(caller)
 
     def expect_none(self, result: ResultWithCallback) -> None:
-        """Call no callbacks of a result whose task could not be submitted."""
+        """Don't expect a callback of a result, since its task could not be submitted."""
         with self.lock:
             self.awaited.discard(result)
         self._wake()
 
     def callback_due(self, result: ResultWithCallback, has_one: bool) -> bool:
-        """Have the callback of a result be called, if there is one. The lock is held."""
+        """Have a result's callback called if there is one. The lock is held.
+
+        Returns whether one is due or is being called.
+        """
         if has_one and result in self.awaited:
             self.due[result] = None
         self.awaited.discard(result)
         return result in self.due or result is self.calling
 
     def _call_back(self) -> None:
-        """Call callbacks as they become due, in order; collect while nobody else does."""
+        """Call callbacks in the order in which they become due; collect if no other thread does."""
         with self.lock:
             if self.collector is not None:
                 return
             self.collector = threading.current_thread()
         try:
-            # A callback may have forked: its copy has nothing to call.
+            # A callback may have forked. The copy has nothing to call.
             while not self.is_copy and self._call_next():
                 pass
         finally:
@@ -1017,7 +1033,7 @@ class Crew:
             if result is not None:
                 del self.due[result]
             elif not self.awaited and not self.at_work:
-                # In one step: who expects a callback from now on starts another thread.
+                # In one step, since a thread that expects a callback later starts another caller.
                 self.collector = None
                 return False
         if result is None:
@@ -1029,10 +1045,10 @@ class Crew:
         try:
             result._call_back()
         except BaseException as error:
-            # Also what is no Exception: others wait for this thread.
+            # Any BaseException, since others wait for this thread.
             _report(error)
         if not self.is_copy:
-            # The last reference to the pool may be what is let go of here.
+            # This may drop the last reference to the pool.
             result._called_back()
             self.calling = None
             self._wake()
@@ -1041,7 +1057,7 @@ class Crew:
     def _end_calling(self) -> None:
         with self.lock:
             if self.collector is threading.current_thread():
-                # Memory has run out, for instance: another thread may do what is left.
+                # An error ended this thread (no memory, for instance); another may do the rest.
                 self.collector = self.calling = None
         self._wake()
 
@@ -1050,9 +1066,9 @@ class Crew:
 
 
 def _start_thread(thread: threading.Thread) -> None:
-    """Start a thread, or raise what a signal handler raised meanwhile.
+    """Start a thread; raise what a signal handler raised meanwhile.
 
-    `Thread.start` makes a `KeyError` of that where the thread has begun already.
+    If the thread has begun already, `Thread.start` turns that exception into a `KeyError`.
     """
     try:
         thread.start()

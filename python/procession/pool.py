@@ -16,7 +16,7 @@ from .crew import (
     DONE,
     RUN,
     TERMINATE,
-    Ahead,
+    Backlog,
     Crew,
     call_each,
     call_each_star,
@@ -115,10 +115,10 @@ class Pool:
         self._processes = size
         args = (initializer, tuple(initargs), maxtasksperchild, self._wrap_exception)
         self._crew = Crew(context, self.Process, size, args)
-        # First: an exception from a signal handler leaves no workers behind.
+        # Before the start, so that an exception from a signal handler leaves no workers behind.
         self._terminate = util.Finalize(self, self._crew.terminate, exitpriority=15)
         self._crew.start()
-        # Until it is closed or terminated by a call; the end of the program does not count.
+        # True until a call closes or terminates the pool; the end of the program does not count.
         self._is_left_open = True
 
     @property
@@ -144,7 +144,7 @@ class Pool:
         return kind(self, callback, error_callback, **kwds)
 
     def _submit(self, result: AsyncResult[Any], tasks: Iterable[tuple[Any, ...]]) -> None:
-        """Give the tasks of a result to the workers; its callbacks are called if all went well."""
+        """Submit the tasks of a result; its callback is called if all could be submitted."""
         crew = self._crew
         try:
             if result._callback is not None or result._error_callback is not None:
@@ -259,7 +259,7 @@ class Pool:
             MapResult, callback, error_callback, length=length, chunksize=chunksize
         )
         if length == 0:
-            # As the standard library's pool, it calls no callback.
+            # No callback is called, as in the standard library's pool.
             result._set_empty([])
         else:
             self._submit(result, ((call, (func, chunk), {}) for chunk in _chunks(items, chunksize)))
@@ -315,7 +315,7 @@ class Pool:
     def terminate(self) -> None:
         """End the workers at once; what is not done fails with `PoolTerminatedError`."""
         self._is_left_open = False
-        # Not by the finalizer, which can be called only once, and may be interrupted.
+        # Not by the finalizer, which can be called only once and may be interrupted.
         self._crew.terminate()
         self._terminate.cancel()
 
@@ -368,17 +368,17 @@ def _submit_each(
     crew: Crew, chunks: Chunks, func: Callable[[Any], Any], iterable: Iterable[Any], size: int
 ) -> None:
     """Submit a task for each chunk of an iterable."""
-    ahead = Ahead()
+    backlog = Backlog()
     for index, chunk in enumerate(_chunks(iter(iterable), size)):
         if not crew.at_work:
             raise crew.ended("was terminated before all tasks were submitted")
         if not chunks.expect(index):
             break
-        crew.submit_fed(chunks, call_each, (func, chunk), index, ahead)
+        crew.submit_fed(chunks, call_each, (func, chunk), index, backlog)
 
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        # What the standard library's module has besides: its functions are pickled by name.
+        # Other names of the standard library's module, whose functions are pickled by name.
         return getattr(_stdlib, name)

@@ -37,9 +37,9 @@ class AsyncResult(Generic[_T]):
     _pool: Pool | None
     _has_come = False
     _is_ready = False
-    # What has come, until it is read.
+    # The outcome, until it is read.
     _outcome: Any = None
-    # Whether it went well, and its result or exception, once that is read.
+    # Once it is read: whether the task went well, and its result or exception.
     _known: tuple[bool, Any] | None = None
 
     def __init__(
@@ -100,10 +100,10 @@ class AsyncResult(Generic[_T]):
 
     def _read(self) -> tuple[bool, Any]:
         """Return whether the task went well, and its result or exception."""
-        # In this order: the outcome goes when what was read is there.
+        # In this order: the outcome is dropped only once `_known` is set.
         outcome, known = self._outcome, self._known
         if known is None:
-            # One step: of threads that decode it at the same time, all return what one has.
+            # In one step, so that threads that decode it at the same time return the same object.
             known = self.__dict__.setdefault("_known", self._decode(outcome))
             self._outcome = None
         return known
@@ -125,10 +125,10 @@ class AsyncResult(Generic[_T]):
         if self._callback is None and self._error_callback is None:
             self._is_ready = True
         else:
-            # What is no failure yet may be one when it is decoded.
+            # A result that is no failure yet may become one when it is decoded.
             concerned = self._error_callback is not None or not failed
             if not self._crew.callback_due(self, concerned):
-                # Never the other way: the callback may have been called meanwhile.
+                # Never set to False, since the callback may have been called meanwhile.
                 self._is_ready = True
         self._has_come = True
         return self._let_go() if self._is_ready else None
@@ -170,7 +170,7 @@ class MapResult(AsyncResult[list[_T]]):
         self._failure: Failure | None = None
 
     def _done(self, index: int, outcome: Outcome) -> object:
-        # A signal handler that uses the pool may do all this at any step.
+        # A signal handler that uses the pool may do the same between any two steps.
         chunks = self._chunks
         if not isinstance(outcome, Failure):
             if index in self._open:
@@ -193,7 +193,7 @@ class MapResult(AsyncResult[list[_T]]):
                 success, value = read(chunk)
                 if not success:
                     return success, value
-                # Instead of its bytes.
+                # In place of its bytes.
                 outcome[index] = value
         return True, list(chain.from_iterable(outcome))
 
@@ -201,19 +201,19 @@ class MapResult(AsyncResult[list[_T]]):
 class Chunks:
     """The chunks of results of an iteration, as they come.
 
-    It is apart from the iterator so that the tasks that are open don't keep the pool alive. It has
-    no lock of its own. What the feeder and the watcher say is one store each; the others have the
-    crew's lock, and may be interrupted by a signal at every step: then the worst is that what they
-    had in hand is lost, and nothing is waited for that never comes.
+    It is a separate object so that open tasks don't keep the iterator's pool alive. It has no lock
+    of its own. The feeder and the watcher each change it by one store. All others have the crew's
+    lock. A signal may interrupt them at every step: then the chunk that they had in hand may be
+    lost, but no caller waits for a chunk that never comes.
     """
 
     def __init__(self, crew: Crew, ordered: bool) -> None:
         self.crew = crew
         self.ordered = ordered
-        # Submitted and not taken; of these, what has come.
+        # The chunks that are submitted and not taken; of these, the outcomes that have come.
         self.open: set[int] = set()
         self.here: dict[int, Outcome] = {}
-        # How many were submitted, and the next in order.
+        # How many chunks were submitted, and the next in order.
         self.expected = 0
         self.next = 0
         self.finished = False
@@ -222,7 +222,7 @@ class Chunks:
     @property
     def _has_come(self) -> bool:
         """Whether there is something to take: a chunk, or the end."""
-        # Read first: what was open then, was so before.
+        # Read first, so that `open` has all chunks that were submitted before this was set.
         over = self.finished or self.failure is not None
         return self._is_next_here() or (over and not self.open and not self.here)
 
@@ -231,7 +231,7 @@ class Chunks:
     def _is_next_here(self) -> bool:
         if not self.ordered:
             return bool(self.here)
-        # Past those that were in hand when a signal interrupted.
+        # Skip the chunks that were in hand when a signal interrupted.
         while (
             self.next < self.expected and self.next not in self.open and self.next not in self.here
         ):
@@ -239,13 +239,13 @@ class Chunks:
         return self.next in self.here
 
     def take(self) -> tuple[int, Outcome] | None:
-        """Take the next chunk, which has come, with its index; None is the end. The lock is held.
+        """Return the next chunk, which has come, with its index; None at the end. The lock is held.
 
-        The index of what failed after the last chunk is -1.
+        A failure behind the last chunk has the index -1.
         """
         if self._is_next_here():
             index = self.next if self.ordered else next(iter(self.here))
-            # In this order: a chunk that comes a second time is known by not being open.
+            # In this order: a chunk that comes a second time is not open, and is ignored.
             self.open.discard(index)
             return index, self.here.pop(index)
         failure = self.failure
@@ -256,7 +256,7 @@ class Chunks:
         return -1, failure
 
     def put_back(self, index: int, outcome: Any) -> None:
-        """Take back a chunk that was taken and could not be read. The lock is held."""
+        """Put back a chunk that was taken and could not be read. The lock is held."""
         if index < 0:
             self.failure = outcome
             self.finished = False
@@ -266,7 +266,7 @@ class Chunks:
         self.next = min(self.next, index)
 
     def expect(self, index: int) -> bool:
-        """Take it that a chunk is about to be submitted; return whether it is still wanted."""
+        """Note that a chunk is about to be submitted; return whether it is still wanted."""
         if self.failure is not None:
             return False
         self.open.add(index)
@@ -278,11 +278,11 @@ class Chunks:
             self.here[index] = outcome
 
     def submitted(self) -> None:
-        """Take it that all chunks are submitted."""
+        """Note that all chunks are submitted."""
         self.finished = True
 
     def no_more(self, failure: Failure) -> None:
-        """Take it that no more chunks come; this failure is behind the last."""
+        """Note that no more chunks come; this failure is behind the last chunk."""
         if not self.finished:
             self.failure = failure
 
@@ -297,7 +297,7 @@ class IMapIterator(Iterator[_T]):
     _ordered = True
 
     def __init__(self, pool: Pool, crew: Crew, chunksize: int) -> None:
-        # A consumer of a pool's results needs the pool.
+        # An iterator keeps its pool alive.
         self._pool = pool
         self._crew = crew
         self._chunksize = chunksize
@@ -330,7 +330,7 @@ class IMapIterator(Iterator[_T]):
         """
         if self._items:
             try:
-                # One step, so that of several threads each gets another.
+                # In one step, so that several threads get different items.
                 return self._items.popleft()
             except IndexError:
                 pass
@@ -350,7 +350,7 @@ class IMapIterator(Iterator[_T]):
                 self._items.extend(value)
                 continue
             if has_come:
-                # Without the lock: if nobody else holds the pool, that terminates it.
+                # Without the lock: if this is the last reference, dropping it terminates the pool.
                 self._pool = None
                 raise StopIteration
             left = None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,9 +1,9 @@
-"""What a pool's task calls, in a line: for the error that tells that its worker died.
+"""What a pool's task calls, in one line, for the error that says that its worker died.
 
-Little may be kept of a task that is open, and nothing be kept alive: an argument may be large, or
-refer to the pool. Of a small task the message is kept, which costs nothing; of a larger one the
-line, made of the first items of plain containers. Neither calls code of others, which may be what
-the worker died of: objects are told by their class and what they are pickled with.
+Little may be kept of an open task, and no object may be kept alive: an argument may be large, or
+refer to the pool. Of a small task its message is kept, which costs nothing. Of a larger one the
+line is kept, made of the first items of plain containers. Neither runs code from outside, which may
+be what killed the worker: an object is shown by its class and the values that it is pickled with.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _BRACKETS: dict[type, tuple[str, str]] = {
 }
 _SIMPLE = frozenset((bool, float, complex, type(None), range, slice))
 _HARMLESS = frozenset(("datetime", "decimal", "fractions", "pathlib", "uuid"))
-"""Modules whose objects are made, and know to represent themselves."""
+"""Modules with objects that may be unpickled, and shown by their own `repr`."""
 
 _HARMLESS_BUILTINS = frozenset(("complex", "frozenset", "range", "set", "slice"))
 
 _EACH = {"procession.crew.call_each": "x", "procession.crew.call_each_star": "*x"}
 """How the functions that take a chunk pass an item to another function."""
 
-_NAMES_MOST = 1024
-"""Functions that are kept by name; beyond that all are forgotten, and learnt again."""
+_MAX_NAMES = 1024
+"""Functions that are kept by name; beyond that all are dropped, and remembered again."""
 
 Brief = bytes | str
 """What is kept of a task: its message, or the line."""
@@ -63,7 +63,7 @@ class Names(dict[Any, Any]):
     def remember(self, key: Any, value: Any, pickled: bytes) -> None:
         """Remember a value, if the function was pickled by name."""
         if _is_by_name(pickled):
-            if len(self) >= _NAMES_MOST:
+            if len(self) >= _MAX_NAMES:
                 self.clear()
             self[key] = value
 
@@ -97,7 +97,7 @@ def brief(task: bytes, func: bytes, args: Any, kwds: Mapping[str, Any]) -> Brief
 
 
 def line(kept: Brief) -> str:
-    """Return what a task calls, in a line."""
+    """Return what a task calls, in one line."""
     if isinstance(kept, str):
         return kept
     func, args, kwds = _native.peek_task(kept)
@@ -117,7 +117,7 @@ def _line(func: bytes, args: Any, kwds: Mapping[str, Any] | None) -> str:
 
 
 def _name(func: bytes) -> str:
-    # One that is not pickled by name may have much with it.
+    # A function that is not pickled by name may bring much data.
     return _cut(_text(_made(True, func)))
 
 
@@ -126,7 +126,7 @@ def _cut(text: str) -> str:
 
 
 def _text(value: Any, depth: int = _MAX_DEPTH) -> str:
-    """Return the start of a value's representation, or what comes near it."""
+    """Return the start of a value's representation, or something close to it."""
     kind = type(value)
     if kind is str or kind is bytes:
         return repr(value[: _MAX_LENGTH + 1])

@@ -885,7 +885,8 @@ class Crew:
             self.waiters.pop(waiter, None)
         if self.turn == threading.get_ident():
             if nested:
-                # The outcome that the interrupted collection is to wait for may have been delivered.
+                # The interrupted collection may be about to wait for an outcome that this one has
+                # delivered.
                 self._wake_all()
             else:
                 self.turn = None

@@ -1,8 +1,8 @@
-"""What becomes of a pool's tasks: how a worker tells it, and how it is read.
+"""The outcomes of a pool's tasks: how a worker reports one, and how it is read.
 
 A result stays bytes until a caller that waits for it decodes it, since that may run any code. A
-failure is told in plain values, which run none: the pickled exception is one of them, so that the
-worker's traceback arrives also if the exception does not.
+failure travels in plain values, which run no code. The pickled exception is one of them, so the
+worker's traceback arrives also if the exception can't be unpickled.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         def __init__(self, tb: str) -> None: ...
 
 else:
-    # The standard library's, so that programs that catch or rebuild them know ours.
+    # The standard library's classes, so that programs that catch or rebuild them know ours.
     ExceptionWithTraceback = standard("pool").ExceptionWithTraceback
     MaybeEncodingError = standard("pool").MaybeEncodingError
     RemoteTraceback = standard("pool").RemoteTraceback
@@ -54,23 +54,23 @@ ENDED = "ended"
 
 
 def put_result(results: Queue[Any], number: int, value: Any) -> None:
-    """Tell what a task returned, or that it can't be pickled."""
+    """Report what a task returned, or that it can't be pickled."""
     try:
         results._put_result(number, True, value)
     except MemoryError as error:
-        # What is shown of the value might need more memory than the value.
+        # The value's representation might need more memory than the value.
         put_exception(results, number, error, True)
     except Exception as error:
         results._put_result(number, False, _unsendable(error, value, _text_of(error)))
 
 
 def put_exception(results: Queue[Any], number: int, error: Exception, with_traceback: bool) -> None:
-    """Tell what a task raised."""
+    """Report what a task raised."""
     results._put_result(number, False, told(error, with_traceback))
 
 
 def told(error: BaseException, with_traceback: bool = True) -> tuple[Any, ...]:
-    """Return an exception in plain values: how it failed, pickled, in a line, its traceback."""
+    """Return an exception in plain values: the kind, the pickle, a summary, the traceback."""
     text = _text_of(error)
     summary = _summary_of(error)
     try:
@@ -81,7 +81,7 @@ def told(error: BaseException, with_traceback: bool = True) -> tuple[Any, ...]:
 
 
 def _text_of(error: BaseException) -> str:
-    """Return a traceback as the standard library's pool has it, and let go of its frames."""
+    """Return a traceback as the standard library's pool formats it, and drop its frames."""
     try:
         text: str = ExceptionWithTraceback(error, error.__traceback__).tb
     except Exception as reason:
@@ -115,21 +115,21 @@ class _Repr:
             return f"<{type(self._value).__qualname__} whose repr raised {type(error).__name__}>"
 
 
-# In the process that has the pool.
+# In the process that made the pool.
 
 
 class Failure:
-    """That a task failed."""
+    """The outcome of a task that failed."""
 
     __slots__ = ()
 
     def error(self) -> BaseException:
-        """Return what its caller is to be told."""
+        """Return the error for the task's caller."""
         raise NotImplementedError
 
 
 class Raised(Failure):
-    """A task, or an initializer, raised an exception; with what `told` returned of it."""
+    """A task or an initializer raised an exception; made of what `told` returned for it."""
 
     __slots__ = ("_pickled", "_traceback", "summary")
 
@@ -210,15 +210,15 @@ Outcome = _native.Outcome | Failure
 def read(outcome: Outcome) -> tuple[bool, Any]:
     """Return whether a task went well, and its result or exception.
 
-    Whatever unpickling raises is the task's failure. Only what a signal handler raises meanwhile is
-    raised here, and that memory has run out: the outcome can be read again.
+    An exception of the unpickling is the task's failure. Only two are raised here: what a signal
+    handler raises meanwhile, and `MemoryError`. After these the outcome can be read again.
     """
     if isinstance(outcome, Failure):
         return False, outcome.error()
     try:
         return True, outcome.load()
     except BaseException as error:
-        return False, _judged(outcome.load, error)
+        return False, _own_error(outcome.load, error)
 
 
 def attempt(load: Callable[[], Any]) -> tuple[Any, BaseException | None]:
@@ -234,11 +234,11 @@ def attempt(load: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     try:
         return load(), None
     except BaseException as error:
-        return None, _judged(load, error)
+        return None, _own_error(load, error)
 
 
-def _judged(load: Callable[[], Any], error: BaseException) -> BaseException:
-    """Return what a function has raised, or raise it if that may not be its own doing."""
+def _own_error(load: Callable[[], Any], error: BaseException) -> BaseException:
+    """Return a function's exception; raise it if it may not come from the function itself."""
     if isinstance(error, MemoryError) or comes_from_a_handler(load, error):
         raise error
     # The caller's frame keeps what was read.

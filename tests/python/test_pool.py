@@ -317,7 +317,7 @@ def made_in(module: str, number: int) -> Any:
 
 
 def test_what_is_remembered_of_functions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(procession.calls, "_NAMES_MOST", 4)
+    monkeypatch.setattr(procession.calls, "_MAX_NAMES", 4)
     functions = [made_in(__name__, number) for number in range(10)]
     try:
         with procession.get_context("fork").Pool(1) as pool:

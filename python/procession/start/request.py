@@ -1,20 +1,19 @@
-"""The forkserver as those see it that request a process.
+"""The requester's side of the forkserver.
 
-The *template* is an interpreter that has imported the main module and what
-`set_forkserver_preload` names, and waits, with one thread, for requests. A request is one message
-on a socket. It brings descriptors: the payload (`procession.start.payload`), the standard streams,
-others that the child needs, and a socket of its own for the answer. The copy begins when the
-requester says so on that socket, so a request whose answer got lost has no effect, and is made
-again.
+The *template* is an interpreter that has imported the main module and the modules that
+`set_forkserver_preload` names. It has one thread, which waits for requests. A request is one
+message on a socket. It brings descriptors: the payload (`procession.start.payload`), the standard
+streams, others that the child needs, and a new socket for the answer. The copy begins when the
+requester says so on that socket. So a request that got no answer has no effect, and is made again.
 
-The template is the copies' parent: it tells on the same socket how each ended, and ends those that
-are daemons when the requester has died. All processes that came of one family may send requests;
-the template leaves when the last of them has gone.
+The template is the copies' parent. It reports on the same socket how a copy ended. It ends a daemon
+when the requester has died. All processes of a family may send requests; the template exits when
+the last of them has ended.
 
-Killed at any step, it holds up no other process: a process that has the socket for requests has the
-template's pidfd as well, and waits for both. A copy whose template was killed before it answered
-keeps the answer's socket open; the requester shuts that down, so that the copy leaves, and asks
-another template.
+A template that is killed at any step blocks no other process: a process that has the socket for
+requests also has the template's pidfd, and waits for both. If the template is killed after it made
+a copy and before it answered, the copy keeps the answer's socket open. The requester shuts that
+socket down, so that the copy exits, and asks another template.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ ANSWER = struct.Struct("iQ")
 """The child's pid, or -errno; its slot."""
 
 GO = b"g"
-"""What a copy waits for."""
+"""The message that lets a copy begin."""
 
 CREDENTIALS = struct.Struct("3i")
 
@@ -54,20 +53,20 @@ MAX_FDS = 250
 """Descriptors that go with one message; the kernel takes 253."""
 
 PARENT = 2
-"""Which of the descriptors of a request is the requester's pidfd."""
+"""The index of the requester's pidfd among the descriptors of a request."""
 
 _MAX_TEMPLATES = 2
 """How many templates may be lost over one request."""
 
 _LAST_STEPS = 1.0
-"""Seconds that a template has to be over once its sockets are closed."""
+"""Seconds that a template has to end once its sockets are closed."""
 
 
 class Link:
-    """The way to a template. It is closed when it is not used any more.
+    """The way to a template. It is closed when the last thread that uses it drops it.
 
-    One thread may find that the template is gone while others still use the descriptors, whose
-    numbers must not become those of something else.
+    One thread may find that the template is gone while others still use the descriptors. Until
+    then their numbers must not become those of other files.
 
     Parameters
     ----------
@@ -91,7 +90,7 @@ class Link:
         poll.register(sock, event)
         poll.register(self.sentinel, select.POLLIN)
         ready = dict(poll.poll())
-        # What the template sent before it ended may have come behind the look at the socket.
+        # The template may have sent something after the check of the socket and before it ended.
         return sock.fileno() in ready or _looks(sock.fileno(), event) != 0
 
 
@@ -111,7 +110,7 @@ class ForkServer:
         self._preload_on_error = "ignore"
         self._link: Link | None = None
         self._template: _native.Child | None = None
-        # Children whose status nothing else takes once they have ended.
+        # Children that are reaped here, since no other object waits for them.
         self._left: list[_native.Child] = []
         # A signal handler may start a process while this thread starts the template.
         self._lock = threading.RLock()
@@ -130,7 +129,7 @@ class ForkServer:
         return child.inherited_fds
 
     def ensure_running(self) -> Link:
-        """Start the template unless it is there; return the way to it."""
+        """Start the template unless it runs; return the way to it."""
         with self._lock:
             self._reap()
             if self._link is None:
@@ -138,7 +137,7 @@ class ForkServer:
                 if self._link is None:
                     self._link, self._template = link, template
                 else:
-                    # A signal handler was faster. This one leaves, since no process can reach it.
+                    # A signal handler was faster. This template exits: no process can reach it.
                     self._left.append(template)
             return self._link
 
@@ -159,7 +158,7 @@ class ForkServer:
                     template = start_program(interpreter_command(code), slot, fds)
                 finally:
                     os.close(payload)
-            # Without a way to it, it leaves.
+            # If no link to it is made, it exits.
             self._left.append(template)
             link = Link(ours, os.dup(template.fileno()))
             self._left.remove(template)
@@ -167,12 +166,12 @@ class ForkServer:
             ours.close()
             raise
         atexit.register(self._leave)
-        # Without a way to it, it leaves by itself.
+        # Once no process has a link to it, it exits by itself.
         template.keep()
         return link, template
 
     def _leave(self) -> None:
-        """Need the template no more."""
+        """Drop the link to the template."""
         with self._lock:
             self._link = None
 
@@ -186,7 +185,7 @@ class ForkServer:
                 self._left.append(template)
             self._link = self._template = None
         if template is not None:
-            # Its sockets close a moment before it is over. The next request takes its status.
+            # Its sockets close a moment before it has ended. The next request takes its status.
             template.wait(_LAST_STEPS)
         return template
 
@@ -207,8 +206,8 @@ class ForkServer:
                 self._template = None
 
     def _after_fork(self) -> None:
-        """Be the requester's side in a copy of the process, whose children are another's."""
-        # Another thread may have held it.
+        """Adapt to a copy of the process, in which these children are not its own."""
+        # Another thread of the original may have held the lock.
         self._lock = threading.RLock()
         self._template = None
         self._left = []
@@ -283,7 +282,7 @@ class ForkServer:
                 raise
             finally:
                 if not begins:
-                    # Closing is not enough: what another thread has forked meanwhile has it, too.
+                    # Closing is not enough: a child that another thread forked may have it, too.
                     with contextlib.suppress(OSError):
                         answers.shutdown(socket.SHUT_RDWR)
 
@@ -328,7 +327,7 @@ def _take_answer(link: Link, answers: socket.socket, shares: int) -> _native.Chi
 
 
 def _how_it_ended(template: _native.Child | None) -> str:
-    """Return how a template ended that is not there any more."""
+    """Return how a template that is gone has ended."""
     code = None if template is None else template.wait(0)
     if code is None:
         return "is gone"
@@ -341,7 +340,7 @@ def _how_it_ended(template: _native.Child | None) -> str:
 
 
 def send(sock: socket.socket, message: bytes, fds: list[int] | None = None, flags: int = 0) -> None:
-    """Send a message with descriptors, whatever this program has SIGPIPE do."""
+    """Send a message with descriptors; it raises no SIGPIPE."""
     passed = (
         [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
     )

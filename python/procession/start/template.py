@@ -1,6 +1,6 @@
 """The forkserver's template: it makes a copy of itself for each request.
 
-What goes to and fro is told in `procession.start.request`.
+`procession.start.request` describes the messages.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PAYLOAD, _SOCKET = child.PAYLOAD, child.FIRST_OTHER
-"""The descriptors that it is started with, beside the arena's."""
+"""The descriptors that the template is started with, beside the arena's."""
 
 
 def main(slot: int) -> None:
@@ -43,13 +43,13 @@ def main(slot: int) -> None:
     _native.inherit(child.ARENA, slot)
     _native.drop_unopened()
     _native.begin("forkserver")
-    # What comes with a request must not get the number of a stream.
+    # A descriptor that comes with a request must not get the number of a stream.
     while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(null, True)
     os.close(null)
     requests = socket.socket(fileno=_SOCKET)
     requests.set_inheritable(False)
-    # From now on an interrupt at the terminal is for processes that do something.
+    # From now on an interrupt at the terminal is for other processes.
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open(_PAYLOAD, "rb") as file:
         data, modules = pickle.load(file)
@@ -79,8 +79,8 @@ def _preload(data: dict[str, Any], modules: list[str]) -> None:
                 __import__(name)
             except ImportError as error:
                 _handle_import_error(on_error, f"module {name!r}", error)
-    # What stays in the streams would be written by each copy. A reader that is gone is no reason to
-    # go, too.
+    # What stays in the streams' buffers would be written by each copy. If their reader is gone, the
+    # template goes on.
     with contextlib.suppress(OSError):
         util._flush_std_streams()  # type: ignore[attr-defined]
 
@@ -96,7 +96,7 @@ def _handle_import_error(on_error: str, what: str, error: BaseException) -> None
 
 
 class Requester:
-    """The process that has a copy made, as the copy sees it."""
+    """The process that requested a copy, as the copy sees it."""
 
     def __init__(self, sentinel: int, template: int) -> None:
         self.sentinel = sentinel
@@ -104,7 +104,7 @@ class Requester:
 
     def take_along(self) -> None:
         """Have this process end when the requester does."""
-        # The template sees to that, and the copy itself if the template dies before.
+        # The template does that, or the copy itself if the template dies first.
         _native.die_with(os.dup(self.sentinel), self.template)
 
 
@@ -135,7 +135,8 @@ class Template:
         self.interrupt = interrupt
         self.open = True
         self.copies: dict[int, Copy] = {}
-        # A number for the socket on which to answer, also that no other number is left.
+        # This keeps one descriptor number for the answer's socket, so that the template can also
+        # answer that it has no number left.
         self.spare: int | None = os.dup(requests.fileno())
         self.selector = selectors.DefaultSelector()
         self.selector.register(requests, selectors.EVENT_READ, self._take_request)
@@ -188,7 +189,7 @@ class Template:
                     answers.close()
                     return
                 if flags & socket.MSG_CTRUNC:
-                    # There were not enough numbers left for them.
+                    # There were not enough descriptor numbers left.
                     _refuse(answers, errno.EMFILE)
                     return
             self._copy(answers, requester, shares, daemon, streams, fds)
@@ -216,7 +217,7 @@ class Template:
                 parent = os.dup(fds[request.PARENT])
             pid, pidfd, slot = _native.fork_for_another(lambda: serve_as_copy(be_the_copy))
         except Exception as error:
-            # No descriptor or number is left, or no place in the family.
+            # There is no descriptor or pid left, or no slot in the family.
             if parent is not None:
                 os.close(parent)
             _refuse(answers, getattr(error, "errno", None) or errno.EAGAIN)
@@ -226,11 +227,11 @@ class Template:
         if parent is not None:
             self.selector.register(parent, selectors.EVENT_READ, lambda: self._end_orphan(copy))
         with contextlib.suppress(OSError):
-            # If no requester is there any more, the copy sees that for itself.
+            # If the requester is gone, the copy sees that for itself.
             request.send(answers, request.ANSWER.pack(pid, slot or 0), [pidfd])
 
     def _end_orphan(self, copy: Copy) -> None:
-        """End a daemon whose parent has died."""
+        """End a daemon after the death of its parent."""
         signal.pidfd_send_signal(copy.pidfd, signal.SIGKILL)
         self._forget_parent(copy)
 
@@ -241,7 +242,7 @@ class Template:
             copy.parent = None
 
     def _see_end(self, copy: Copy) -> None:
-        """Tell how a copy ended."""
+        """Report how a copy ended."""
         code = _take_status(copy.pid)
         self.selector.unregister(copy.pidfd)
         os.close(copy.pidfd)
@@ -251,7 +252,7 @@ class Template:
             try:
                 request.send(copy.answers, struct.pack("i", code))
             except OSError:
-                # Its parent has gone before it.
+                # Its parent ended before it.
                 if copy.slot is not None:
                     _native.bury(copy.slot)
 
@@ -294,14 +295,14 @@ class Template:
 
 
 def _may_begin(answers: socket.socket, requester: int) -> bool:
-    """Wait for the word to begin; return False if the requester won't say it."""
+    """Wait for the message to begin; return False if the requester won't send it."""
     poll = select.poll()
     poll.register(answers, select.POLLIN)
-    # It is the only one to tell of the requester's death if a copy of that has the socket, too.
+    # Only the pidfd shows the requester's death if a copy of the requester has the socket, too.
     poll.register(requester, select.POLLIN)
     poll.poll()
     try:
-        # A requester that has died may have said it before.
+        # A requester that has died may have sent it before.
         return answers.recv(len(request.GO), socket.MSG_DONTWAIT) == request.GO
     except OSError:
         return False
@@ -314,11 +315,11 @@ def _refuse(answers: socket.socket, number: int) -> None:
 
 
 def _take_status(pid: int) -> int:
-    """Wait for a child; return its exit code, 255 if somebody else has taken its status."""
+    """Wait for a child; return its exit code, 255 if its status was taken elsewhere."""
     try:
         status = os.waitid(os.P_PID, pid, os.WEXITED)
     except ChildProcessError:
-        # What was preloaded may have the kernel reap.
+        # A preloaded module may have set SIGCHLD so that the kernel reaps.
         return 255
     assert status is not None
     return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status

@@ -1,21 +1,21 @@
 """The standard library's resource tracker, which a family shares and starts when it is needed.
 
-The tracker is a program that reads from a pipe which named shared memory there is, and unlinks what
-is left of that when nobody has the pipe's other end any more. So a process and its child need the
-same pipe, whichever of them makes shared memory first: a tracker of the child's own would unlink
-what it has attached, or made for its parent, when the child ends.
+The tracker is a program. It reads from a pipe which named shared memory exists. When no process has
+the pipe's other end any more, it unlinks the memory that is left. So a process and its child need
+the same pipe, also if the child is the first to make shared memory: when a child with a tracker of
+its own ends, that tracker unlinks the memory that the child has attached, or made for its parent.
 
-Most programs need no tracker. So a process that starts a child makes the pipe, and passes it on.
-The program is started by the first process that has something to write:
+Most programs need no tracker. So a process that starts a child only makes the pipe, and passes it
+on. The first process that has something to write starts the program:
 
-1. It looks whether the pipe has a reader, which `poll` tells.
-2. If not, it locks the pipe, as one locks a file. The kernel unlocks it when the process dies.
-3. If there is still no reader, it opens the other end. From now on others write as well; that is
-   kept in the pipe.
+1. It checks by `poll` whether the pipe has a reader.
+2. If not, it locks the pipe like a file. The kernel unlocks it when the process dies.
+3. If there is still no reader, it opens the other end. From now on other processes write, too; the
+   pipe keeps what they write.
 4. It starts the program with that end, and closes it.
 
-Killed between 3 and 4, it leaves a pipe without a reader, and the next process starts the program.
-What others had written is lost then, as it is when the program itself is killed.
+A process that is killed between 3 and 4 leaves a pipe without a reader, and the next process starts
+the program. What other processes had written is lost then, as when the program itself is killed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _MODULE = "resource_tracker"
 
 _kept: dict[str, tuple[int, tuple[int, int] | None]] = {}
-"""The pipe, and which file it is, until the standard library's module is used, and has it."""
+"""The pipe, and which file it is, until the standard library's module is used and takes it."""
 
 _made: tuple[int, int] | None = None
 """The pipe that a process has made, and the process's pid."""
@@ -43,14 +43,14 @@ _made: tuple[int, int] | None = None
 def pipe_for_child() -> int:
     """Return the descriptor of the pipe, which is to go to a child.
 
-    A copy of this process has it, and what is needed to come to use it.
+    A fork copies the descriptor, and also what makes the copy use it.
     """
     if loaded(_MODULE) is None:
         fd = _keep(None)
         # Another thread may have loaded it meanwhile.
         if loaded(_MODULE) is None:
             return fd
-    # Without its lock, which a copy may find taken.
+    # Without the tracker's lock, which may be taken in a copy.
     tracker = _join(standard(_MODULE))
     if tracker._fd is None:
         fd = _keep(None)
@@ -71,7 +71,7 @@ def use_pipe(fd: int) -> None:
 
 
 def _keep(given: int | None) -> int:
-    """Have a pipe ready for when the module is used; return its descriptor.
+    """Keep a pipe ready until the module is used; return its descriptor.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def _make() -> int:
 def _join(module: Any) -> Any:
     """Have the standard library's module use the family's pipe; return its tracker."""
     tracker = module._resource_tracker
-    # What all that it does for shared memory begins with.
+    # The method that each of its operations on shared memory calls first.
     name = "_ensure_running_and_write"
     if not hasattr(tracker, name):
         name = "ensure_running"
@@ -155,11 +155,11 @@ class _Ensure:
         tracker = self.tracker
         if tracker._fd is None or not self._is_read(tracker._fd):
             with tracker._lock:
-                # A finalizer may have come in between: the original knows what to do then.
+                # A finalizer may have interrupted a holder of the lock; the original handles that.
                 if tracker._lock._recursion_count() == 1:
                     if tracker._fd is None:
                         tracker._fd = _keep(None)
-                        # Now it is there that it is looked for.
+                        # From now on the pipe is looked up in the tracker.
                         _kept.pop("pipe", None)
                     self._start(tracker._fd)
         return self.original(*args)
@@ -170,7 +170,7 @@ class _Ensure:
         poll = select.poll()
         poll.register(fd, 0)
         ready = poll.poll(0)
-        # Of a descriptor that the program has closed the original tells.
+        # If the program has closed the descriptor, the original reports that.
         is_read = not ready or not ready[0][1] & select.POLLERR
         if is_read:
             self.seen = _file(fd)
@@ -244,7 +244,7 @@ class _Ensure:
 
         pid, self.tracker._pid = self.tracker._pid, None
         if pid is not None:
-            # Somebody else may have taken it.
+            # The status may have been taken elsewhere.
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
 
@@ -285,7 +285,7 @@ class _Loader:
 
     def exec_module(self, module: Any) -> None:
         """Run the module's code."""
-        # What is seen of the module says nothing of this.
+        # The module's attributes show the usual loader.
         module.__spec__.loader = self.loader
         if module.__loader__ is self:
             module.__loader__ = self.loader

@@ -40,7 +40,7 @@ def wait_often(barrier: Any, times: int, steps: Any, mine: int) -> None:
         steps[mine] = step + 1
         barrier.wait()
         if any(other < step + 1 for other in steps):
-            raise AssertionError("somebody was not there yet")
+            raise AssertionError("a party was not there yet")
         barrier.wait()
 
 
@@ -365,7 +365,7 @@ def test_a_barrier_breaks_when_one_who_waits_is_killed(ctx: Any, others: int) ->
     waiters = start_waiters(ctx, others + 1, barrier, answers)
     kill(waiters.pop())
     if not waiters:
-        # The last to come finds that it would be alone.
+        # The last to come finds that no other party is left.
         with pytest.raises(BrokenBarrierError):
             barrier.wait()
     assert [answers.get(timeout=60) for _ in waiters] == ["broken"] * others

@@ -1,4 +1,4 @@
-"""What errors say: of whom, of what, and what is to be done."""
+"""What errors say: which process, which object, and what to do."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ import os, signal, sys
 from procession.start import request
 
 def die():
-    # Once each time that somebody asks for it.
+    # Once for each request for it.
     try:
         os.unlink("to-be-killed")
     except FileNotFoundError:
@@ -112,7 +112,7 @@ if __name__ == "__main__":
 def run_with_preloaded(
     run_program: Callable[..., Ending], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, str], Ending]:
-    """Run a program whose template imports another text."""
+    """Run a program; its template imports another text."""
 
     def run(text: str, preloaded: str) -> Ending:
         (tmp_path / "preloaded.py").write_text(preloaded)
@@ -212,16 +212,16 @@ def start_by_threads(queue):
         for thread in threads:
             thread.join()
 
-def main(who):
+def main(starter):
     queue = context.SimpleQueue()
     context.set_forkserver_preload(["preloaded"])
     first = context.Process(target=put_one, args=(queue,))
     first.start()
     first.join()
-    if who == "threads":
+    if starter == "threads":
         start_by_threads(queue)
     else:
-        requester = procession.get_context(who).Process(target=start_some, args=(queue,))
+        requester = procession.get_context(starter).Process(target=start_some, args=(queue,))
         requester.start()
         requester.join()
         assert requester.exitcode in (0, 255), requester.exitcode
@@ -236,17 +236,17 @@ def main(who):
     print(count)
 
 if __name__ == "__main__":
-    main(WHO)
+    main(STARTER)
 """
 
 
 @pytest.mark.parametrize("method", ["forkserver"])
-@pytest.mark.parametrize(("who", "count"), [("threads", 10), ("fork", 4), ("forkserver", 4)])
+@pytest.mark.parametrize(("starter", "count"), [("threads", 10), ("fork", 4), ("forkserver", 4)])
 def test_whoever_asks_the_template_outlives_it(
-    run_with_preloaded: Callable[[str, str], Ending], who: str, count: int
+    run_with_preloaded: Callable[[str, str], Ending], starter: str, count: int
 ) -> None:
     step = KILLED_AT["between its fork and its answer"]
-    text = STARTED_BY.replace("WHO", repr(who))
+    text = STARTED_BY.replace("STARTER", repr(starter))
     ending = run_with_preloaded(text, PRELOADED.format(step=step))
     assert (ending.exit_code, ending.stdout) == (0, f"{count}\n"), ending
     assert not ending.left_processes

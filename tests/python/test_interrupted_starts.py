@@ -69,7 +69,7 @@ STARTS = (
     for step in range(60):
         process = ctx.Process(target=sleep_for_ever)
         interrupted_after(longest * (step + 1) / 60, process.start)
-        # Or somebody knows it.
+        # Or another object refers to it.
         assert process._popen is not None or not unknown_children()
         del process
         for child in procession.active_children():

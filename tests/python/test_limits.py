@@ -157,7 +157,7 @@ def test_locks_taken_in_different_orders_are_a_deadlock(ctx: Any) -> None:
         on = process.state.blocked_on
         return on and (on.kind, on.name, on.pid)
 
-    # Who waits for whom is to be seen.
+    # The states show which process waits for which.
     assert eventually(lambda: waits_for(both[0]) == ("Lock", "two", both[1].pid))
     assert eventually(lambda: waits_for(both[1]) == ("Lock", "one", both[0].pid))
     both[0].kill()

@@ -1,5 +1,5 @@
-"""Who is alive and who is over: a living process is never taken for a dead one, and a death, by
-whatever way, is seen."""
+"""Which process is alive: a living process is never taken for a dead one, and each death is seen,
+whatever its cause."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_handler_that_raises_during_start_leaves_the_child_alive(program: Any)
             os.write(finished, b"x")
             os.close(finished)
             if hit and pid:
-                # It runs, though nobody follows it.
+                # It runs, though no process follows it.
                 assert os.waitstatus_to_exitcode(os.waitpid(int(pid), 0)[1]) == 0
             elif pid:
                 process.join()
@@ -231,7 +231,7 @@ def test_the_task_of_a_dead_worker_fails_whoever_sweeps_the_table(program: Any) 
         from procession import _native
 
         ctx = procession.get_context("fork")
-        # Between the fork of a worker and its parent's knowing of it.
+        # After the fork of a worker, before its parent notes it.
         os.register_at_fork(
             after_in_parent=lambda: (
                 None
@@ -282,7 +282,7 @@ def test_what_ended_children_held_is_given_back_as_their_parent_forks(program: A
         for _ in range(10):
             queue.put(bytes(1_000_000))
         child()
-        # Its row is of an ended child's, too.
+        # Its row also belonged to a child that has ended.
         del queue
         used = _native.memory()["used"]
         for _ in range(4):
@@ -403,7 +403,7 @@ def test_a_member_in_another_pid_namespace_is_seen_as_what_it_is(program: Any) -
         CLONE_NEWPID = 0x20000000
         ours, theirs = procession.Lock(), procession.Lock()
         reader, writer = os.pipe()
-        never, nobody = os.pipe()
+        never, unused = os.pipe()
         ours.acquire()
         child = os.fork()
         if child == 0:

@@ -1,4 +1,4 @@
-"""Shared memory: who may be in whose way, and what goes back to the machine."""
+"""Shared memory: which process may delay which, and what goes back to the machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def alarm(seconds: float) -> Any:
 
 
 def is_in_the_way(queue: Any) -> bool:
-    """Whether a large message can't be put into a queue that nobody else uses."""
+    """Whether a large message can't be put into a queue that no other process uses."""
     try:
         queue.put(LARGE, timeout=0.05)
     except queues.Full:
@@ -106,7 +106,7 @@ def test_memory_of_a_burst_goes_back_to_the_machine() -> None:
         queue.get()
 
     def is_within_bounds() -> bool:
-        # Nobody does more than wait.
+        # All processes only wait.
         with pytest.raises(queues.Empty):
             queue.get(timeout=0.1)
         memory = procession._native.memory()

@@ -22,7 +22,7 @@ NAMES = [
 ]
 
 INTERNAL = {"calls", "crew", "decoding", "outcomes", "results", "start"}
-"""Parts of procession that are nobody else's, though they have no underscore."""
+"""Private parts of procession without an underscore, not in multiprocessing."""
 
 
 @pytest.mark.parametrize("beginning", ["", "procession.install()\n"])

@@ -250,7 +250,7 @@ def test_a_callable_that_changes_between_calls_is_sent_as_it_is(ctx: Any) -> Non
 
 
 class Counter:
-    """Has a state, which its calls change."""
+    """A callable with a state, which its calls change."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -308,7 +308,7 @@ def test_a_worker_keeps_no_callable_with_a_state(ctx: Any) -> None:
 
 
 def made_in(module: str, number: int) -> Any:
-    """A function that goes by its name in a module, which is to have it in all processes."""
+    """A function that pickles by its name in a module, which must have it in all processes."""
     name = f"made_{number}"
     function = types.FunctionType(square.__code__, globals(), name)
     function.__module__, function.__qualname__ = module, name
@@ -330,8 +330,8 @@ def test_what_is_remembered_of_functions_is_bounded(monkeypatch: pytest.MonkeyPa
             delattr(sys.modules[__name__], function.__name__)
 
 
-# As with the standard library's pool, whose `apply_async` and `map_async` can't raise what pickling
-# raises: a thread of it pickles. Programs rely on their error_callback being called.
+# As with the standard library's pool: its `apply_async` and `map_async` can't raise what pickling
+# raises, since a thread pickles. Programs rely on their error_callback being called.
 UNPICKLABLE: dict[str, Callable[..., Any]] = {
     "function": lambda pool, **kwds: pool.apply_async(lambda: None, **kwds),
     "argument": lambda pool, **kwds: pool.apply_async(square, (threading.Lock(),), **kwds),
@@ -371,7 +371,7 @@ def test_what_pickle_cannot_carry_is_raised_by_calls_that_wait(ctx: Any) -> None
 
 
 class Interrupting:
-    """A signal comes while it is pickled, whose handler raises."""
+    """While it is pickled, a signal comes, and its handler raises an exception."""
 
     def __reduce__(self) -> Any:
         if threading.current_thread() is threading.main_thread():
@@ -797,7 +797,7 @@ def test_a_map_never_hangs_however_many_workers_are_killed(ctx: Any) -> None:
     with ctx.Pool(4) as pool:
         stop = threading.Event()
 
-        # Others than copies take their time to begin.
+        # Workers that are no forked copies begin slowly.
         now_and_then = 0.005 if ctx._name == "fork" else 0.25
 
         def kill_now_and_then() -> None:
@@ -1290,7 +1290,7 @@ def test_asking_for_the_living_children_hides_no_death_from_the_pool(ctx: Any) -
 
 
 def nested(ctx_name: str) -> list[int]:
-    # Daemons may not have children; this process is one no more.
+    # A daemon may not have children, so this process stops being one.
     procession.current_process()._config["daemon"] = False
     with procession.get_context(ctx_name).Pool(2) as pool:
         return pool.map(square, range(5))  # type: ignore[no-any-return]

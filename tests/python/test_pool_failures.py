@@ -1,4 +1,4 @@
-"""Pools: what a task's failure tells, and what may not end the pool."""
+"""Pools: what a task's failure reports, and what may not end the pool."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_an_initializer_that_raises_is_the_cause_of_the_pools_end(
         assert [type(error) for error in told] == [PoolTerminatedError]
         with pytest.raises(ValueError, match="not running"):
             pool.apply(square, (2,))
-        # Those that were there when the first failed, and as many if all were seen at once.
+        # The workers that were there when the first failed, and as many again if all ended at once.
         assert pool._crew.started <= 4
 
 
@@ -544,7 +544,7 @@ def test_a_task_fails_though_there_was_no_memory_to_tell() -> None:
 
 
 def fork_and(leave: str, copies: Any) -> int:
-    """Fork; the copy tells its pid and comes out of the task, or the initializer."""
+    """Fork; the copy reports its pid, and returns from the task or the initializer."""
     worker = os.getpid()
     if os.fork() == 0:
         copies.put(os.getpid())

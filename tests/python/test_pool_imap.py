@@ -1,4 +1,4 @@
-"""Pools: what gives results one by one, and calls with several arguments."""
+"""Pools: results one by one, and calls with several arguments."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def some(count: int, *, then: Exception | None = None) -> Iterator[int]:
 
 
 def outcomes(iterator: Iterator[Any]) -> list[Any]:
-    """What an iterator gives; for exceptions their types."""
+    """What an iterator returns; for exceptions their types."""
     found: list[Any] = []
     while True:
         try:
@@ -185,7 +185,7 @@ def test_next_gives_up_when_its_time_is_over(ctx: Any, pool: Any) -> None:
 
 
 def test_a_closed_pool_finishes_what_it_began(ctx: Any) -> None:
-    # Slow to come, so that most is not submitted when the pool is closed.
+    # A slow iterable, so that most tasks are not submitted when the pool is closed.
     numbers = (time.sleep(0.01) or number for number in range(20))
     pool = ctx.Pool(2)
     results = pool.imap(square, numbers)
@@ -270,7 +270,7 @@ def test_an_endless_iterable_is_not_read_far_ahead(ctx: Any, pool: Any) -> None:
     assert read < 20
     event.set()
     assert [next(results) for _ in range(100)] == [True] * 100
-    # However fast the workers are, and however slowly their results are taken.
+    # Also if the workers are fast, and their results are taken slowly.
     read_so_far = read
     assert read_so_far - pool._crew.tasks._got() < 20
 
@@ -287,7 +287,7 @@ def test_joining_with_results_not_taken_waits_at_rest(ctx: Any) -> None:
     timer.start()
     before = time.thread_time()
     pool.join()
-    # It may look around now and then, and does not go round and round.
+    # It may check now and then, but does not spin.
     assert time.thread_time() - before < 0.25
     assert len(list(results)) == 4
     timer.join()
@@ -306,7 +306,7 @@ def test_the_end_of_an_iterator_may_end_the_pool_that_is_fed(ctx: Any) -> None:
         return pool.imap(square, range(3))
 
     with pytest.warns(ResourceWarning):
-        # The last who holds the pool lets it go as it comes to its end.
+        # The last holder of the pool drops it at its end.
         assert list(results()) == [0, 1, 4]
     go_on.set()
 
@@ -373,7 +373,7 @@ def test_a_close_that_is_interrupted_is_repeated(ctx: Any) -> None:
         raise KeyboardInterrupt
 
     class Interrupting:
-        """The tasks' queue, at the moment of the end."""
+        """The tasks' queue, as the end is put."""
 
         def __getattr__(self, name: str) -> Any:
             return interrupt if name == "put" else getattr(tasks, name)

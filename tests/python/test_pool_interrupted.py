@@ -1,4 +1,4 @@
-"""Pools: signals at every step, threads that end one at once, and copies of its process."""
+"""Pools: signals at every step, threads that end a pool at once, and copies of its process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def at_line(
     names: tuple[str, ...] | None = None,
     files: tuple[str, ...] = OURS,
 ) -> Callable[..., Any]:
-    """What to trace with so that something is done at the n-th line of functions of the pool."""
+    """A trace function that does something at the n-th line of functions of the pool."""
     lines = 0
 
     def trace(frame: Any, event: str, _: object) -> Any:
@@ -39,7 +39,7 @@ def at_line(
         if not code.co_filename.endswith(files) or (names and code.co_name not in names):
             return None
         if code is threading.Thread.start.__code__:
-            # It has a lock that every thread needs to begin: no handler may wait for a new one.
+            # Every thread needs the lock of `Thread.start` to begin: no handler may wait for one.
             return None
         if event == "line":
             lines += 1
@@ -58,7 +58,7 @@ def interrupt_now() -> None:
 def at_each_line(
     call: Callable[[], object], do: Callable[[], object], files: tuple[str, ...] = OURS
 ) -> Iterator[None]:
-    """Call something again and again; the n-th time do something else at the n-th line of it."""
+    """Call a function repeatedly; during the n-th call do something else at its n-th line."""
     number, has_come = 0, True
 
     def once() -> None:
@@ -267,7 +267,7 @@ def main():
             for call in (lambda: use(pool), pool.terminate, pool.join, pool.terminate):
                 interrupted(call)
         except Interrupt:
-            # It came late, perhaps before there was a name for the pool.
+            # The signal may have come before the pool was bound to a name.
             if pool is None:
                 continue
         pool.terminate()
@@ -349,7 +349,7 @@ def test_any_thread_may_drop_a_pool_whoever_has_its_lock(is_closed: bool) -> Non
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_watcher_that_drops_a_pool_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As if the garbage collector did so in the watchers of two pools, to each the other.
+    # As if the garbage collector ended, in each of two pools' watchers, the other pool.
     ctx = procession.get_context("fork")
     meeting = threading.Barrier(2)
     dropped: dict[Any, list[Any]] = {}
@@ -379,7 +379,7 @@ def test_join_waits_for_callbacks_whose_thread_has_yet_to_run(
     may_run, told, call_back = threading.Event(), [], Crew._call_back
 
     def run(crew: Any) -> None:
-        # The first thread is slow, or an interrupt has kept it from its start.
+        # The first thread is slow, or an interrupt has prevented its start.
         if threading.current_thread() is crew.callers[0]:
             if not is_started:
                 return

@@ -76,7 +76,7 @@ def test_the_pool_goes_when_the_last_result_has_come(ctx: Any) -> None:
     gone, pids = weakref.ref(pool), [worker.pid for worker in pool._pool]
     first, second = (pool.apply_async(square, (x,)) for x in range(2))
     del pool
-    # With the second comes the first, which nobody asks for.
+    # With the second result comes the first, for which no caller waits.
     assert second.get() == 1
     assert gone() is None
     assert eventually(lambda: not any(map(is_running, pids)))

@@ -198,7 +198,7 @@ if __name__ == "__main__":
     template = forkserver._forkserver._forkserver_pid
     os.kill(template, signal.SIGSTOP)
     lock.acquire()
-    # Long enough to look after children, of which one has ended and nobody can say how.
+    # Long enough to look for ended children. One has ended, and its exit code can't be known yet.
     print(lock.acquire(timeout=1.5), child.exitcode)
     os.kill(template, signal.SIGCONT)
     child.join()
@@ -308,8 +308,8 @@ def test_an_exit_code_is_known_of_children_that_were_reaped_meanwhile(ctx: Any) 
     for child in children:
         child.start()
     assert eventually(lambda: not any(is_running(child.pid) for child in children))
-    nobody = ctx.Event()
-    nobody.wait(1)
+    never = ctx.Event()
+    never.wait(1)
     assert [child.exitcode for child in children] == [0] * 5
 
 

@@ -206,7 +206,7 @@ def test_terminate_and_kill_end_a_process(ctx: Any) -> None:
         getattr(process, end)()
         process.join()
         assert process.exitcode == exitcode
-        # Nothing happens to one that is over.
+        # Nothing happens to a process that has ended.
         getattr(process, end)()
         assert process.exitcode == exitcode
 
@@ -338,7 +338,7 @@ def test_an_exit_code_survives_a_foreign_wait(ctx: Any) -> None:
     pid, status = os.waitpid(process.pid, 0)
     assert (pid, os.waitstatus_to_exitcode(status)) == (process.pid, 7)
     process.join()
-    # The kernel tells of those that were reaped since Linux 6.15.
+    # Since Linux 6.15 the kernel still has the status of a reaped process.
     release = tuple(int(part) for part in os.uname().release.split(".")[:2])
     assert process.exitcode == (7 if release >= (6, 15) else 255)
     assert not process.is_alive()
@@ -364,16 +364,16 @@ def get_from_queue(gone: Any, other: Any) -> None:
 
 
 def acquire_semaphore(gone: Any, other: Any) -> None:
-    nobody = procession.Semaphore(0)
+    never = procession.Semaphore(0)
     while gone.empty():
-        nobody.acquire(timeout=0.4)
+        never.acquire(timeout=0.4)
 
 
 @pytest.mark.parametrize("wait_somehow", [join_other, get_from_queue, acquire_semaphore])
 def test_a_child_that_nobody_joins_is_no_zombie_for_long(ctx: Any, wait_somehow: Any) -> None:
     go, gone = ctx.Event(), ctx.Queue()
     forgotten = start(ctx, wait_event, go)
-    # The last start, which reaps who has ended before.
+    # The last start, which reaps the children that have ended before.
     other = start(ctx, end_and_see_it_gone, go, forgotten.pid, gone)
 
     wait_somehow(gone, other)
@@ -855,14 +855,14 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("who", ["all", "root"])
+@pytest.mark.parametrize("killed", ["all", "root"])
 def test_nothing_is_left_of_a_killed_family(
-    run_program: Any, who: str, tmp_path: Any, method: str
+    run_program: Any, killed: str, tmp_path: Any, method: str
 ) -> None:
     def kill(program: Any) -> None:
         assert program.stdout.readline() == "busy\n"
         assert len(members_of(program.pid)) >= 10
-        if who == "all":
+        if killed == "all":
             while pids := members_of(program.pid):
                 for pid in pids:
                     try:
@@ -871,7 +871,7 @@ def test_nothing_is_left_of_a_killed_family(
                         continue
         else:
             program.kill()
-            # The daemons go with it; who is no daemon is for the test to end.
+            # The daemons end with it. The test ends the processes that are no daemons.
             assert eventually(lambda: len(members_of(program.pid)) <= most)
             for pid in members_of(program.pid):
                 os.kill(pid, signal.SIGKILL)

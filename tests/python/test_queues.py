@@ -77,7 +77,7 @@ class NeverLoads:
 
 
 class Reduced:
-    """Goes by the reducer that is registered for it."""
+    """Is pickled by the reducer that is registered for it."""
 
     def __init__(self, value: str) -> None:
         self.value = value
@@ -507,7 +507,7 @@ def test_a_closed_queue_tells_its_size_unless_it_was_put_into(ctx: Any) -> None:
     used.close()
     assert unused.empty()
     assert used.qsize() == 1
-    # As the standard library's, whose pipe is closed then.
+    # As with the standard library's queue, which has closed its pipe then.
     with pytest.raises(OSError, match="is closed"):
         used.empty()
 
@@ -731,7 +731,7 @@ def test_an_exception_from_a_signal_handler_loses_no_message(ctx: Any) -> None:
         while len(got) < 300:
             try:
                 signal.setitimer(signal.ITIMER_REAL, 0.0005)
-                # In one step, so that it is get alone that could lose something.
+                # In one step, so that only get could lose something.
                 got.extend(map(queue.get, (True,)))
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except Alarm:
@@ -766,9 +766,9 @@ def test_a_signal_handler_may_put(ctx: Any) -> None:
             queue.put(("program", number))
         signal.setitimer(signal.ITIMER_REAL, 0)
         while not queue.empty():
-            who, number = queue.get()
-            assert number == numbers[who == "handler"]
-            numbers[who == "handler"] += 1
+            producer, number = queue.get()
+            assert number == numbers[producer == "handler"]
+            numbers[producer == "handler"] += 1
         assert numbers == [20_000, count]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -832,7 +832,7 @@ def test_a_stopped_producer_keeps_nobody_from_giving_up(ctx: Any) -> None:
     assert eventually(lambda: not queue.empty())
     before = signal.signal(signal.SIGALRM, ring)
     try:
-        # It is stopped anywhere, so sooner or later where it has the end of the queue.
+        # It is stopped at any step, so at some time while it has the end of the queue.
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(random.uniform(0, 0.002))

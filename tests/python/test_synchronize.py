@@ -302,8 +302,8 @@ def test_who_waits_for_long_hardly_wakes(ctx: Any) -> None:
         status = Path(f"/proc/{process.pid}/status").read_text()
         return int(status.split("nonvoluntary")[0].split("ctxt_switches:")[-1])
 
-    # The ticks double from 5 to 160 ms, so some ten of them lie within two seconds. Without that it
-    # would be hundreds; how busy the machine is makes them only fewer.
+    # The ticks double from 5 to 160 ms, so about ten of them lie within two seconds. Without the
+    # doubling there would be hundreds. A busy machine only has fewer.
     assert eventually(lambda: is_asleep(process.pid))
     time.sleep(1)
     before = switches()
@@ -663,7 +663,7 @@ def test_a_child_does_not_own_what_its_parent_holds(ctx: Any, owned_lock: Any) -
         for _ in range(3):
             run_in(ctx, try_acquire, owned_lock, found)
             assert found.get() is False
-    # The children have gone without it: nobody has died with the lock.
+    # The children have ended without it: no process has died with the lock.
     assert owned_lock.acquire()
     owned_lock.release()
 
@@ -695,7 +695,7 @@ def test_those_who_wait_get_a_dead_holders_permit(ctx: Any, waiting: int) -> Non
     for waiter in waiters:
         assert eventually(lambda: is_asleep(waiter.pid))  # noqa: B023
     holder.kill()
-    # Each gives the permit back, and the next has it.
+    # Each process releases the permit, and the next acquires it.
     assert [answers.get() for _ in waiters] == ["acquired"] * waiting
     for process in [*waiters, holder]:
         process.join()
@@ -714,7 +714,7 @@ def test_a_plain_semaphores_permits_stay_with_the_dead(ctx: Any, kind: str, wait
 
     assert semaphore.acquire(timeout=0.05) is False
     assert answers.empty()
-    # Whoever knows of the death gives it back; then all go on.
+    # The process that is told of the death releases it; then all go on.
     semaphore.release()
 
     assert [answers.get(timeout=60) for _ in waiters] == ["acquired"] * waiting
@@ -738,7 +738,7 @@ def test_killed_waiters_block_nobody(ctx: Any, lock: Any, survivors: int) -> Non
     answers = ctx.Queue()
     with lock:
         waiters = start_waiting(ctx, survivors + 2, say_how_acquire_ends, lock, answers)
-        # The first of all, who is the next to be woken, and the last.
+        # The first of all, which is the next to be woken, and the last.
         for victim in (waiters.pop(0), waiters.pop()):
             victim.kill()
             victim.join()

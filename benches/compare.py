@@ -1,9 +1,9 @@
-"""Compare procession with multiprocessing: the same programs over both modules, by turns.
+"""Compare procession with multiprocessing: the same programs over both modules, in turn.
 
 Usage: compare.py [-r ROUNDS] [WORKLOAD...]
 
 Each figure comes from a process of its own. The table has the median of the rounds for each module,
-in operations a second, their ratio, and the least ratio that the project asks for.
+in operations a second, their ratio, and the minimum ratio that the project asks for.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Measure how long a process waits for a lock that another acquires again and again.
+"""Measure how long a process waits for a lock that another process acquires repeatedly.
 
 Usage: fairness.py [-m MODULE]... [--seconds SECONDS] [--hold MILLISECONDS]... [WAITERS...]
 
 A greedy holder keeps the lock for a while, busy or asleep, and acquires it again at once. One or
-several waiters acquire it, release it at once and come again after a moment. Each row comes from a
-fresh interpreter and has
+several waiters acquire it, release it at once and acquire it again after a pause. Each row comes
+from a fresh interpreter and has
 
 - turns: how often the holder and, on average, a waiter had the lock,
 - the ratio of the two,
 - passed by: the largest number of the holder's turns during one wait,
-- longest wait: that of any waiter, of the one still under way at the end too.
+- longest wait: the longest of any waiter, including a wait that is unfinished at the end.
 """
 
 from __future__ import annotations

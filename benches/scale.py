@@ -42,7 +42,7 @@ LEAST_FREE = 0.1
 
 
 class DoesNotFitError(Exception):
-    """So many waiters can not be had, for the reason given."""
+    """The machine can't run so many waiters; the message says why."""
 
 
 @dataclass
@@ -57,15 +57,15 @@ class Figures:
 
 @dataclass
 class Workload:
-    """How a waiter waits, and how all are released, once they wait."""
+    """How a waiter waits, and how all waiters are released."""
 
     wait: Callable[[], object]
     release: Callable[[], object]
 
 
 def barrier(mp: Any, waiters: int) -> Workload:
-    meeting = mp.Barrier(waiters + 1)
-    return Workload(meeting.wait, meeting.wait)
+    point = mp.Barrier(waiters + 1)
+    return Workload(point.wait, point.wait)
 
 
 def condition(mp: Any, waiters: int) -> Workload:
@@ -116,7 +116,7 @@ MODULES = ["multiprocessing", "procession"]
 
 
 class Board:
-    """Two numbers for each waiter, in memory that has nothing to do with the measured module."""
+    """Two numbers for each waiter, in memory that does not belong to the measured module."""
 
     def __init__(self, waiters: int) -> None:
         self.numbers = memoryview(mmap.mmap(-1, 16 * waiters)).cast("d")
@@ -133,7 +133,7 @@ class Board:
         self.numbers[2 * index] = clock()
 
     def when_through(self) -> list[float]:
-        """When each was through, or -1 for those that are not."""
+        """Return when each waiter was through, or -1 if it is not."""
         return [self.numbers[2 * index] for index in range(self.waiters)]
 
     def cpu_when_through(self) -> float:
@@ -158,7 +158,7 @@ def voluntary_switches(pid: int) -> int:
 
 
 def free_memory() -> float:
-    """Return which part of the machine's memory is free."""
+    """Return the part of the machine's memory that is free."""
     with open("/proc/meminfo", encoding="ascii") as meminfo:
         sizes = {line.split(":")[0]: int(line.split()[1]) for line in meminfo}
     return sizes["MemAvailable"] / sizes["MemTotal"]

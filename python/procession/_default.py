@@ -1,7 +1,7 @@
 """The default context, for the modules on which contexts rest.
 
-`procession.context` makes it and puts it here; whatever is imported of this package, that is
-imported first.
+`procession.context` makes it and puts it here. Every import of this package imports that module
+first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _context: DefaultContext
 
 
 def set_default_context(context: DefaultContext) -> None:
-    """Say which context is the default one."""
+    """Set the default context."""
     global _context
     _context = context
 

@@ -1,9 +1,8 @@
 """Putting procession in the place of multiprocessing.
 
-From then on ``multiprocessing`` in `sys.modules` is this package, and ``multiprocessing.x`` is
-``procession.x`` where that is ours. The standard library's own modules go on working with one
-another (`procession._stdlib`), and those of which procession has no form yet keep their usual
-names.
+Afterwards ``multiprocessing`` in `sys.modules` is this package, and ``multiprocessing.x`` is
+``procession.x`` if procession has that module. The standard library's own modules still work with
+one another (`procession._stdlib`). Those that procession does not replace keep their usual names.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _OURS = {
 
 
 class _OtherName:
-    """A loader of a module by a name beside its own."""
+    """A loader of a module under a second name."""
 
     def __init__(self, own: str) -> None:
         self.own = own
@@ -46,7 +45,7 @@ class _OtherName:
 
     def exec_module(self, module: ModuleType) -> None:
         """Leave the module as it is: it has been run by its own name."""
-        # The import system has given it the name by which it was asked for.
+        # The import system has set the spec of the second name.
         module.__spec__ = self.spec
 
 
@@ -57,8 +56,8 @@ class _Finder:
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return how the module is loaded, or None if it is for others to find."""
-        # What is imported here would be loaded a second time: the import system takes a module that
-        # has come meanwhile for one that it still has to load.
+        # A module that is imported here would be loaded a second time: the import system does not
+        # see that it has been loaded meanwhile.
         package, _, module = name.partition(".")
         if package == REPLACED and module in _OURS:
             return _spec(name, _OtherName(f"procession.{module}"))
@@ -84,9 +83,10 @@ def _when_loaded(module: Any) -> None:
 
 
 def _adapt(module: Any) -> None:
-    """Have a module of the standard library make what has been replaced.
+    """Have a module of the standard library make procession's objects.
 
-    What it has by reference of its own kind could not be pickled: by its name there is another.
+    It refers to the standard library's classes. These can't be pickled, since another class has
+    their name.
     """
     if module.__name__ == f"{REPLACED}.managers":
         module.get_context = get_context
@@ -94,7 +94,7 @@ def _adapt(module: Any) -> None:
 
 
 def get_context(method: str | None = None) -> Any:
-    """Return the context of a start method, or the default: in it a manager is started."""
+    """Return the context of a start method or the default one, in which a manager is started."""
     return default_context().get_context(method)
 
 

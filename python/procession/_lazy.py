@@ -1,9 +1,9 @@
-"""Modules of the standard library that are loaded when something of them is used.
+"""Modules of the standard library that are loaded when an attribute of them is used.
 
-A spawned child imports this package before anything else, and most of what `multiprocessing`
-imports with it (sockets, subprocesses, threads, enumerations) it may never need. While
-`multiprocessing` is imported, *stand-ins* take the place of these; it keeps them, and no other
-module finds them. Where these modules are imported already nothing changes.
+A spawned child imports this package before anything else. It may never need most of the modules
+that `multiprocessing` imports (sockets, subprocesses, threads, enumerations). While
+`multiprocessing` is imported, *stand-ins* take the place of these modules. `multiprocessing` keeps
+the stand-ins, and no other module finds them. A module that is imported already is used itself.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ else:
 
 
 class LazyModule(ModuleType):
-    """Stands for a module until something of it is asked for."""
+    """Stands for a module until an attribute of it is used."""
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("__") and sys.modules.get(self.__name__, self) is self:
-            # The import system looks whether there is this and that.
+            # The import system checks whether some attributes exist.
             raise AttributeError(attribute)
         return getattr(self._loaded(), attribute)
 
@@ -43,11 +43,11 @@ class LazyModule(ModuleType):
 
 
 class LazyThreading(LazyModule):
-    """Stands for `threading`, which a process asks for something as it begins and as it ends."""
+    """Stands for `threading`, of which a process uses attributes as it begins and as it ends."""
 
     def __getattr__(self, attribute: str) -> Any:
         if "threading" not in sys.modules:
-            # A process that never had threads has none to put right after a fork, nor to wait for.
+            # A process that never had threads has none to repair after a fork or to wait for.
             if attribute == "_HAVE_THREAD_NATIVE_ID":
                 return False
             if attribute == "_shutdown":
@@ -63,11 +63,11 @@ def _args_from_interpreter_flags() -> list[str]:
 
 
 def _stand_in(name: str) -> ModuleType:
-    """Return what stands for a module, with what is bound while others are imported."""
+    """Return a stand-in for a module, with the attributes that other modules' imports use."""
     module: ModuleType = LazyThreading(name) if name == "threading" else LazyModule(name)
     bound = vars(module)
     if name == "multiprocessing.reduction":
-        # Asked for where the default start method is chosen; on Linux it is so.
+        # Read where the default start method is chosen; on Linux it is true.
         bound["HAVE_SEND_HANDLE"] = True
     elif name == "subprocess":
         bound["_args_from_interpreter_flags"] = _args_from_interpreter_flags
@@ -76,7 +76,7 @@ def _stand_in(name: str) -> ModuleType:
     elif name == "functools":
         bound["partial"] = _functools.partial
     elif name == "signal":
-        # Looked through for the names of signals.
+        # Searched for the names of signals.
         bound.update(
             (signal, number) for signal, number in vars(_signal).items() if signal[:3] == "SIG"
         )
@@ -86,7 +86,7 @@ def _stand_in(name: str) -> ModuleType:
 class StandIns:
     """A ``with`` block in which modules that are not imported yet have stand-ins.
 
-    Other threads would find them: in a process with several threads it does nothing.
+    In a process with several threads it does nothing, since other threads would find them.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class StandIns:
             if sys.modules.get(name) is module:
                 del sys.modules[name]
             if name == "signal":
-                # From now on its numbers are enumerated.
+                # From now on its signals are members of the enumeration.
                 bound = vars(module)
                 for signal in [signal for signal in bound if signal[:3] == "SIG"]:
                     del bound[signal]
@@ -121,7 +121,7 @@ if "_pickle" not in sys.modules:
 
 multiprocessing: Any = sys.modules["multiprocessing"]
 reduction: Any = multiprocessing.context.reduction
-"""`multiprocessing.reduction`, or what stands for it until it is used."""
+"""`multiprocessing.reduction`, or its stand-in until it is used."""
 
-# It is an attribute of the package where it was imported as usual.
+# An attribute of the package, as after a usual import.
 vars(multiprocessing).setdefault("reduction", reduction)

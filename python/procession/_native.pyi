@@ -19,7 +19,7 @@ class OwnerDiedError(RuntimeError):
     handle: str | None
 
 class StaleHandleError(ValueError):
-    """A handle names an object that has been freed, since nobody had it open any more."""
+    """A handle names an object that has been freed, since no process had it open any more."""
 
     kind: str | None
     name: str | None

@@ -2,8 +2,8 @@
 
 Where procession takes its place (`procession._install`), the standard library's modules are kept
 under the package name `STANDARD`, by which their relative imports find one another. Only the import
-system knows that name: the modules, and what is defined in them, have their usual names, so what is
-shown or pickled of them says nothing of procession.
+system knows that name. The modules and their definitions have their usual names, so their
+representations and pickles do not mention procession.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _KeptSpec(ModuleSpec):
 
 
 class KeptLoader:
-    """Loads a module of the standard library where such are kept.
+    """Loads a module of the standard library under the name where it is kept.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class KeptLoader:
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module's code."""
-        # The import system has written down by which name it was asked for.
+        # The import system has set the spec of the name that was imported.
         module.__spec__ = self.kept
         loader: Any = self.kept.loader
         # Other threads that import the module wait until it is loaded.

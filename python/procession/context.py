@@ -117,13 +117,13 @@ class Process(BaseProcess):
             self._start_by_daemon()
         else:
             super().start()
-        # From here on it has an owner: an exception before ends it.
+        # From here on this object owns the child. An exception before this ends the child.
         keep = getattr(self._popen, "keep", None)
         if keep is not None:
             keep()
 
     def _start_by_daemon(self) -> None:
-        """Do what `BaseProcess.start` does, which would refuse a daemon."""
+        """Do the same as `BaseProcess.start`, which would refuse a daemon."""
         self._check_closed()  # type: ignore[attr-defined]
         assert self._popen is None, "cannot start a process twice"
         assert self._parent_pid == os.getpid(), (  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ class Process(BaseProcess):
         _process._cleanup()  # type: ignore[attr-defined]
         self._popen = self._Popen(self)
         self._sentinel = self._popen.sentinel
-        # What they refer to may be large, or refer to this object.
+        # Their objects may be large, or refer to this object.
         del self._target, self._args, self._kwargs  # type: ignore[attr-defined]
         _process._children.add(self)  # type: ignore[attr-defined]
 
@@ -176,7 +176,7 @@ class Process(BaseProcess):
 
 
 def _own_state(process_obj: BaseProcess) -> ProcessState:
-    """What the process is doing: it looks at itself."""
+    """Return the state of this process, which runs while it asks."""
     from .states import ProcessState
 
     return ProcessState("running")
@@ -184,7 +184,7 @@ def _own_state(process_obj: BaseProcess) -> ProcessState:
 
 _main = type(current_process())
 if _main.__name__ == "_MainProcess":
-    # What stands for the program's first process; made when `multiprocessing` was imported.
+    # The object of the program's first process, made when `multiprocessing` was imported.
     current_process().__class__ = type("_MainProcess", (_main,), {"state": property(_own_state)})
 
 
@@ -213,7 +213,7 @@ class SpawnProcess(Process):
 
     @staticmethod
     def _after_fork() -> None:
-        # It is no copy of another process.
+        # The child is no copy of another process.
         pass
 
 
@@ -636,5 +636,5 @@ set_default_context(_default_context)
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        # Private names of the standard library's module, which the public relies on.
+        # Private names of the standard library's module that its public ones rely on.
         return getattr(_stdlib, name)

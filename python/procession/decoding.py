@@ -1,8 +1,8 @@
-"""Whose an exception is that was raised while a message was decoded, or encoded.
+"""Where an exception came from that was raised while a message was decoded or encoded.
 
-Both run any code, and a signal handler may raise an exception in the middle of it. That can't be
-seen on the exception, so where it may be either the same is done a second time in a thread, in
-which no handler runs: what is not raised there came from a handler.
+Decoding and encoding run any code, and a signal handler may raise an exception in the middle of it.
+The exception does not show where it came from. Where it may be either, the same is done a second
+time in a thread, in which no handler runs. What is not raised there came from a handler.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PATIENCE = 1.0
-"""Seconds that another thread has to repeat what was interrupted."""
+"""Seconds that another thread has to repeat the interrupted call."""
 
 
 def comes_from_a_handler(load: Callable[[], Any], error: BaseException) -> bool:
-    """Return whether a signal handler raised what came out of a function that en- or decodes."""
+    """Return whether a signal handler raised the exception that an encoder or decoder raised."""
     return _may_be_of_a_handler(error) and not _raises_again(load, error)
 
 
@@ -35,7 +35,7 @@ def _may_be_of_a_handler(error: BaseException) -> bool:
 
 
 def _raises_again(load: Callable[[], Any], error: BaseException) -> bool:
-    """Return whether a function raises the like of an exception in a thread without signals."""
+    """Return whether a function raises the same type of exception in a thread without signals."""
     again: list[BaseException] = []
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Processes that begin as copies of one that is kept ready, the forkserver's template.
+"""Processes that begin as copies of the forkserver's template.
 
 With the names of :mod:`multiprocessing.forkserver`.
 """
@@ -27,7 +27,7 @@ class ForkServerPopen(PreparedPopen):
     method = "forkserver"
 
     def duplicate_for_child(self, fd: int) -> int:
-        """Have the child get a descriptor; return its place among those that come with it."""
+        """Have the child get a descriptor; return its index among those that come with it."""
         self._fds.append(fd)
         return len(self._fds) - 1
 

@@ -18,9 +18,10 @@ __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"
 
 
 def reap_unjoined() -> None:
-    """Take the status of children that have ended: they may never be joined.
+    """Take the status of children that have ended, since they may never be joined.
 
-    As `start` and `active_children` do; called as well where a process waits for an object of ours.
+    `start` and `active_children` do the same. It is also called while a process waits for an object
+    of ours.
     """
     if _stdlib._children:  # type: ignore[attr-defined]
         _stdlib._cleanup()  # type: ignore[attr-defined]
@@ -29,5 +30,5 @@ def reap_unjoined() -> None:
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        # Private names of the standard library's module, which the public relies on.
+        # Private names of the standard library's module that its public ones rely on.
         return getattr(_stdlib, name)

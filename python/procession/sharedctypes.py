@@ -45,7 +45,7 @@ def _make(type_: Any) -> Any:
 
 def _over(type_: Any, block: Block) -> Any:
     made = type_.from_buffer(memoryview(block))
-    # Under the name by which the standard library's keep theirs.
+    # The standard library's objects use the same name.
     made._wrapper = block
     ForkingPickler.register(type_, _reduce)
     return made
@@ -54,7 +54,7 @@ def _over(type_: Any, block: Block) -> Any:
 def _reduce(obj: Any) -> Any:
     block = getattr(obj, "_wrapper", None)
     if block is None:
-        # One in this process's own memory.
+        # An object in this process's own memory.
         return obj.__reduce__()
     if not isinstance(block, Block):
         return _stdlib.reduce_ctype(obj)
@@ -317,5 +317,5 @@ def Array(
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        # Private names of the standard library's module, which the public relies on.
+        # Private names of the standard library's module that its public ones rely on.
         return getattr(standard("sharedctypes"), name)

@@ -1,6 +1,6 @@
 """Processes that begin as fresh interpreters, with the names of :mod:`multiprocessing.spawn`.
 
-What a program replaces here (`get_preparation_data`, `get_command_line`) is used in its new form.
+If a program replaces `get_preparation_data` or `get_command_line` here, the replacement is used.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class SpawnPopen(PreparedPopen):
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        # Where the interpreter is chosen, and private names that the public relies on.
+        # The choice of the interpreter, and private names that public ones rely on.
         if name.startswith("__"):
-            # The import system looks whether there is this and that.
+            # The import system checks whether some attributes exist.
             raise AttributeError(name)
         return getattr(standard("spawn"), name)

@@ -56,8 +56,8 @@ class ProcessState(str):
             return f"<{self!s}>"
         on = self.blocked_on
         what = f" {on.kind} {on.name!r}" if on.kind is not None else ""
-        whom = f", on {on.pid} ({on.process!r})" if on.pid is not None else ""
-        return f"<{self!s}: {on.operation}{what}{whom}, for {on.seconds:.1f} s>"
+        holder = f", on {on.pid} ({on.process!r})" if on.pid is not None else ""
+        return f"<{self!s}: {on.operation}{what}{holder}, for {on.seconds:.1f} s>"
 
 
 class Member(NamedTuple):
@@ -78,7 +78,7 @@ class Member(NamedTuple):
 
 
 def state_of(parts: _native._State) -> ProcessState:
-    """Return a state from what the binding tells of a process."""
+    """Return a state from what the binding returns for a process."""
     name, blocked = parts
     if blocked is None:
         return ProcessState(name)

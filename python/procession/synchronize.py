@@ -149,7 +149,7 @@ class Event(_native.Event):
 
 
 class _Count(NamedTuple):
-    """A count that is asked for as a semaphore's value."""
+    """A count that is read like a semaphore's value."""
 
     get_value: Callable[[], int]
 
@@ -175,7 +175,7 @@ class Condition:
         self, lock: _LockLike | None = None, *, ctx: object = None, name: str = ""
     ) -> None:
         self._lock = lock or RLock(ctx=ctx, name=name)
-        # First: what is no lock at all shows here.
+        # Called first, since it fails if the object is no lock.
         self._make_methods()
         self._condition = _native.Condition(self._lock, name=name)
 
@@ -249,7 +249,7 @@ class Condition:
         """Let all waiters go on."""
         self.notify(n=sys.maxsize)
 
-    # What others read of the standard library's condition.
+    # Attributes of the standard library's condition that other code reads.
 
     @property
     def _sleeping_count(self) -> _Count:
@@ -257,7 +257,7 @@ class Condition:
 
     @property
     def _woken_count(self) -> _Count:
-        # There they are taken off the sleeping later; here they never count as such.
+        # The standard library subtracts woken waiters later; here they are never counted.
         return _Count(lambda: 0)
 
     @property
@@ -294,7 +294,7 @@ class Barrier(threading.Barrier):
         ctx: object = None,
         name: str = "",
     ) -> None:
-        # Not the base class's, which would make locks of threads.
+        # Without the base class's `__init__`, which would make locks of threads.
         barrier = _native.Barrier(parties, name=name)
         self.__setstate__((parties, action, timeout, barrier.handle))
 
@@ -353,7 +353,7 @@ class Barrier(threading.Barrier):
         """Whether the barrier is broken."""
         return self._barrier.broken()
 
-    # What others read of the standard library's barrier.
+    # Attributes of the standard library's barrier that other code reads.
 
     @property
     def _state(self) -> int:
@@ -367,5 +367,5 @@ class Barrier(threading.Barrier):
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        # Private names of the standard library's module, which the public relies on.
+        # Private names of the standard library's module that its public ones rely on.
         return getattr(standard("synchronize"), name)

@@ -26,7 +26,7 @@ def wait_and_say(condition: Any, answers: Any, timeout: float | None = None) -> 
         try:
             answers.put(condition.wait(timeout))
         except OwnerDiedError:
-            # Who is told sees to the others; it holds the lock.
+            # The waiter that is told holds the lock, and wakes the others.
             condition.notify_all()
             answers.put("told")
 

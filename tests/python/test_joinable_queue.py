@@ -197,7 +197,7 @@ def test_a_loss_that_cannot_be_known_is_told_as_possible(ctx: Any) -> None:
     passed_on.put(tasks.get())
     passed_on.put(None)
     worker.join()
-    # Nobody has joined since, so the one that is done may be that of the next.
+    # No process has joined since, so the task that is done may be that of the next process.
     die_with_a_task(ctx, tasks)
 
     for _ in range(2):

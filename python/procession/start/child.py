@@ -1,9 +1,9 @@
 """The child's side: from its first step to the run of its process object.
 
-A child that is not forked from its parent is told what to do in a payload
-(`procession.start.payload`). It has the family's arena by its descriptor, and a slot that its
-parent reserved with a share in all that the parent held at that time: so what the parent passes on
-is there when the child comes to open it, whatever the parent does meanwhile.
+A child that is not forked from its parent reads what to do from a payload
+(`procession.start.payload`). It gets the descriptor of the family's arena, and a slot. The parent
+reserved that slot with a share in all objects that it held at that time. So an object that the
+parent passes on still exists when the child opens it, even if the parent drops it meanwhile.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PassedFd:
     Parameters
     ----------
     number : int
-        Which it is in the child: the descriptor, or its place in `inherited_fds`.
+        Its number in the child: the descriptor, or its index in `inherited_fds`.
     """
 
     def __init__(self, number: int) -> None:
@@ -73,8 +73,8 @@ class Parent:
         except OSError:
             sentinel = None
         if os.getppid() != self.pid and sentinel is not None:
-            # It has ended, and its number may be another's: an end of a pipe without the other
-            # end says the same as the pidfd of a process that is over.
+            # The parent has ended, and another process may have its number. The reading end of a
+            # pipe without a writer is readable, like the pidfd of a process that has ended.
             os.close(sentinel)
             sentinel, writer = os.pipe()
             os.close(writer)
@@ -86,7 +86,7 @@ class Parent:
 
 
 def dies_with_parent(process_obj: BaseProcess) -> bool:
-    """Return whether a process is to end when the one that starts it does."""
+    """Return whether a process is to end when its parent does."""
     asked = process_obj._config.get("die_with_parent")  # type: ignore[attr-defined]
     return bool(process_obj.daemon or asked)
 
@@ -112,7 +112,7 @@ def run(process_obj: BaseProcess, parent: Any) -> int:
 
 
 def serve_as_copy(serve: Any) -> int:
-    """Be the copy of a process, as this Python's versions have it; return the exit status.
+    """Be the copy of a process, as `multiprocessing` of this version does; return its status.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def prepare(data: dict[str, Any]) -> None:
 def import_main_path(path: str) -> None:
     """Run the program at a path as ``__mp_main__``, and make that the main module.
 
-    Does nothing where the main module is that program's already.
+    Does nothing if the main module is already that program's.
     """
     if not path.endswith(".py") or not os.path.isfile(path):
         # A folder, an archive, or something like that.
@@ -204,11 +204,11 @@ def import_main_path(path: str) -> None:
 
 
 old_main_modules: list[ModuleType] = []
-"""They must not go while something of them may be in use."""
+"""Main modules that are kept, since their objects may still be in use."""
 
 
 def is_forking(argv: list[str]) -> bool:
-    """Return whether a command line is that of a child that is to be."""
+    """Return whether a command line starts a child."""
     return len(argv) >= 2 and argv[1] == "--multiprocessing-fork"
 
 
@@ -239,13 +239,13 @@ def spawn_main(slot: int, parent: int, main_thread: int) -> None:
             f"family: {error}"
         )
     started_by = Parent(parent, bool(main_thread))
-    # What else was passed is for this process, and not for programs that it starts.
+    # The other descriptors are for this process, and not for programs that it starts.
     for entry in os.listdir("/proc/self/fd"):
         if int(entry) > PAYLOAD:
             try:
                 os.set_inheritable(int(entry), False)
             except OSError:
-                # The one by which the directory was read.
+                # The descriptor by which the directory was read.
                 continue
     sys.exit(serve(PAYLOAD, started_by))
 
@@ -270,7 +270,7 @@ def serve(payload: int, parent: Any) -> int:
     except BaseException as error:
         if verdict is not None and _is_told(error, verdict):
             return 1
-        # It has left before it began, whatever status it left with.
+        # The process exits before its target began. It says so, also if it exits by itself.
         sys.stderr.write(f"Process {name}, while it was being prepared:\n")
         import traceback
 

@@ -1,4 +1,4 @@
-"""What a child that is not forked is told, and the program that it is started as.
+"""The payload of a child that is not forked, and the command that starts it.
 
 The payload is a memfd: first what the child needs before it can unpickle anything (the main module,
 paths, keys), then the process object.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LEAVES_METHOD_OPEN = sys.version_info >= (3, 14)
-"""Whether a process that is started by a context of its own leaves the default method open."""
+"""Whether the start of a child by a specific context leaves the default method open."""
 
 
 def write_payload(
@@ -36,11 +36,11 @@ def write_payload(
     Parameters
     ----------
     popen : PreparedPopen
-        Which starts it, and passes descriptors to it.
+        The object that starts it and passes descriptors to it.
     process_obj : BaseProcess
         What it is to run.
     preparation : dict
-        What `prepare` is to be called with, to which descriptors are added.
+        The argument of `prepare`, to which descriptors are added.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def memfd_of(pickled: io.BytesIO) -> int:
 
 
 def note_what_fails(process_obj: BaseProcess, method: str, error: Exception) -> None:
-    """Add to an error of pickling which of the process's attributes it comes from."""
+    """Add a note to an error of pickling: which attribute of the process it comes from."""
     try:
         reduced = process_obj.__reduce_ex__(4)
     except Exception:
@@ -145,7 +145,7 @@ def get_command_line(**arguments: int) -> list[str | bytes]:
 
 def interpreter_command(code: str) -> list[str | bytes]:
     """Return the command that runs ``from <code>``, with this interpreter's flags."""
-    # Where this package is found may be known only to this process.
+    # Only this process may know where this package is.
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     program = f"import sys; sys.path.append({home!r}); from {code}"
     flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]

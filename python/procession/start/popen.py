@@ -33,15 +33,15 @@ class Popen:
     def __init__(self, process_obj: BaseProcess) -> None:
         util._flush_std_streams()  # type: ignore[attr-defined]
         self.returncode: int | None = None
-        # Whether this process sent it a signal by these methods: then its end says little about it.
+        # Whether this process sent it a signal by these methods. Then its end says little about it.
         self.was_signalled = False
         try:
             self._child = self._launch(process_obj)
             self.pid = self._child.pid
             self.sentinel = self._child.fileno()
         except BaseException:
-            # A handler of a signal has raised. The exception holds this object, which is to end the
-            # child at once.
+            # A signal handler has raised. The exception keeps this object alive, but the child must
+            # end at once.
             self.__dict__.pop("_child", None)
             raise
 
@@ -49,11 +49,11 @@ class Popen:
         raise NotImplementedError
 
     def keep(self) -> None:
-        """Let the process live on when nothing refers to this object: its start has succeeded."""
+        """Note that the start has succeeded: the child outlives this object."""
         self._child.keep()
 
     def duplicate_for_child(self, fd: int) -> int:
-        """Have the child get a descriptor; return which it is there."""
+        """Have the child get a descriptor; return its number there."""
         return fd
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
@@ -117,8 +117,8 @@ class PreparedPopen(Popen):
     """A process that imports the main module before it begins.
 
     A main module that starts processes without the guard ``if __name__ == "__main__":`` would have
-    each of them start others. They are refused that, so none of them can begin; that is told here,
-    once, instead of by each. Where the guard seems to be missing, starting waits for the verdict.
+    each of them start others. They are refused that, so none of them can begin. The parent raises
+    this as one error. Where the guard seems to be missing, `start` waits for the child's verdict.
 
     Raises
     ------
@@ -131,7 +131,7 @@ class PreparedPopen(Popen):
     def __init__(self, process_obj: BaseProcess) -> None:
         self._fds: list[int] = []
         self._verdict: int | None = None
-        """The descriptor on which a child tells that the guard is missing."""
+        """The descriptor on which a child reports that the guard is missing."""
         if not main_seems_unguarded():
             super().__init__(process_obj)
             return
@@ -151,7 +151,7 @@ class PreparedPopen(Popen):
 
         poll = select.poll()
         poll.register(reader, select.POLLIN)
-        # What is forked meanwhile keeps the pipe open.
+        # A process that is forked meanwhile keeps the pipe open.
         poll.register(self.sentinel, select.POLLIN)
         slept = 0.0
         try:
@@ -180,7 +180,7 @@ class PreparedPopen(Popen):
             with open(f"/proc/{self.pid}/stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
-            # It can't be seen.
+            # Its state can't be read.
             return True
         return fields[0] not in (b"R", b"D")
 
@@ -193,10 +193,10 @@ _MAX_SLEEP = 0.5
 
 
 def main_seems_unguarded() -> bool:
-    """Return whether the main module starts a process while it is run, and not under its guard.
+    """Return whether the main module, while it is run, starts a process outside of a guard.
 
-    That is a guess by the line that it is at: whether the outermost statement to which that belongs
-    is an ``if`` about ``__name__``.
+    It guesses by the line that is being run: whether the outermost statement of that line is an
+    ``if`` about ``__name__``.
     """
     frame: Any = sys._getframe(1)
     main = sys.modules["__main__"]
@@ -209,7 +209,7 @@ def main_seems_unguarded() -> bool:
             lines = file.read().splitlines()[: frame.f_lineno]
     except OSError:
         return False
-    # From the line up to the statement's first, all that begins without a blank are its clauses.
+    # Up to the statement's first line, only its clauses begin without a blank.
     for line in reversed(lines):
         if line.startswith((b"if", b"el")) and b"__name__" in line:
             return False

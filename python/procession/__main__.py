@@ -20,7 +20,7 @@ from procession.__main__ import main
 sys.path.pop()
 main()
 """
-"""What an interpreter does that may not find this package by itself, or may do so no more."""
+"""The program of an interpreter that may not find this package by itself."""
 
 
 def _run_source(source: bytes | str, name: str, path: str | None = None) -> None:
@@ -37,14 +37,14 @@ def _run_source(source: bytes | str, name: str, path: str | None = None) -> None
             # Newer versions have no such name.
             main.__cached__ = None  # type: ignore[attr-defined]
         main.__loader__ = SourceFileLoader("__main__", path)
-    # The second is the name in a child: what comes from there is pickled by it.
+    # The second name is the main module's in a child, by which objects from there are pickled.
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
-    # This module's own ways with annotations are not the program's.
+    # This module's `from __future__` imports must not apply to the program.
     exec(compile(source, name, "exec", dont_inherit=True), main.__dict__)
 
 
 def _begin_path(entry: str) -> None:
-    """Put where the program is in the place of where the command is."""
+    """Replace the command's folder on `sys.path` by the program's."""
     if not sys.flags.safe_path:
         sys.path[0] = entry
 
@@ -81,7 +81,7 @@ def _run_stdin() -> None:
 
 
 def _begin_again(options: list[str], arguments: list[str]) -> None:
-    """Go on with an interpreter that has more options."""
+    """Replace this interpreter by one with more options."""
     *_, own, _ = _native.parse_command(["run", *sys.orig_argv[1:]])
     command = [sys.executable, *own, *options, "-c", _AGAIN, "run", *arguments]
     try:

@@ -1,4 +1,4 @@
-"""What checkers of types, mypy and pyright, say of programs."""
+"""The messages of the type checkers mypy and pyright about programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERSION = ".".join(map(str, sys.version_info[:2]))
 
 
 class Message(NamedTuple):
-    """What a checker says of a line."""
+    """A checker's message about a line."""
 
     line: int
     checker: str
@@ -27,7 +27,7 @@ class Message(NamedTuple):
 
 
 class Failed(Exception):
-    """A checker ended otherwise than with its messages."""
+    """A checker ended without its messages."""
 
 
 def run_mypy(folder: Path, files: list[str]) -> dict[str, list[Message]]:

@@ -1,4 +1,4 @@
-"""What every test has around it: a watchdog, and a look at what the test has left behind."""
+"""Fixtures for every test: a watchdog, and a check for what the test has left behind."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def nothing_left(watchdog: None) -> Iterator[None]:
     assert no_children, f"processes are left: {left}"
 
     def leaked() -> set[str]:
-        # Other programs of this machine make some as well, and use them.
+        # Other programs of this machine make such files as well, and use them.
         left = shared_memory_files() - files
         return left - mapped_by_others() if left else left
 

@@ -1,4 +1,4 @@
-"""What the kernel says of processes."""
+"""What the kernel reports about processes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 PATIENCE_SECONDS = 20
-"""How long something may take that is waited for; nothing takes so long unless it never comes."""
+"""Seconds to wait for an event. One that takes longer never comes."""
 
 
 def eventually(is_so: Callable[[], bool]) -> bool:
-    """Whether something is so, or becomes so while we wait."""
+    """Whether a condition holds, or comes to hold while we wait."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not is_so():
         if time.monotonic() > deadline:
@@ -31,7 +31,7 @@ def stat(pid: int) -> list[str] | None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process and it isn't a zombie."""
+    """Whether a process exists and is no zombie."""
     fields = stat(pid)
     return fields is not None and fields[0] not in "ZX"
 

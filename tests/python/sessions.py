@@ -67,7 +67,7 @@ def run_command(
         stdout, stderr = process.communicate(timeout=WATCHDOG_SECONDS)
         left_processes = not group_ends(process.pid)
     except subprocess.TimeoutExpired:
-        # SIGABRT has the interpreter say where it is.
+        # On SIGABRT the interpreter prints where it is.
         signal_group(process.pid, signal.SIGABRT)
         stdout, stderr = process.communicate()
         pytest.fail(f"{command} hangs; so far it said:\n{stdout}\n{stderr}")

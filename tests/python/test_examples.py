@@ -30,7 +30,7 @@ EXPECTED_LINES = {
     "traffic_light.py": "red again: 0 of 3 late cars have passed",
 }
 
-# Those that show what the standard library has not, as they are; each with all that it prints.
+# Programs for which the standard library has no equivalent, each with all that it prints.
 OF_PROCESSION = {
     "orphans_and_zombies.py": """\
 ended, and not joined: zombie

@@ -70,7 +70,7 @@ def start_and_join(target, *args):
     process = context.Process(target=target, args=args)
     process.start()
     process.join()
-    # What only the template knows is not known on older kernels.
+    # On older kernels an exit code that only the template knows is not known.
     assert process.exitcode in (0, 255), process.exitcode
 
 def main():
@@ -267,7 +267,7 @@ def ask_and_die(queue):
 
     def keep(sock, message, *rest):
         if message == request.GO:
-            # What is forked while the answer is under way has the socket for it.
+            # A process that is forked while the answer is under way has its socket.
             if (helper := os.fork()) == 0:
                 time.sleep(600)
             queue.put((child.pid, forkserver._forkserver._forkserver_pid, helper))
@@ -426,7 +426,7 @@ if __name__ == "__main__":
 def test_what_a_preloaded_module_prints_is_printed_once(
     run_with_preloaded: Callable[[str, str], Ending], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Else it would be written at once.
+    # Otherwise it would be written at once.
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     preloaded = "import sys\nprint('once')\nsys.stderr.write('and that, too')\n"
     ending = run_with_preloaded(PRELOADS.format(on_error=""), preloaded)

@@ -1,4 +1,4 @@
-"""Signals that come while a queue is at work: what raises has cost no message, and put none."""
+"""Signals during a queue's calls: a call that raises has lost no message, and put none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from processes import eventually
 
 LONG = 64 << 20
-"""So long that other threads run while it is copied."""
+"""A size at which other threads run while it is copied."""
 
 
 class AlarmRang(Exception):

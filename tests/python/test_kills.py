@@ -17,7 +17,7 @@ ROUNDS = 50
 
 def produce(queue: Any, producer: int, announced: Any) -> None:
     number = 0
-    # What put has returned from is announced in memory that outlives this process.
+    # Each object is noted once put has returned, in memory that outlives this process.
     while True:
         queue.put((producer, number, bytes(random.choice((0, 50, 3000, 70_000)))))
         number += 1

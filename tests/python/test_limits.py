@@ -20,7 +20,7 @@ from processes import eventually, stat
 from procession import OwnerDiedError
 
 SHORT = 0.3
-"""Seconds for which it is waited for what does not come."""
+"""Seconds to wait for an event that does not come."""
 
 
 def nothing() -> None:
@@ -50,7 +50,7 @@ def test_a_queue_whose_producers_are_dead_has_no_end(ctx: Any) -> None:
     assert queue.get() == 1
     with pytest.raises(Empty):
         queue.get(timeout=SHORT)
-    # It is the program that says that there is no more.
+    # The program itself says that no more messages come.
     run(ctx, queue.put, None).join()
     assert queue.get() is None
 
@@ -100,7 +100,7 @@ def test_a_stopped_holder_is_alive(ctx: Any) -> None:
     holder = run(ctx, hold, lock, held, go_on)
     held.wait()
     os.kill(holder.pid, signal.SIGSTOP)
-    # What is stopped can be killed, and then it is dead.
+    # A stopped process can be killed, and then it is dead.
     holder.kill()
     with pytest.raises(OwnerDiedError):
         lock.acquire(timeout=60)
@@ -110,8 +110,8 @@ def test_a_stopped_holder_is_alive(ctx: Any) -> None:
 def hold_in_the_kernel(lock: Any, held: Any, fifo: str) -> None:
     with lock:
         held.set()
-        # The child opens its input before it is a program, and this process sleeps until it is one:
-        # uninterruptibly, as one does that waits for a disk.
+        # The child opens its input before it runs the program. Until then this process sleeps
+        # uninterruptibly, like a process that waits for a disk.
         os.posix_spawn(
             "/bin/true",
             ["true"],
@@ -180,7 +180,7 @@ def test_a_thread_that_ends_with_a_lock_is_no_death(ctx: Any) -> None:
     process = run(ctx, leave_a_lock_to_no_thread, lock, taken, go_on)
     taken.wait()
     assert not lock.acquire(timeout=SHORT)
-    # Its process may still release it, as any other may. When that has ended, it can't.
+    # Its process may still release it, as any other may. Once that process has ended, it can't.
     go_on.set()
     with pytest.raises(OwnerDiedError):
         lock.acquire(timeout=60)
@@ -208,7 +208,7 @@ def test_a_stopped_template_holds_up_who_starts_a_process(ctx: Any) -> None:
     starter.start()
     starter.join(SHORT)
     assert starter.is_alive()
-    # What is stopped can be killed, and then another is started.
+    # A stopped template can be killed, and then another is started.
     os.kill(template, signal.SIGKILL)
     starter.join(60)
     assert not starter.is_alive()

@@ -1,4 +1,4 @@
-"""What the standard library's own modules, and what is in them, are called once it is replaced."""
+"""The names of the standard library's modules and their definitions once it is replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Children that are not forked: what they are told, and what goes wrong before they begin."""
+"""Children that are not forked: what they are given, and what goes wrong before they begin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def nothing() -> None:
     pass
 
 
-# A program whose main module does something when a child imports it.
+# A program with a main module that does something when a child imports it.
 IMPORT = """
 import os, signal, sys
 import procession
@@ -50,7 +50,7 @@ if __name__ == "__main__":
         ("raise LookupError('at import')", 1, "LookupError: at import"),
         ("sys.exit(3)", 3, "SystemExit: 3"),
         ("sys.exit('a text')", 1, "SystemExit: a text"),
-        # It did not do what it was for.
+        # It did not run its target.
         ("sys.exit()", 1, "SystemExit"),
         ("raise KeyboardInterrupt", 1, "KeyboardInterrupt"),
     ],

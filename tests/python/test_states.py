@@ -69,7 +69,7 @@ def test_who_waits_is_blocked_on_an_object_and_its_holder(ctx: Any) -> None:
     with lock:
         process = ctx.Process(target=acquire, args=(lock,))
         process.start()
-        # Now and then it wakes and looks whether there is something for it to do.
+        # It wakes now and then and checks whether it has something to do.
         states: list[Any] = []
         assert eventually(lambda: states.append(process.state) or states[-1].blocked_on is not None)
         assert states[-1] == "blocked"

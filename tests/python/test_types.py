@@ -1,4 +1,4 @@
-"""What mypy and pyright know of the package: what they say is written below the lines."""
+"""What mypy and pyright know of the package; their messages are written below the lines."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def limit(more: int = LONG // 2) -> None:
     def size() -> int:
         return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
-    # What it has and does not use is used up first.
+    # Memory that it has and does not use is used up first.
     _limit_to(size())
     with contextlib.suppress(MemoryError):
         while True:
@@ -93,7 +93,7 @@ def keep_and_get(queue: Any, found: Any) -> None:
     found.put((queue.qsize(), queue.empty()))
     pid = os.fork()
     if pid == 0:
-        # A copy has no part in what the original has got.
+        # A copy does not share the message that the original has got.
         os._exit(queue.qsize())
     found.put(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     unlimit()

@@ -220,7 +220,7 @@ class ForkServer:
         OSError
             If it can't be copied.
         RuntimeError
-            If the template ends before it answers, and so does the one that takes its place.
+            If the template ends before it answers, and so does its successor.
         EOFError
             The same, if a module that it can't import is to end it.
         """

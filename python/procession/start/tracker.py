@@ -76,7 +76,7 @@ def _keep(given: int | None) -> int:
     Parameters
     ----------
     given : int or None
-        The pipe to use. None stands for the one that is there, or for a new one.
+        The pipe to use. None stands for the pipe that exists, or for a new one.
     """
     pipe = _kept.get("pipe")
     if given is not None:

@@ -12,6 +12,10 @@ from .child import Parent, run, serve_as_copy
 from .popen import Popen
 from .tracker import pipe_for_child
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class ForkPopen(Popen):
     """A process that was started by fork."""
@@ -22,29 +26,31 @@ class ForkPopen(Popen):
         parent = os.getpid()
         by_main_thread = _thread.get_native_id() == parent
 
+        intent = fork_intent()
+
         def be_the_copy() -> int:
-            share_tracker(False)
+            if intent is not None:
+                intent.preserve_fd = False
             return run(process_obj, Parent(parent, by_main_thread))
 
         # The copy has it as well.
         pipe_for_child()
-        shared = share_tracker(True)
+        if intent is None:
+            return _native.fork(lambda: serve_as_copy(be_the_copy))
+        before = getattr(intent, "preserve_fd", False)
+        intent.preserve_fd = True
         try:
             return _native.fork(lambda: serve_as_copy(be_the_copy))
         finally:
             # A signal handler or a hook may start a process while this one is being started.
-            share_tracker(shared)
+            intent.preserve_fd = before
 
 
-def share_tracker(shared: bool) -> bool:
-    """Choose whether what this thread forks keeps the resource tracker; return what was chosen.
+def fork_intent() -> Any:
+    """Return what says whether what this thread forks keeps the tracker: its `preserve_fd`.
 
-    Newer versions of Python have a copy close its descriptor of the tracker if this is not said.
-    The copy would start a tracker of its own, which deletes the named shared memory that the copy
-    has attached when that ends.
+    Newer versions of Python have a copy close its descriptor of the tracker if that is not set. The
+    copy would start a tracker of its own, which deletes the named shared memory that the copy has
+    attached when that ends. None where there is no such thing, or no tracker.
     """
-    intent = getattr(loaded("resource_tracker"), "_fork_intent", None)
-    before = bool(getattr(intent, "preserve_fd", False))
-    if intent is not None:
-        intent.preserve_fd = shared
-    return before
+    return getattr(loaded("resource_tracker"), "_fork_intent", None)

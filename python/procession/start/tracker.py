@@ -89,8 +89,8 @@ def _keep(given: int | None) -> int:
         if pipe[0] != fd:
             # Another thread was faster.
             os.close(fd)
-    if loaded(_MODULE) is None and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    if _finder not in sys.meta_path and loaded(_MODULE) is None:
+        sys.meta_path.insert(0, _finder)
     return pipe[0]
 
 
@@ -265,6 +265,9 @@ class _Finder:
                     spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
                     return spec
         return None
+
+
+_finder = _Finder()
 
 
 class _Loader:

@@ -502,7 +502,7 @@ class BaseContext(_stdlib.BaseContext):
             For a start method that there is not.
         """
         if method is None:
-            return self
+            return self._settled()
         try:
             return _concrete_contexts[method]
         except KeyError:
@@ -516,8 +516,16 @@ class BaseContext(_stdlib.BaseContext):
         def get_start_method(self, allow_none: bool) -> str | None: ...
 
     def get_start_method(self, allow_none: bool = False) -> str | None:
-        """Return the name of the start method."""
-        return self._name
+        """Return the name of the start method; None if it is still open and that is allowed."""
+        return None if allow_none and self._is_open() else self._settled()._name
+
+    def _is_open(self) -> bool:
+        """Return whether the start method may still be chosen."""
+        return False
+
+    def _settled(self) -> BaseContext:
+        """Return the context that starts the processes of this one."""
+        return self
 
 
 class ForkContext(BaseContext):
@@ -561,23 +569,10 @@ class DefaultContext(BaseContext):
         default, *_ = _stdlib._default_context.get_all_start_methods()
         return _concrete_contexts[default]
 
-    if TYPE_CHECKING:
+    def _is_open(self) -> bool:
+        return self._actual_context is None
 
-        @overload  # type: ignore[override]
-        def get_context(self, method: None = None) -> Self: ...
-        @overload
-        def get_context(self, method: Literal["spawn"]) -> SpawnContext: ...
-        @overload
-        def get_context(self, method: Literal["fork"]) -> ForkContext: ...
-        @overload
-        def get_context(self, method: Literal["forkserver"]) -> ForkServerContext: ...
-        @overload
-        def get_context(self, method: str) -> BaseContext: ...
-
-    def get_context(self, method: str | None = None) -> BaseContext:
-        """Return the context of a start method; None is the one set or the default."""
-        if method is not None:
-            return super().get_context(method)
+    def _settled(self) -> BaseContext:
         if self._actual_context is None:
             self._actual_context = self._default_context
         return self._actual_context
@@ -600,21 +595,6 @@ class DefaultContext(BaseContext):
         else:
             # None is the default, which is fixed by this.
             self._actual_context = self.get_context(method)
-
-    if TYPE_CHECKING:
-
-        @overload
-        def get_start_method(self, allow_none: Literal[False] = False) -> str: ...
-        @overload
-        def get_start_method(self, allow_none: bool) -> str | None: ...
-
-    def get_start_method(self, allow_none: bool = False) -> str | None:
-        """Return the name of the start method; None if it is still open and that is allowed."""
-        if self._actual_context is None:
-            if allow_none:
-                return None
-            self._actual_context = self._default_context
-        return self._actual_context._name
 
     def get_all_start_methods(self) -> list[str]:
         """Return the names of the start methods that there are, the default first."""
